@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,15 @@ class UserError(Exception):
     """Something the user can mend: one line that names the key or file and what would be right."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a program: messages to stderr; an error the user can mend is one line and exit code 1."""
+def run(main: Callable[[], None], network: bool = False) -> None:
+    """Run a program: messages to stderr; an error the user can mend is one line and exit code 1.
+
+    Only a program that says ``network=True`` may reach a model hub.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not network:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )

@@ -1,0 +1,141 @@
+"""The reward: cosine similarity between the embeddings of a text and of the concept.
+
+all-MiniLM-L6-v2 is a BERT encoder with mean pooling and unit length (Reimers & Gurevych 2019,
+arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). An embedding's last bits depend on what its
+text is padded and batched with, so texts are encoded in blocks of fixed shape that depend on the
+text's own length alone: a text's reward does not depend on its company, and each distinct text is
+encoded once in the life of a :class:`RewardModel`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinycats.program import UserError
+
+ROWS_PER_BLOCK = 64
+BLOCK_WIDTHS = (12, 16, 24, 32, 64, 128, 256)  # tokens, [CLS] and [SEP] counted
+
+
+class RewardEncoder:
+    """Sentence encoder of a folder in sentence-transformers' layout.
+
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json.
+        device: torch device of the encoder.
+
+    Raises:
+        UserError: the folder's encoder pools or normalises in another way than mean and unit length.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+
+        folder = Path(folder)
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        # older releases wrote a flag for each mode, newer ones write the mode's name
+        mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
+        if not mean or pooling.get("pooling_mode_cls_token"):
+            raise UserError(f"{folder}: this encoder does not pool by the mean, which is all we know")
+        self.device = torch.device(device)
+        model = BertModel.from_pretrained(
+            folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+        )
+        # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
+        self.model = model.eval().to(self.device)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(BLOCK_WIDTHS[-1])
+        self.tokenizer.no_padding()
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors ``(texts, 384)``, float32; equal texts get equal bits whatever their company."""
+        distinct = list(dict.fromkeys(texts))
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(distinct)]
+        width = [next(w for w in BLOCK_WIDTHS if len(row) <= w) for row in ids]
+        vectors: dict[str, np.ndarray] = {}
+        for w in sorted(set(width)):
+            members = [i for i, value in enumerate(width) if value == w]
+            for begin in range(0, len(members), ROWS_PER_BLOCK):
+                block = members[begin : begin + ROWS_PER_BLOCK]
+                found = self._encode_block([ids[i] for i in block], w)
+                vectors.update(zip((distinct[i] for i in block), found, strict=False))
+        return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, 384), "float32")
+
+    def _encode_block(self, rows: list[list[int]], width: int) -> np.ndarray:
+        ids = torch.zeros(ROWS_PER_BLOCK, width, dtype=torch.long)
+        mask = torch.zeros(ROWS_PER_BLOCK, width, dtype=torch.long)
+        mask[:, 0] = 1  # rows that only fill the block attend to one padding token
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask[:, :, None].float()
+        mean = (hidden * weights).sum(1) / weights.sum(1)
+        vectors: np.ndarray = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return vectors[: len(rows)]
+
+    def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:
+        """Cosine of each text with the unit vector ``reference`` (384,): ``(texts,)``, float32."""
+        # a fixed-order float64 sum: a BLAS product's bits would depend on the number of texts
+        products = self.embed(texts).astype(np.float64) * reference.astype(np.float64)
+        return products.sum(axis=1).astype(np.float32)
+
+
+class RewardModel:
+    """Text → reward with a memo: only texts never seen before reach the encoder."""
+
+    def __init__(self, encoder: RewardEncoder, reference: np.ndarray) -> None:
+        self.encoder = encoder
+        self.reference = reference
+        self.memo: dict[str, np.float32] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Rewards ``(texts,)``, float32, on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.memo]
+        if new:
+            self.memo.update(zip(new, self.encoder.similarities(new, self.reference), strict=True))
+        return torch.from_numpy(np.array([self.memo[text] for text in texts], dtype=np.float32))
+
+
+def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_sha256: str) -> None:
+    """Write the concept's unit vector with the concept and the encoder's checksum as metadata."""
+    import os
+
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    metadata = {"concept": concept, "encoder_sha256": encoder_sha256}
+    save_file({"embedding": vector.astype(np.float32)}, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def load_reference(path: str | Path, concept: str | None = None) -> np.ndarray:
+    """The concept's unit vector, ``(384,)`` float32.
+
+    Raises:
+        UserError: the file is damaged, not a unit vector, or of another concept.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "numpy") as file:
+            vector, metadata = file.get_tensor("embedding"), file.metadata() or {}
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: damaged reference embedding ({error}); delete it and rerun") from error
+    if vector.shape != (384,) or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
+        raise UserError(f"{path}: not a unit vector of 384 numbers; delete it and rerun")
+    if concept is not None and metadata.get("concept") != concept:
+        raise UserError(f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun")
+    result: np.ndarray = vector
+    return result
