@@ -1,0 +1,149 @@
+"""The objective: pure functions of log-probabilities and rewards, with no model in sight.
+
+Symbols follow the post. A batch holds B completions s; a completion has T new tokens s_t, each drawn
+in a state s_<t (the prompt and the tokens before it) from π(·|s_<t) over a vocabulary of V; R(s) is
+its reward, N = NUM_TOKENS counts the prompt's tokens too. The loss is
+
+    L = mean_s[ −A(s) · Σ_t log π(s_t|s_<t) / N ]  +  c · mean_s[ Σ_t KL_t / N ]
+
+with A = R and KL_t = KL(p_ref‖π) at the state s_<t as the post has them (docs/methods.md says how
+this differs from the formula it is usually explained with), and c the KL coefficient per nat.
+
+A tensor named ``log_p`` holds log π and ``log_ref`` log p_ref, each ``(states, vocabulary)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: GPT-2's vocabulary. The post averages the KL over it, so its KL_FACTOR carries this unit.
+POST_VOCABULARY = 50257
+
+BASELINES = ("none", "mean", "leave_one_out")
+KL_DIRECTIONS = ("reference_to_policy", "policy_to_reference")
+
+
+def kl_coefficient_per_nat(kl_factor: float) -> float:
+    """The post's KL_FACTOR in reward units per nat: 6000 is 0.1194, whatever the vocabulary.
+
+    ``F.kl_div(...).mean(-1)`` divides a sum over the vocabulary by V = 50257; the quotient is what
+    carries over to a model with another vocabulary.
+    """
+    return kl_factor / POST_VOCABULARY
+
+
+# ---------------------------------------------------------------------------- rewards
+
+
+def advantages(rewards: Tensor, baseline: str) -> Tensor:
+    """A(s) for each completion of a batch, ``(batch,)``.
+
+    ``none``: A = R, the post's; with R nearly always positive every completion is pushed up.
+    ``mean``: A = R − mean R; biased by the factor (B−1)/B, since R(s) is part of the mean.
+    ``leave_one_out``: A = R − mean of the others' R (RLOO: Kool et al. 2019; Ahmadian et al. 2024,
+    arXiv 2402.14740), unbiased, and with one prompt exactly ``mean`` times B/(B−1).
+
+    Raises:
+        ValueError: unknown baseline, or ``leave_one_out`` of a single completion.
+    """
+    if baseline == "none":
+        return rewards
+    centred = rewards - rewards.mean()
+    if baseline == "mean":
+        return centred
+    if baseline == "leave_one_out":
+        if len(rewards) < 2:
+            raise ValueError("baseline leave_one_out needs a batch of at least 2 completions")
+        return centred * (len(rewards) / (len(rewards) - 1))
+    raise ValueError(f"baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
+
+
+# ---------------------------------------------------------------------------- one state
+
+
+def kl_reference_to_policy(log_p: Tensor, log_ref: Tensor) -> Tensor:
+    """KL(p_ref‖π) at each state in nats, ``(states,)``: what the post's code computes, times V."""
+    return (log_ref.exp() * (log_ref - log_p)).sum(-1)
+
+
+def kl_policy_to_reference(log_p: Tensor, log_ref: Tensor) -> Tensor:
+    """KL(π‖p_ref) at each state in nats, ``(states,)``: what the post's formula says."""
+    return (log_p.exp() * (log_p - log_ref)).sum(-1)
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Entropy of π at each state in nats, ``(states,)``."""
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+# ---------------------------------------------------------------------------- the batch
+
+
+def token_weights(
+    advantage: Tensor, kl_after: Tensor, coefficient: float, kl_direction: str
+) -> Tensor:
+    """What multiplies −log π(s_t|s_<t) / N of each token taken, ``(tokens,)``.
+
+    Args:
+        advantage: A(s) of the completion that took the token, ``(tokens,)``.
+        kl_after: Σ_{t'>t} KL_{t'} of that completion, nats, ``(tokens,)``.
+        coefficient: c, reward units per nat.
+
+    ``reference_to_policy`` (the post) differentiates the KL only at the states visited: the weight
+    is A, and the KL term is the gradient of no sequence-level divergence. ``policy_to_reference``
+    adds the score-function term: choosing s_t also chooses which states come later, so the KL paid
+    there counts against it. Together with the exact KL at each state this is the unbiased gradient
+    of c · KL(π‖p_ref) over whole completions, whose chain rule is Σ_t E[KL_t].
+    """
+    if kl_direction == "reference_to_policy":
+        return advantage
+    if kl_direction == "policy_to_reference":
+        return advantage - coefficient * kl_after
+    raise ValueError(f"kl {kl_direction!r} is unknown; choose one of {', '.join(KL_DIRECTIONS)}")
+
+
+def loss_value(
+    advantage: Tensor, log_density: Tensor, kl: Tensor, coefficient: float, num_tokens: int
+) -> Tensor:
+    """L of a batch: ``advantage``, ``log_density`` = Σ_t log π and ``kl`` = Σ_t KL_t are ``(batch,)``.
+
+    With autograd through ``log_density`` and ``kl`` this is the post's loss to the letter.
+    """
+    return (-advantage * log_density + coefficient * kl).mean() / num_tokens
+
+
+def logit_gradient(
+    log_p: Tensor,
+    log_ref: Tensor,
+    visits: Tensor,
+    state: Tensor,
+    token: Tensor,
+    weight: Tensor,
+    coefficient: float,
+    kl_direction: str,
+) -> Tensor:
+    """∂(B·N·L)/∂logits at each state, ``(states, vocabulary)``, written out by hand.
+
+    Args:
+        visits: how many completions of the batch pass through each state, ``(states,)``.
+        state, token, weight: for each token taken, its state's row, its id, and its
+            :func:`token_weights`, ``(tokens,)`` each.
+
+    With softmax logits, ∂(−w log π(a)) = w (π − 1_a), ∂KL(p_ref‖π) = π − p_ref and
+    ∂KL(π‖p_ref) = π · (log π − log p_ref − KL). Equal prefixes are one state, so ``visits`` and the
+    summed weights carry the counts: deduplication changes no gradient.
+    """
+    p = log_p.exp()
+    pushed = torch.zeros_like(visits).index_add_(0, state, weight)  # Σ of weights at each state
+    if coefficient == 0:
+        gradient = p * pushed[:, None]
+    elif kl_direction == "reference_to_policy":
+        pulled = coefficient * visits
+        gradient = p * (pushed + pulled)[:, None] - log_ref.exp() * pulled[:, None]
+    else:
+        ratio = log_p - log_ref
+        kl = (p * ratio).sum(-1, keepdim=True)
+        gradient = p * (pushed[:, None] + coefficient * visits[:, None] * (ratio - kl))
+    gradient.index_put_((state, token), -weight, accumulate=True)
+    return gradient

@@ -1,0 +1,93 @@
+"""The prefix tree of a batch: its levels, what a rollout knows, and drawing by inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tinycats.network import Cache
+
+
+@dataclass
+class Level:
+    """One level of the tree: ``rows`` distinct prefixes, each extended by ``length`` tokens.
+
+    A level has one token a row, but for the prompt (one row of P tokens) and the tail. ``samples``,
+    ``state`` and ``token`` say, entry by entry, which completion took which token where.
+    """
+
+    inputs: Tensor  # (rows, length) token ids fed to the model
+    parents: Tensor  # (rows,) row of the level above
+    select: Tensor  # (states,) which of rows · length positions predict a token
+    sample: Tensor  # (entries,) completion
+    step: Tensor  # (entries,) index of the new token, from 0
+    state: Tensor  # (entries,) row of ``select``
+    token: Tensor  # (entries,) token taken
+    visits: Tensor  # (states,) completions that pass through, float32
+    log_density: Tensor  # (entries,) log π of the token taken
+    kl_policy_to_reference: Tensor  # (states,) nats
+    kl_reference_to_policy: Tensor  # (states,) nats
+    entropy: Tensor  # (states,) nats
+    cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
+    cache_reference: Cache = field(default_factory=list)
+    hidden_reference: Tensor = field(default_factory=lambda: torch.empty(0))  # (states, width)
+    graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
+
+
+@dataclass
+class Rollout:
+    """A batch of completions and all that the objective asks of them; ``(batch,)`` on the CPU."""
+
+    token_ids: list[tuple[int, ...]]  # the distinct completions, end token included
+    index: Tensor  # (batch,) which distinct completion each sample is
+    counts: Tensor  # (distinct,)
+    log_density: Tensor  # Σ_t log π, nats
+    log_density_reference: Tensor  # Σ_t log p_ref, nats
+    kl_policy_to_reference: Tensor  # Σ_t KL(π‖p_ref), nats
+    kl_reference_to_policy: Tensor  # Σ_t KL(p_ref‖π), nats
+    entropy: Tensor  # Σ_t entropy, nats
+    levels: list[Level] = field(default_factory=list)
+    tokens: Tensor | None = None  # (batch, new tokens), −1 after the end
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``total``."""
+    for begin in range(0, total, max(1, size)):
+        yield slice(begin, min(begin + max(1, size), total))
+
+
+def draw(log_p: Tensor, u: Tensor, state: Tensor) -> Tensor:
+    """Tokens by inversion: entry e takes the token of row ``state[e]`` where u[e] falls.
+
+    ``log_p`` is ``(states, vocabulary)``, ``u`` in [0, 1) and ``state`` are ``(entries,)``. In
+    float64, with each row's cumulative distribution lifted by its row number, one sorted search
+    serves all rows.
+    """
+    cumulative = log_p.double().exp_().cumsum_(dim=-1)
+    cumulative /= cumulative[:, -1:].clone()  # exactly 1 at the end of each row
+    rows, vocabulary = cumulative.shape
+    lift = torch.arange(rows, dtype=torch.float64, device=log_p.device)
+    flat = cumulative.add_(lift[:, None]).flatten()
+    token = torch.searchsorted(flat, u + lift[state], right=True) - state * vocabulary
+    return token.clamp_(0, vocabulary - 1)
+
+
+def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> Cache:
+    """Keys and values of all tokens before rows whose ``parents`` in the last level are given."""
+    if not levels:
+        return []
+    path = [parents]
+    for level in reversed(levels[1:]):
+        path.append(level.parents[path[-1]])
+    path.reverse()  # path[j]: the ancestor's row in level j
+    caches = [level.cache_reference if reference else level.cache for level in levels]
+
+    def gather(layer: int, which: int) -> Tensor:
+        parts = [caches[0][layer][which].expand(len(parents), -1, -1, -1)]
+        parts += [c[layer][which][rows] for c, rows in zip(caches[1:], path[1:], strict=True)]
+        return torch.cat(parts, dim=2)
+
+    return [(gather(layer, 0), gather(layer, 1)) for layer in range(len(caches[0]))]
