@@ -1,0 +1,86 @@
+"""Estimate the limit: the best reward at each KL, best-of-n, and each policy's gap to it.
+
+By hand: python workflow/scripts/frontier.py --densities results/default/completions/densities.safetensors
+--base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
+--prompted-text " a cat" --out results/default/frontier
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from tinycats import best_of_n, files, frontier, program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--densities", type=Path, required=True, help="densities.safetensors")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        required=True,
+        help="base.csv; the policies' tables are beside it: <variant>/kl=<k>/seed=<s>.csv",
+    )
+    parser.add_argument("--prompted", type=Path, required=True, help="prompted.csv")
+    parser.add_argument(
+        "--prompted-text", required=True, help="what the base was made to begin with"
+    )
+    parser.add_argument("--bootstrap", type=int, default=200, help="bootstrap replicates (≥ 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the four tables")
+    args = parser.parse_args()
+    if args.bootstrap < 20:
+        raise program.UserError(f"--bootstrap is {args.bootstrap}, should be at least 20")
+
+    samples = frontier.read_samples(args.densities)
+    tables = [args.base]
+    for model in samples.models[1:]:
+        name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
+        tables.append(args.base.parent / model["variant"] / name)
+    drawn = [frontier.read_drawn(path) for path in tables]
+    for path, own, counts in zip(tables, drawn, samples.counts, strict=True):
+        mean = counts @ samples.reward / counts.sum()
+        if own.counts.sum() != counts.sum() or not np.isclose(
+            own.mean(own.reward), mean, atol=1e-4
+        ):
+            raise program.UserError(f"{path}: not the completions that {args.densities} describes")
+    prompted = frontier.read_drawn(args.prompted)
+    prompted_kl = prompted.mean(prompted.kl_policy_to_reference)
+
+    policies_kl = [own.mean(own.kl_policy_to_reference) for own in drawn[1:]]
+    bootstrap = frontier.Bootstrap(samples, args.bootstrap, args.seed)
+    results = {
+        "limit": frontier.limit_rows(samples, bootstrap, 1.1 * max([prompted_kl, *policies_kl])),
+        "best_of_n": best_of_n.best_of_n(
+            samples.reward,
+            samples.counts[0],
+            samples.log_density[0],
+            best_of_n.powers_of_two(int(samples.counts[0].sum())),
+        ),
+        "policies": frontier.policy_rows(samples, bootstrap, drawn[1:]),
+        "prompted": [
+            {
+                "text": args.prompted_text,
+                "reward": prompted.mean(prompted.reward),
+                "kl_policy_to_reference_nats": prompted_kl,
+            }
+        ],
+    }
+    for name, rows in results.items():
+        files.write_table(f"frontier/{name}.csv", args.out / f"{name}.csv", rows)
+    for row in results["policies"]:
+        program.log.info(
+            "%s, KL factor %s, seed %s: reward %.3f at %.2f nats; limit %.3f (%.3f to %.3f, %.0f effective samples)",
+            *(
+                row[c]
+                for c in ("variant", "kl_factor", "seed", "reward", "kl_policy_to_reference_nats")
+            ),
+            *(row[c] for c in ("limit", "limit_low", "limit_high", "effective_sample_size")),
+        )
+
+
+if __name__ == "__main__":
+    program.run(main)
