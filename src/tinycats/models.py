@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -95,6 +96,29 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
                 f" {MANIFEST} says {checksum}; obtain the model again"
             )
     return manifest
+
+
+def kind_of(model: str) -> str:
+    """What the config's ``base_model`` or ``tokenizer`` names: ``nano``, ``folder`` or ``hub``.
+
+    Raises:
+        UserError: it is neither an existing folder nor of the form of a Hub id.
+    """
+    if model == "nano":
+        return "nano"
+    if Path(model).is_dir():
+        return "folder"
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+        return "hub"
+    raise UserError(
+        f"unknown model {model!r}: should be nano, a Hub id (organisation/name) or an existing folder"
+    )
+
+
+def model_folder_name(model: str) -> str:
+    """Name of a model's folder in ``resources/models``: the last part of its Hub id or path."""
+    name = Path(model).resolve().name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
 
 
 @contextmanager
@@ -187,16 +211,20 @@ def load_causal_lm(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _without_dropout(config)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:
         raise UserError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(f"{folder}: lacks the weights {sorted(info['missing_keys'])[:3]} …")
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0

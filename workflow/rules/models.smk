@@ -1,0 +1,78 @@
+# Base model and reward encoder, the only files that may come over the network. They lie outside
+# results/, so that regenerating results downloads nothing, and are declared file by file, since
+# Snakemake compares folders by time stamp only.
+
+from tinycats.models import kind_of, model_folder_name
+from tinycats.sources import files_in
+
+BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
+REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
+NANO = "workflow/resources/nano"
+
+
+def local_files(model, what):
+    """The files of a model that is in the repository or a folder: an edited one is copied again."""
+    kind = kind_of(model)
+    if kind == "hub":
+        return []
+    return [str(path) for path in files_in(NANO if kind == "nano" else model, what)]
+
+
+rule base_model:
+    input:
+        model=local_files(
+            config["base_model"], "model" if config["tokenizer"] else "both"
+        ),
+        tokenizer=local_files(config["tokenizer"] or config["base_model"], "tokenizer"),
+        code=code("models", "obtain", "sources", "pins", script="obtain_models"),
+    output:
+        weights=f"{BASE_MODEL}/model.safetensors",
+        config=f"{BASE_MODEL}/config.json",
+        tokenizer=f"{BASE_MODEL}/tokenizer.json",
+        manifest=f"{BASE_MODEL}/manifest.json",
+    log:
+        "logs/models/base_model.log",
+    benchmark:
+        "logs/models/base_model.benchmark.jsonl"
+    retries: 2
+    localrule: True
+    params:
+        folder=BASE_MODEL,
+        model=config["base_model"],
+        revision=config["base_model_revision"] or "",
+        own_tokenizer=config["tokenizer"] or "",
+        tokenizer_revision=config["tokenizer_revision"] or "",
+        nano=NANO,
+    shell:
+        "python workflow/scripts/obtain_models.py base-model --model {params.model:q}"
+        " --revision {params.revision:q} --tokenizer {params.own_tokenizer:q}"
+        " --tokenizer-revision {params.tokenizer_revision:q} --nano {params.nano}"
+        " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
+
+
+rule reward_encoder:
+    input:
+        code=code("models", "obtain", "sources", "pins", script="obtain_models"),
+    output:
+        weights=f"{REWARD_ENCODER}/model.safetensors",
+        config=f"{REWARD_ENCODER}/config.json",
+        tokenizer=f"{REWARD_ENCODER}/tokenizer.json",
+        modules=f"{REWARD_ENCODER}/modules.json",
+        pooling=f"{REWARD_ENCODER}/1_Pooling/config.json",
+        sentence=f"{REWARD_ENCODER}/sentence_bert_config.json",
+        manifest=f"{REWARD_ENCODER}/manifest.json",
+    log:
+        "logs/models/reward_encoder.log",
+    benchmark:
+        "logs/models/reward_encoder.benchmark.jsonl"
+    retries: 2
+    localrule: True
+    params:
+        folder=REWARD_ENCODER,
+        model=config["reward_encoder"],
+        revision=config["reward_encoder_revision"] or "",
+        sources=config["reward_encoder_sources"],
+    shell:
+        "python workflow/scripts/obtain_models.py reward-encoder --model {params.model:q}"
+        " --revision {params.revision:q} --sources {params.sources:q}"
+        " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
