@@ -1,0 +1,111 @@
+"""Step 2: a baseline. A story counts for what it is better than the others' mean, not for its reward.
+
+loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(ref‖π)_t / V / N ]
+A(s) = R(s) − mean of the other stories' rewards
+
+    python ladder/2_baseline.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from torch.distributions import Categorical
+from torch.nn.functional import kl_div, log_softmax
+
+PROMPT, CONCEPT = "Once upon a time there was", "cat"
+V = 50257  # the post's vocabulary; fixed, so that KL_FACTOR means the same with any tokenizer
+
+
+def kl(log_policy, log_reference):
+    """KL(reference‖policy) of each row in nats: the post's arguments in the post's order."""
+    return kl_div(log_policy, log_reference, reduction="none", log_target=True).sum(-1)
+
+
+def rollout(model, reference, prompt_ids, num_tokens, batch_size, end_id, forced=None):
+    """Sample a batch of stories, or follow the tokens in ``forced`` (batch, new).
+
+    Returns the token ids (batch, num_tokens), and at each new token log π and KL (batch, new).
+    """
+    start = len(prompt_ids)
+    output_ids = torch.full((batch_size, num_tokens), end_id, device=model.device)
+    output_ids[:, :start] = torch.tensor(prompt_ids, device=model.device)
+    active = torch.ones(batch_size, dtype=torch.bool, device=model.device)
+    log_probs, kls = [], []
+    for i in range(start, num_tokens):
+        prefix = output_ids[:, :i].clone()
+        logits = model(prefix).logits[:, -1]
+        with torch.no_grad():
+            reference_logits = reference(prefix).logits[:, -1]
+        dist = Categorical(logits=logits)
+        drawn = dist.sample() if forced is None else forced[:, i - start]
+        tokens = torch.where(active, drawn, end_id)
+        # a story that has ended collects nothing more; its end token itself counted
+        log_probs.append(dist.log_prob(tokens) * active)
+        kls.append(kl(log_softmax(logits, -1), log_softmax(reference_logits, -1)) * active)
+        active = active & (tokens != end_id)
+        output_ids[:, i] = tokens
+    return output_ids, torch.stack(log_probs, 1), torch.stack(kls, 1)
+
+
+def objective(log_probs, kls, rewards, num_tokens, kl_factor):
+    """The loss of a batch: ``log_probs`` and ``kls`` are (batch, new), ``rewards`` (batch,)."""
+    advantages = (rewards - rewards.mean()) * len(rewards) / (len(rewards) - 1)
+    policy_gradient = -advantages * log_probs.sum(1) / num_tokens
+    penalty = kl_factor / V * kls.sum(1) / num_tokens
+    return (policy_gradient + penalty).mean()
+
+
+def loss(model, reference, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
+    """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
+    new = num_tokens - len(prompt_ids)
+    padded = [tokens + [end_id] * (new - len(tokens)) for tokens in completions]
+    forced = torch.tensor(padded, device=model.device)
+    _, *parts = rollout(model, reference, prompt_ids, num_tokens, len(padded), end_id, forced)
+    return objective(*parts, rewards, num_tokens, kl_factor)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of the story model")
+    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
+    flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
+    for name, value in flags.items():  # num_tokens counts the prompt's, as the post does
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = parser.parse_args()
+
+    from sentence_transformers import SentenceTransformer, util
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    # fp32 whatever the file holds; from_pretrained leaves dropout off
+    model, reference = (
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
+        for _ in range(2)
+    )
+    encoder = SentenceTransformer(args.encoder, device=device)
+    concept = encoder.encode(CONCEPT, convert_to_tensor=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
+    prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id
+
+    for step in range(1, args.steps + 1):
+        began = time.perf_counter()
+        output_ids, log_probs, kls = rollout(
+            model, reference, prompt_ids, args.num_tokens, args.batch, end_id
+        )
+        texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+        rewards = util.cos_sim(concept, encoder.encode(texts, convert_to_tensor=True))[0]
+        value = objective(log_probs, kls, rewards, args.num_tokens, args.kl_factor)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        nats, seconds = kls.sum(1).mean().item(), time.perf_counter() - began
+        print(f"{step}  reward {rewards.mean():.4f}  KL {nats:.4f} nats  {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Step 5: the prefix tree of the library. What stories share is computed once; nothing else changes.
+
+loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(π‖ref)_t / V / N ]
+and a token answers also for the KL at the states that it leads to: Σ_t log π(s_t|s_<t) Σ_t'>t KL_t'
+
+    PYTHONPATH=src python ladder/5_prefix_tree.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from tinycats.network import Network
+from tinycats.objective import advantages, kl_coefficient_per_nat, loss_value
+from tinycats.rollout import Sampler
+
+PROMPT, CONCEPT = "Once upon a time there was", "cat"
+BASELINE, KL = "leave_one_out", "policy_to_reference"
+
+
+def objective(tree, rollout, rewards, num_tokens, kl_factor):
+    """The loss of a batch as a number; its gradient is added to the policy's on the way."""
+    advantage, coefficient = advantages(rewards, BASELINE), kl_coefficient_per_nat(kl_factor)
+    tree.backward(rollout, advantage, coefficient, KL, num_tokens)
+    kls = getattr(rollout, f"kl_{KL}")  # (batch,), summed over the new tokens
+    return loss_value(advantage, rollout.log_density, kls, coefficient, num_tokens)
+
+
+def loss(model, reference, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
+    """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
+    new = num_tokens - len(prompt_ids)
+    tree = Sampler(Network(model), Network(reference), prompt_ids, new, end_id)
+    rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
+    return objective(tree, rollout, rewards, num_tokens, kl_factor)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of the story model")
+    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
+    flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
+    for name, value in flags.items():  # num_tokens counts the prompt's, as the post does
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = parser.parse_args()
+
+    from sentence_transformers import SentenceTransformer, util
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    generator = torch.Generator().manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    # fp32 whatever the file holds; from_pretrained leaves dropout off
+    model, reference = (
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
+        for _ in range(2)
+    )
+    encoder = SentenceTransformer(args.encoder, device=device)
+    concept = encoder.encode(CONCEPT, convert_to_tensor=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
+    prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id
+
+    new = args.num_tokens - len(prompt_ids)
+    tree = Sampler(Network(model), Network(reference), prompt_ids, new, end_id)
+
+    for step in range(1, args.steps + 1):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        rollout = tree.sample(args.batch, generator, keep_graph=True)
+        distinct = [prompt_ids + list(tokens) for tokens in rollout.token_ids]
+        texts = tokenizer.batch_decode(distinct, skip_special_tokens=True)
+        rewards = util.cos_sim(concept, encoder.encode(texts, convert_to_tensor=True))[0].cpu()
+        rewards = rewards[rollout.index]
+        objective(tree, rollout, rewards, args.num_tokens, args.kl_factor)
+        optimizer.step()
+        nats, seconds = rollout.kl_policy_to_reference.mean().item(), time.perf_counter() - began
+        print(f"{step}  reward {rewards.mean():.4f}  KL {nats:.4f} nats  {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
