@@ -37,13 +37,18 @@ class RewardEncoder:
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         from tokenizers import Tokenizer
         from transformers import BertModel
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.set_verbosity_error()  # it would report the pooler that we leave out
+        transformers_logging.disable_progress_bar()
         folder = Path(folder)
         pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
         # older releases wrote a flag for each mode, newer ones write the mode's name
         mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
         if not mean or pooling.get("pooling_mode_cls_token"):
-            raise UserError(f"{folder}: this encoder does not pool by the mean, which is all we know")
+            raise UserError(
+                f"{folder}: this encoder does not pool by the mean, which is all we know"
+            )
         self.device = torch.device(device)
         model = BertModel.from_pretrained(
             folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
@@ -67,7 +72,9 @@ class RewardEncoder:
                 block = members[begin : begin + ROWS_PER_BLOCK]
                 found = self._encode_block([ids[i] for i in block], w)
                 vectors.update(zip((distinct[i] for i in block), found, strict=False))
-        return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, 384), "float32")
+        return (
+            np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, 384), "float32")
+        )
 
     def _encode_block(self, rows: list[list[int]], width: int) -> np.ndarray:
         ids = torch.zeros(ROWS_PER_BLOCK, width, dtype=torch.long)
@@ -132,10 +139,14 @@ def load_reference(path: str | Path, concept: str | None = None) -> np.ndarray:
         with safe_open(str(path), "numpy") as file:
             vector, metadata = file.get_tensor("embedding"), file.metadata() or {}
     except (SafetensorError, KeyError) as error:
-        raise UserError(f"{path}: damaged reference embedding ({error}); delete it and rerun") from error
+        raise UserError(
+            f"{path}: damaged reference embedding ({error}); delete it and rerun"
+        ) from error
     if vector.shape != (384,) or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
         raise UserError(f"{path}: not a unit vector of 384 numbers; delete it and rerun")
     if concept is not None and metadata.get("concept") != concept:
-        raise UserError(f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun")
+        raise UserError(
+            f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun"
+        )
     result: np.ndarray = vector
     return result

@@ -1,0 +1,79 @@
+"""Which device and how many threads a job uses."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from tinycats.program import UserError
+
+log = logging.getLogger(__name__)
+
+_held: list[IO[str]] = []  # a lock lives as long as its file stays open
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, which is also how Slurm confines a job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int) -> int:
+    """Give torch ``threads`` CPU threads (0: :func:`usable_cpus`); returns the number."""
+    import torch
+
+    threads = threads or usable_cpus()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def claim_gpu(count: int, folder: Path | None = None) -> int:
+    """Index of a GPU that no other job on this host has claimed, held until this process ends.
+
+    A claim is an advisory lock on a file, which the system releases however the process ends, so
+    a killed job leaves nothing behind. Where all are claimed the first is shared, with a warning:
+    the scheduler was told that this job may run.
+    """
+    folder = folder or Path(tempfile.gettempdir()) / f"tinycats-gpus-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    for index in range(count):
+        # two jobs may see the same GPU under different numbers
+        name = visible[index] if len(visible) == count and visible[index] else str(index)
+        file = open(folder / f"gpu-{name}.lock", "w")  # noqa: SIM115 (held on purpose)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _held.append(file)
+        return index
+    log.warning("all %d GPUs are claimed by other jobs; sharing the first", count)
+    return 0
+
+
+def choose_device(name: str) -> str:
+    """Torch device for the config's ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    import torch
+
+    if name in ("auto", "cuda"):
+        if torch.cuda.is_available():
+            return f"cuda:{claim_gpu(torch.cuda.device_count())}"
+        if name == "cuda":
+            raise UserError(
+                "device: cuda was asked for, but torch sees no GPU; auto would use the CPU"
+            )
+        return "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"device: {name!r} cannot be used here: {first_line}") from error
+    return name

@@ -1,0 +1,116 @@
+"""Train one policy by REINFORCE towards a concept: one KL factor, one seed.
+
+By hand, as the post's reinforce.py (models as `snakemake models` leaves them):
+
+    PYTHONPATH=src python workflow/scripts/train_policy.py --base-model resources/models/nano \\
+        --encoder resources/models/all-MiniLM-L6-v2 \\
+        --reference results/default/reference/cat.safetensors --kl-factor 6000 --out my-policy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+from tinycats import __version__, program
+from tinycats.files import write_table, write_text
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--base-model", type=Path, required=True, help="folder of the model to start from")
+    add("--encoder", type=Path, required=True, help="folder of the reward's sentence encoder")
+    add("--reference", type=Path, required=True, help="the concept's embedding (stage reference)")
+    add("--out", type=Path, required=True, help="folder for model/, training.csv, run.json")
+    add("--variant", default="post", help="name of these settings, for run.json")
+    add("--prompt", default="Once upon a time there was")
+    add("--kl-factor", type=float, required=True, help="the post's KL_FACTOR (0, 6000)")
+    add("--seed", type=int, default=0)
+    add("--steps", type=int, default=100)
+    add("--batch-size", type=int, default=1000, help="completions a step")
+    add("--num-tokens", type=int, default=10, help="prompt and completion together")
+    add("--learning-rate", type=float, default=1e-5)
+    add("--weight-decay", type=float, default=0.01)
+    add("--baseline", default="none", help="none, mean or leave_one_out")
+    add("--kl", default="reference_to_policy", help="or policy_to_reference")
+    add("--precision", default="fp32", help="fp32 or bf16 (the model's body)")
+    add("--micro-batch", type=int, default=4096, help="tokens in one forward-backward pass")
+    add("--snr-every", type=int, default=0, help="steps between measurements of gradient SNR")
+    add("--checkpoint-seconds", type=float, default=60)
+    add("--rewards", type=Path, help="folder of rewards shared between jobs")
+    add("--device", default="auto")
+    add("--threads", type=int, default=0, help="CPU threads (0: all that the process may use)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    import torch
+    import transformers
+
+    from tinycats.devices import choose_device, set_threads
+    from tinycats.models import load_causal_lm, save_policy, sha256_file, verify_folder
+    from tinycats.provenance import commit
+    from tinycats.reward import RewardEncoder, RewardModel, load_reference
+    from tinycats.reward_memo import load_memo, save_memo
+    from tinycats.training import Trainer, TrainingSettings, run_identity
+
+    threads, device = set_threads(args.threads), choose_device(args.device)
+    names = TrainingSettings.__dataclass_fields__
+    settings = TrainingSettings(**{name: getattr(args, name) for name in names})
+    verify_folder(args.encoder)
+    policy, tokenizer = load_causal_lm(args.base_model, device)
+    reference, _ = load_causal_lm(args.base_model, device)
+    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
+    reward = RewardModel(RewardEncoder(args.encoder, device), load_reference(args.reference))
+    known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
+    data = {
+        "base_model_sha256": sha256_file(args.base_model / "model.safetensors"),
+        "encoder_sha256": encoder_sha256,
+        "reference_sha256": sha256_file(args.reference),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        *(policy, reference, tokenizer, reward, settings),
+        identity=run_identity(settings, data),
+        state_file=args.out / "state.pt",
+    )
+    started = time.time()
+    trainer.run(args.checkpoint_seconds)
+
+    if args.rewards:
+        save_memo(reward, args.rewards, encoder_sha256, known)
+    save_policy(policy, tokenizer, args.out / "model")
+    write_table("top_completions.csv", args.out / "top_completions.csv", trainer.top)
+    run = {
+        "variant": args.variant,
+        "settings": {name: getattr(settings, name) for name in names},
+        "kl_coefficient_per_nat": trainer.coefficient,
+        "new_tokens": trainer.sampler.new_tokens,
+        **data,
+        "device": torch.cuda.get_device_name() if "cuda" in device else platform.processor() or "cpu",
+        "threads": threads,
+        "seconds": round(trainer.seconds_before, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "commit": commit(),
+        "versions": {
+            "tinycats": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    write_text(args.out / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    write_table("training.csv", args.out / "training.csv", trainer.rows)
+    trainer.state_file.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    program.run(main)
