@@ -1,54 +1,67 @@
 """Pretrain a story model: tokenizer, training with validation, best checkpoint by validation.
 
-By hand: python workflow/scripts/pretrain.py --train train.txt --validation validation.txt --out results/pretrain
+By hand: PYTHONPATH=src python workflow/scripts/pretrain.py --train train.txt
+--validation validation.txt --out results/pretrain/mine
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
-import sys
+import os
 from pathlib import Path
 
-import torch
-
-from tinycats import pretraining
+from tinycats import program
 
 
-def main() -> int:
+def main() -> None:
+    import torch
+
+    from tinycats import corpus, files, pretraining
+    from tinycats.recipe import Recipe
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, required=True, help="stories, UTF-8 text")
     parser.add_argument("--validation", type=Path, required=True, help="held-out stories")
-    parser.add_argument("--out", type=Path, required=True, help="folder for model/ and curve.json")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    for field in dataclasses.fields(pretraining.Recipe):
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for model/, curve.csv, run.json, checkpoint/",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or a torch device such as cuda")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all it may use)")
+    for field in dataclasses.fields(Recipe):
         parser.add_argument(
-            "--" + field.name.replace("_", "-"), type=type(field.default), default=field.default
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help="see config/pretrain.yaml (default: %(default)s)",
         )
     args = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True
-    )
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    names = [field.name for field in dataclasses.fields(pretraining.Recipe)]
-    recipe = pretraining.Recipe(**{name: getattr(args, name) for name in names})
-    args.out.mkdir(parents=True, exist_ok=True)
-    train = pretraining.read_stories(args.train)
-    validation = pretraining.read_stories(args.validation)
-    folder = args.out / "model"
-    if not (folder / "tokenizer.json").exists():
-        pretraining.train_tokenizer(train, folder, recipe.vocab_size, recipe.context)
-    pretraining.pretrain(
-        pretraining.encode_stories(train, folder),
-        pretraining.encode_stories(validation, folder),
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    recipe = Recipe(**{name: getattr(args, name) for name in names})
+    # Snakemake exports OMP_NUM_THREADS for its own bookkeeping
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    texts = {"train": args.train, "validation": args.validation}
+    train, validation = (corpus.read_stories(path) for path in texts.values())
+    unfinished = args.out / "checkpoint" / "model"
+    corpus.train_tokenizer(train, unfinished, recipe.vocab_size, recipe.context)
+    result = pretraining.pretrain(
+        corpus.encode_stories(train, unfinished),
+        corpus.encode_stories(validation, unfinished),
         sum(len(story.encode()) for story in validation),
         recipe,
         args.out,
+        device,
     )
-    return 0
+    record = pretraining.run_record(recipe, texts, result, device)
+    files.write_text(args.out / "run.json", record)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program.run(main)

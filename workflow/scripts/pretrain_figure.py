@@ -1,0 +1,24 @@
+"""Draw the learning curve of a pretraining.
+
+By hand: PYTHONPATH=src python workflow/scripts/pretrain_figure.py --curve results/pretrain/nano/curve.csv
+--out curve.svg curve.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tinycats import learning_curve, program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curve", type=Path, required=True, help="curve.csv of a pretraining")
+    parser.add_argument("--out", type=Path, nargs="+", required=True, help="figures: .svg, .png")
+    args = parser.parse_args()
+    learning_curve.draw(learning_curve.read_curve(args.curve), args.out)
+
+
+if __name__ == "__main__":
+    program.run(main)
