@@ -106,7 +106,7 @@ def kind_of(model: str) -> str:
     """
     if model == "nano":
         return "nano"
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return "folder"
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         return "hub"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinycats.models import check_relative, sha256_file, verify_folder
+from tinycats.models import check_relative, kind_of, sha256_file, verify_folder
 from tinycats.pins import Pins
 from tinycats.program import UserError
 
@@ -124,12 +124,19 @@ def choose_files(names: Iterable[str], what: str) -> list[str]:
     return sorted(chosen)
 
 
-def files_in(folder: str | Path, what: str = "both") -> list[Path]:
-    """The files that :func:`from_folder` would copy; empty if there is no model in the folder."""
+def local_files(model: str, nano_folder: str | Path) -> list[str]:
+    """The files of a model (or tokenizer) that is ``nano`` or a folder, so that a workflow can
+    obtain it again when one is edited; empty for a model of the Hub.
+
+    Raises:
+        UserError: ``model`` names nothing.
+    """
+    kind = kind_of(model)
+    folder = {"nano": Path(nano_folder), "folder": Path(model)}.get(kind)
     try:
-        return _files_in(Path(folder), what)
+        return [str(path) for path in _files_in(folder, "both")] if folder else []
     except Unavailable:
-        return []
+        return []  # obtaining it will say what is missing
 
 
 def _files_in(folder: Path, what: str) -> list[Path]:

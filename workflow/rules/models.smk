@@ -2,28 +2,18 @@
 # results/, so that regenerating results downloads nothing, and are declared file by file, since
 # Snakemake compares folders by time stamp only.
 
-from tinycats.models import kind_of, model_folder_name
-from tinycats.sources import files_in
+from tinycats.models import model_folder_name
+from tinycats.sources import local_files
 
 BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
 NANO = "workflow/resources/nano"
 
 
-def local_files(model, what):
-    """The files of a model that is in the repository or a folder: an edited one is copied again."""
-    kind = kind_of(model)
-    if kind == "hub":
-        return []
-    return [str(path) for path in files_in(NANO if kind == "nano" else model, what)]
-
-
 rule base_model:
     input:
-        model=local_files(
-            config["base_model"], "model" if config["tokenizer"] else "both"
-        ),
-        tokenizer=local_files(config["tokenizer"] or config["base_model"], "tokenizer"),
+        model=local_files(config["base_model"], NANO),
+        tokenizer=local_files(config["tokenizer"] or config["base_model"], NANO),
         code=code("models", "obtain", "sources", "pins", script="obtain_models"),
     output:
         weights=f"{BASE_MODEL}/model.safetensors",
@@ -36,17 +26,19 @@ rule base_model:
         "logs/models/base_model.benchmark.jsonl"
     retries: 2
     localrule: True
+    conda:
+        "../../envs/tinycats.yaml"
     params:
-        folder=BASE_MODEL,
+        folder=subpath(output.manifest, parent=True),
         model=config["base_model"],
         revision=config["base_model_revision"] or "",
-        own_tokenizer=config["tokenizer"] or "",
+        tokenizer=config["tokenizer"] or "",
         tokenizer_revision=config["tokenizer_revision"] or "",
         nano=NANO,
     shell:
         "python workflow/scripts/obtain_models.py base-model --model {params.model:q}"
-        " --revision {params.revision:q} --tokenizer {params.own_tokenizer:q}"
-        " --tokenizer-revision {params.tokenizer_revision:q} --nano {params.nano}"
+        " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
+        " --tokenizer-revision={params.tokenizer_revision:q} --nano {params.nano}"
         " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
 
 
@@ -67,12 +59,14 @@ rule reward_encoder:
         "logs/models/reward_encoder.benchmark.jsonl"
     retries: 2
     localrule: True
+    conda:
+        "../../envs/tinycats.yaml"
     params:
-        folder=REWARD_ENCODER,
+        folder=subpath(output.manifest, parent=True),
         model=config["reward_encoder"],
         revision=config["reward_encoder_revision"] or "",
         sources=config["reward_encoder_sources"],
     shell:
         "python workflow/scripts/obtain_models.py reward-encoder --model {params.model:q}"
-        " --revision {params.revision:q} --sources {params.sources:q}"
-        " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
+        " --revision={params.revision:q} --sources {params.sources:q} --pins config/pins.yaml"
+        " --out {params.folder:q} 2> {log}"
