@@ -1,0 +1,635 @@
+"""Scores and tables from tiny files written by hand: exact numbers, and what damaged files do."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinycats import files, metrics, positions, scoring, tables, trajectories
+from tinycats.files import TableError
+from tinycats.program import UserError
+from tinycats.scoring import Who
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "workflow" / "scripts"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+BASE, PROMPTED = Who("base"), Who("prompted")
+KL0, KL6000 = Who("policy", "post", "0"), Who("policy", "post", "6000")
+VOCABULARY = {0: "", 1: " a", 2: " cat", 3: " dog", 4: " sat", 5: ".", 6: "\n\nCats"}
+
+
+def decode(ids: list[int]) -> str:
+    return "".join(VOCABULARY[i] for i in ids)
+
+
+def complete(prompt: str, ids: list[int]) -> str:
+    return prompt + decode(ids)
+
+
+def story(ids: list[int], **changes: object) -> dict[str, object]:
+    n = len(ids)
+    row: dict[str, object] = {
+        "prompt_group": "training",
+        "prompt": "There was",
+        "forced": "",
+        "text": decode(ids),
+        "token_ids": ids,
+        "tokens": [VOCABULARY[i] for i in ids],
+        "log_p_policy": [math.log(1 / 2)] * n,
+        "log_p_reference": [math.log(1 / 4)] * n,
+        "kl_policy_to_reference_nats": [0.5] * n,
+        "kl_reference_to_policy_nats": [0.25] * n,
+        "ended": ids[-1:] == [0],
+        "sample_seed": 7,
+    }
+    return {**row, **changes}
+
+
+def write_stories(path: Path, stories: list[dict[str, object]]) -> Path:
+    files.write_lines(path, stories, files.STORY_FIELDS)
+    return path
+
+
+def length_share(texts: list[str]) -> np.ndarray:
+    """A reward that is easily worked out: a hundredth per character."""
+    assert len(texts) == len(set(texts)), "each distinct text should be encoded once"
+    return np.array([len(text) / 100 for text in texts], dtype=np.float32)
+
+
+# ---------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("results/base/stories/base/seed=3.jsonl", Who("base", seed=3)),
+        ("stories/prompted/seed=0.jsonl", Who("prompted", seed=0)),
+        ("completions/base.csv", BASE),
+        ("stories/post/kl=6000/seed=12.jsonl", Who("policy", "post", "6000", 12)),
+        ("stories/post/kl=0/seed=0.base.jsonl", Who("policy", "post", "0", 0)),
+        (
+            "policies/leave_one_out/kl=0.5/seed=1/training.csv",
+            Who("policy", "leave_one_out", "0.5", 1),
+        ),
+    ],
+)
+def test_a_path_says_whose_file_it_is(path: str, expected: Who) -> None:
+    assert scoring.who(path) == expected
+    assert scoring.who(Path("/elsewhere") / path) == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["stories/post/seed=0.jsonl", "stories/post/kl=much/seed=0.jsonl", "scores/stories.csv"]
+)
+def test_a_path_that_says_nothing_is_refused(path: str) -> None:
+    with pytest.raises(TableError, match=path):
+        scoring.who(path)
+
+
+def test_models_are_ordered_by_number() -> None:
+    tellers = [KL6000, Who("policy", "post", "1500"), PROMPTED, KL0, BASE]
+    ordered = sorted(tellers, key=lambda t: t.order)
+    assert [t.kl_factor or t.model for t in ordered] == ["base", "prompted", "0", "1500", "6000"]
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """One seed of base, prompted and one policy: two stories each."""
+    base = [story([1, 3, 4, 5, 0]), story([0])]
+    write_stories(tmp_path / "stories/base/seed=0.jsonl", base)
+    forced = {"forced": " a cat", "kl_reference_to_policy_nats": [None, None, 0.0]}
+    write_stories(tmp_path / "stories/prompted/seed=0.jsonl", [story([1, 2, 5], **forced)] * 2)
+    policy = [story([1, 2, 4, 5, 6]), story([2, 2, 2, 2, 2])]
+    write_stories(tmp_path / "stories/post/kl=6000/seed=0.jsonl", policy)
+    files.write_lines(
+        tmp_path / "stories/post/kl=6000/seed=0.base.jsonl",
+        [
+            {"story": 0, "log_p_policy": [math.log(1 / 8)] * 5},
+            {"story": 1, "log_p_policy": [math.log(1 / 3)]},
+        ],
+        files.FORGETTING_FIELDS,
+    )
+    return tmp_path
+
+
+def score(folder: Path) -> tuple[list[files.Row], list[files.Row]]:
+    return scoring.score(
+        (folder / "stories/base").glob("*.jsonl"),
+        (folder / "stories/prompted").glob("*.jsonl"),
+        (folder / "stories/post").glob("kl=*/seed=?.jsonl"),
+        (folder / "stories/post").glob("kl=*/seed=?.base.jsonl"),
+        ["cat", "cats"],
+        2,
+        length_share,
+        complete,
+    )
+
+
+def test_scores_of_every_story(study: Path) -> None:
+    rows, sets = score(study)
+    assert [(r["model"], r["kl_factor"], r["seed"], r["story"]) for r in rows] == [
+        ("base", "", 0, 0),
+        ("base", "", 0, 1),
+        ("prompted", "", 0, 0),
+        ("prompted", "", 0, 1),
+        ("policy", "6000", 0, 0),
+        ("policy", "6000", 0, 1),
+    ]
+    first = rows[4]  # " a cat sat.\n\nCats"
+    assert first["completion_similarity"] == pytest.approx(len("There was a cat") / 100)
+    assert first["story_similarity"] == pytest.approx(len(" a cat sat.\n\nCats") / 100)
+    assert first["mentions_concept"] == 1
+    assert first["mentions_per_100_words"] == 50
+    assert first["perplexity_under_reference"] == pytest.approx(4)
+    assert first["reference_perplexity_under_policy"] == pytest.approx(8)
+    assert (first["line_breaks"], first["ended"], first["words"], first["tokens"]) == (1, 0, 4, 5)
+    assert (first["distinct_2"], first["repeated_4_grams"]) == (1, 0)
+    second = rows[5]  # " cat cat cat cat cat": 1 of 4 bigrams, 1 of 2 4-grams are distinct
+    assert (second["distinct_2"], second["repeated_4_grams"]) == (1 / 4, 1 / 2)
+    assert second["reference_perplexity_under_policy"] == pytest.approx(3)
+    # the base is its own reference; the prompted base has no perplexity of the base's stories
+    assert rows[0]["reference_perplexity_under_policy"] == pytest.approx(4)
+    assert math.isnan(rows[2]["reference_perplexity_under_policy"])
+    assert [(s["model"], s["prompt_group"], s["stories"]) for s in sets] == [
+        ("base", "training", 2),
+        ("prompted", "training", 2),
+        ("policy", "training", 2),
+    ]
+    assert sets[1]["vendi_score"] == pytest.approx(1)
+
+
+def test_what_the_prompt_says_never_counts(study: Path) -> None:
+    write_stories(
+        study / "stories/base/seed=0.jsonl",
+        [story([1, 3, 4, 5, 0], prompt="There are no cats. A cat!"), story([0])],
+    )
+    rows, _ = score(study)
+    assert rows[0]["mentions_concept"] == 0
+    assert rows[0]["story_similarity"] == pytest.approx(len(" a dog sat.") / 100)
+    assert rows[0]["completion_similarity"] == pytest.approx(
+        len("There are no cats. A cat! a dog") / 100
+    )
+
+
+def test_a_story_that_ends_at_once_has_empty_values(study: Path, tmp_path: Path) -> None:
+    rows, sets = score(study)
+    empty = rows[1]
+    assert (empty["words"], empty["tokens"], empty["ended"], empty["mentions_concept"]) == (
+        0,
+        1,
+        1,
+        0,
+    )
+    assert empty["perplexity_under_reference"] == pytest.approx(4)
+    files.write_table("scores/stories.csv", tmp_path / "stories.csv", rows)
+    files.write_table("scores/sets.csv", tmp_path / "sets.csv", sets)
+    written = files.read_table("scores/stories.csv", tmp_path / "stories.csv")[1]
+    for column in ("story_similarity", "mentions_per_100_words", "distinct_2", "repeated_4_grams"):
+        assert written[column] == ""
+    assert "nan" not in (tmp_path / "stories.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-40], "damaged or cut short"),
+        (lambda text: "", "no stories"),
+        (lambda text: "[1]\n", "has fields"),
+        (lambda text: "7\n", "damaged"),
+        (lambda text: text.replace('"token_ids": [0]', '"token_ids": [0, 1]'), "for 2 tokens"),
+        (lambda text: text.replace("0.5", "null", 1), "no number"),
+    ],
+)
+def test_damaged_stories_are_named(study: Path, damage, message: str) -> None:
+    path = study / "stories/base/seed=0.jsonl"
+    damaged = damage(path.read_text(encoding="utf-8"))
+    path.write_text(damaged, encoding="utf-8")
+    with pytest.raises(TableError, match=message) as error:
+        score(study)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"story": 9, "log_p_policy": [-1.0]}, "not among the base's 2"),
+        ({"story": 1, "log_p_policy": [-1.0, -1.0]}, "2 log probabilities for 1 tokens"),
+        ({"story": "x", "log_p_policy": [-1.0]}, "damaged"),
+        ({"story": 1, "log_p_policy": ["x"]}, "damaged"),
+    ],
+)
+def test_damaged_forgetting_is_named(study: Path, line: dict, message: str) -> None:
+    path = study / "stories/post/kl=6000/seed=0.base.jsonl"
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with pytest.raises(TableError, match=message) as error:
+        score(study)
+    assert str(path) in str(error.value)
+
+
+def test_word_lists_are_json() -> None:
+    assert scoring.parse_words('["cat", "cats"]') == ["cat", "cats"]
+    for wrong in ("cat", "[]", '"cat"', '["cat", ""]', "[1]"):
+        with pytest.raises(UserError, match="--concept-words"):
+            scoring.parse_words(wrong)
+
+
+# ---------------------------------------------------------------------------- intervals
+
+
+def test_t_interval_of_three_seeds() -> None:
+    row = tables.interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / math.sqrt(3)  # t quantile with 2 degrees of freedom; sd = 1
+    assert row == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half, "seeds": 3})
+
+
+def test_an_interval_needs_two_seeds() -> None:
+    one = tables.interval([0.5, math.nan])
+    assert (one["mean"], one["seeds"]) == (0.5, 1)
+    assert math.isnan(one["low"])
+    assert math.isnan(one["high"])
+    assert tables.interval([])["seeds"] == 0
+    same = tables.interval([0.5, 0.5])
+    assert (same["low"], same["high"]) == (0.5, 0.5)
+
+
+# ---------------------------------------------------------------------------- tables of scores
+
+
+def score_row(model: Who, seed: int, index: int, **changes: object) -> files.Row:
+    row: files.Row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
+    row |= Who(model.model, model.variant, model.kl_factor, seed).columns()
+    return row | {"prompt_group": "training", "prompt": "p", "story": index} | changes
+
+
+def write_scores(folder: Path, rows: list[files.Row]) -> tuple[Path, Path]:
+    files.write_table("scores/stories.csv", folder / "stories.csv", rows)
+    sets = {
+        (row["model"], row["variant"], row["kl_factor"], row["seed"], row["prompt_group"]): row
+        for row in rows
+    }
+    files.write_table(
+        "scores/sets.csv",
+        folder / "sets.csv",
+        (
+            {
+                column: row[column]
+                for column in ("model", "variant", "kl_factor", "seed", "prompt_group")
+            }
+            | {"stories": 2, "self_bleu": 0.25, "vendi_score": 2.0, "compression_ratio": ""}
+            for row in sets.values()
+        ),
+    )
+    return folder / "stories.csv", folder / "sets.csv"
+
+
+def test_the_seed_is_the_unit(tmp_path: Path) -> None:
+    rows = [
+        score_row(BASE, 0, 0, words=10),
+        score_row(BASE, 0, 1, words=20),  # seed 0: 15
+        score_row(BASE, 1, 0, words=25),  # seed 1: 25, though it has one story only
+        score_row(BASE, 1, 1, words="", prompt_group="training"),
+    ]
+    values = tables.score_values(*write_scores(tmp_path, rows))["training"]
+    assert values[BASE, "words"] == {0: 15.0, 1: 25.0}
+    row = next(r for r in tables.summary(values) if r["metric"] == "words")
+    half = 12.706204736432095 * math.sqrt(50 / 2)
+    assert (row["mean"], row["seeds"]) == (20, 2)
+    assert (row["low"], row["high"]) == pytest.approx((20 - half, 20 + half))
+    # no seed has a value: no row
+    assert "compression_ratio" not in {r["metric"] for r in tables.summary(values)}
+
+
+def test_perplexity_is_over_all_tokens(tmp_path: Path) -> None:
+    rows = [
+        score_row(BASE, 0, 0, perplexity_under_reference=2, tokens=3),
+        score_row(BASE, 0, 1, perplexity_under_reference=32, tokens=1),
+        # its own tokens do not weigh in how it finds the base's stories
+        score_row(KL0, 0, 0, reference_perplexity_under_policy=4, tokens=100),
+        score_row(KL0, 0, 1, reference_perplexity_under_policy=64, tokens=1),
+    ]
+    values = tables.score_values(*write_scores(tmp_path, rows))["training"]
+    # 2³ · 32 = 256 = 4⁴; 4³ · 64 = 4096 = 8⁴
+    assert values[BASE, "perplexity_under_reference"][0] == pytest.approx(4)
+    assert values[KL0, "reference_perplexity_under_policy"][0] == pytest.approx(8)
+
+
+def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
+    from tinycats import objective
+
+    assert tables.POST_VOCABULARY == objective.POST_VOCABULARY
+    rows = tables.summary({(BASE, "words"): {0: 1.0}, (KL6000, "words"): {0: 1.0}})
+    assert [row["kl_coefficient_per_nat"] for row in rows] == ["", 6000 / 50257]
+    files.write_table("tables/summary.csv", tmp_path / "summary.csv", rows)
+    assert (tmp_path / "summary.csv").read_text().splitlines()[1:] == [
+        "base,,,,words,1,,,1",
+        "policy,post,6000,0.1193864,words,1,,,1",
+    ]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    values: tables.Values = {
+        (BASE, "ended"): {0: 0.0, 1: 0.1, 2: 0.2},
+        (KL0, "ended"): {0: 0.5, 1: 0.6, 2: 0.8},
+        (KL6000, "ended"): {1: 0.5, 2: 0.7, 3: 0.9},
+        (KL0, "words"): {0: 1.0},
+        (KL6000, "words"): {0: 2.0},
+        (BASE, "self_bleu"): {0: 0.1, 1: 0.2},
+        (KL0, "self_bleu"): {0: 0.3, 1: 0.4},
+    }
+    found = {(r["comparison"], r["metric"]): r for r in tables.paired_differences(values)}
+    assert set(found) == {
+        ("KL 0 − base", "ended"),
+        ("KL 0 − base", "self_bleu"),
+        ("KL 6000 − KL 0", "ended"),
+        ("KL 6000 − KL 0", "words"),
+        ("KL 6000 − base", "ended"),
+    }
+    row = found["KL 0 − base", "ended"]  # differences 0.5, 0.5, 0.6
+    half = 4.302652729911275 * math.sqrt((2 * (1 / 30) ** 2 + (2 / 30) ** 2) / 2 / 3)
+    assert (row["mean"], row["seeds"], row["verdict"]) == (pytest.approx(16 / 30), 3, "better")
+    assert (row["low"], row["high"]) == pytest.approx((16 / 30 - half, 16 / 30 + half))
+    assert (row["minuend"], row["subtrahend"], row["variant"]) == ("0", "base", "post")
+    # only seeds 1 and 2 are in both; −0.1 and −0.1
+    row = found["KL 6000 − KL 0", "ended"]
+    assert (row["mean"], row["seeds"]) == (pytest.approx(-0.1), 2)
+    assert row["verdict"] == "worse"
+    assert found["KL 6000 − KL 0", "words"]["verdict"] == "undecided"  # one seed
+    assert found["KL 0 − base", "self_bleu"]["verdict"] == "worse"  # more of it is worse
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "expected"),
+    [
+        ("ended", 0.1, 0.2, "better"),
+        ("ended", -0.2, -0.1, "worse"),
+        ("self_bleu", 0.1, 0.2, "worse"),
+        ("self_bleu", -0.2, -0.1, "better"),
+        ("words", 0.1, 0.2, "higher"),
+        ("words", -0.2, -0.1, "lower"),
+        ("words", -0.1, 0.2, "undecided"),
+        ("ended", 0.0, 0.0, "undecided"),
+        ("ended", math.nan, math.nan, "undecided"),
+    ],
+)
+def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
+    assert tables.verdict(metric, {"low": low, "high": high}) == expected
+
+
+# ---------------------------------------------------------------------------- completions
+
+
+def completion(text: str, count: int, reward: float, **changes: object) -> files.Row:
+    row = dict.fromkeys(files.TABLES["completions.csv"], 0.0)
+    row |= {"token_ids": "1 2", "text": text, "count": count, "reward": reward}
+    return row | changes
+
+
+def test_completions_give_reward_kl_and_distinct(tmp_path: Path) -> None:
+    path = tmp_path / "completions/post/kl=0/seed=4.csv"
+    rows = [
+        completion(" a cat", 1500, 0.6, kl_policy_to_reference_nats=2.0),
+        completion(" a dog", 500, 0.2, kl_policy_to_reference_nats=4.0),
+    ]
+    files.write_table("completions.csv", path, rows)
+    values = tables.completion_values([path], {})
+    assert values[KL0, "completion_similarity"] == {4: pytest.approx(0.5)}
+    assert values[KL0, "kl_policy_to_reference_nats"] == {4: pytest.approx(2.5)}
+    assert values[KL0, "kl_reference_to_policy_nats"] == {4: 0.0}
+    assert values[KL0, "distinct_completions"][4] == pytest.approx(2)
+
+
+def test_what_is_infinite_stays_undefined(tmp_path: Path) -> None:
+    path = tmp_path / "completions/prompted.csv"
+    files.write_table(
+        "completions.csv", path, [completion("", 9, 0.5, kl_reference_to_policy_nats="")]
+    )
+    stories: tables.Values = {(PROMPTED, "kl_reference_to_policy_nats"): {0: 1.0}}
+    values = tables.merge(stories, tables.completion_values([path], {PROMPTED: [0]}))
+    rows = {row["metric"]: row["mean"] for row in tables.summary(values)}
+    assert rows == {"completion_similarity": 0.5, "kl_policy_to_reference_nats": 0}
+
+
+def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "completions/base.csv"
+    counts = [500, 300, 150, 50, 1]
+    rewards = [0.1, 0.2, 0.3, 0.4, 0.5]
+    files.write_table("completions.csv", path, map(completion, "abcde", counts, rewards))
+    own = tables.completion_values([path], {BASE: [0, 1, 2]})[BASE, "completion_similarity"]
+    assert sorted(own) == [0, 1, 2]
+    assert len(set(own.values())) == 3
+    whole = np.average(rewards, weights=counts)
+    assert np.average(list(own.values()), weights=[333, 334, 334]) == pytest.approx(whole, abs=2e-4)
+    parts = tables.deal(np.array(counts), 3)
+    assert [int(part.sum()) for part in parts] == [333, 334, 334]
+    assert (sum(parts) == np.array(counts)).all()
+    assert all((a == b).all() for a, b in zip(parts, tables.deal(np.array(counts), 3), strict=True))
+
+
+@pytest.mark.parametrize("count", ["0", "1.5", "", "many"])
+def test_a_count_that_counts_nothing_is_refused(tmp_path: Path, count: str) -> None:
+    path = tmp_path / "completions/base.csv"
+    files.write_table("completions.csv", path, [completion("x", 1, 0.5) | {"count": count}])
+    with pytest.raises(TableError, match=r"base\.csv: column count"):
+        tables.completion_values([path], {BASE: [0]})
+
+
+# ---------------------------------------------------------------------------- positions
+
+
+def test_bins_double_from_the_rewarded_tokens() -> None:
+    assert positions.bins(4, 250) == [
+        (0, 4),
+        (4, 8),
+        (8, 16),
+        (16, 32),
+        (32, 64),
+        (64, 128),
+        (128, 250),
+    ]
+    assert positions.bins(4, 3) == [(0, 3)]
+    assert positions.bins(1, 5) == [(0, 1), (1, 2), (2, 4), (4, 5)]
+    assert positions.bins(4, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "expected"),
+    [
+        (" a cat cats.", [" a", " cat", " c", "at", "s", "", "."], [1, 2]),
+        (" concat", [" con", "cat"], []),
+        # an end token is not in the text
+        (" cat", [" cat", "<|endoftext|>"], [0]),
+        # a tokenizer whose single tokens lose their blank
+        ("a cat\n\nA cat", ["a", "cat", "\n", "\n", "A", "cat"], [1, 5]),
+        # a character that is split among tokens
+        (" caf\u00e9 cat", [" caf", "\ufffd", "\ufffd", " cat"], [3]),
+        ("", [], []),
+    ],
+)
+def test_mentions_belong_to_the_token_they_begin_in(
+    text: str, pieces: list[str], expected: list[int]
+) -> None:
+    mentions = metrics.Mentions(["cat", "cats"])
+    assert positions.tokens_that_mention(text, pieces, mentions) == expected
+
+
+def test_scores_by_position(tmp_path: Path) -> None:
+    path = tmp_path / "stories/post/kl=6000/seed=0.jsonl"
+    told = [
+        story([1, 2, 4, 5, 6], kl_policy_to_reference_nats=[1.0, 2.0, 3.0, 4.0, 5.0]),
+        story([2, 0]),
+    ]
+    write_stories(path, told)
+    found = positions.read_positions([path], ["cat", "cats"], 2)
+    rows = {
+        (r["position_from"], r["position_to"], r["metric"]): r for r in tables.by_position(found)
+    }
+    assert len(rows) == 9
+    # tokens 0 and 1 of two stories: 4 tokens, of which two begin a mention
+    assert rows[0, 2, "mentions_per_100_tokens"]["mean"] == 50
+    assert rows[4, 5, "mentions_per_100_tokens"]["mean"] == 100
+    assert rows[0, 2, "kl_policy_to_reference_nats_per_token"]["mean"] == (1 + 2 + 0.5 + 0.5) / 4
+    assert rows[2, 4, "kl_policy_to_reference_nats_per_token"]["mean"] == 3.5
+    # log 1/2 − log 1/4 at every token
+    assert rows[2, 4, "log_ratio_nats_per_token"]["mean"] == pytest.approx(math.log(2))
+    # per completion: the first two tokens
+    own = found.completion_kl["training"]
+    assert own[KL6000, "kl_policy_to_reference_nats"] == {0: (3 + 1) / 2}
+    assert own[KL6000, "kl_reference_to_policy_nats"] == {0: 0.5}
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def training_row(step: int, **changes: object) -> files.Row:
+    row: files.Row = dict.fromkeys(files.TABLES["training.csv"], 0.0)
+    return row | {"step": step, "gradient_snr": ""} | changes
+
+
+def write_training(folder: Path, seed: int, rewards: list[float]) -> Path:
+    path = folder / f"policies/post/kl=0/seed={seed}/training.csv"
+    rows = [training_row(i, reward_mean=r, seconds=seed + i) for i, r in enumerate(rewards, 1)]
+    files.write_table("training.csv", path, rows)
+    return path
+
+
+def test_training_curves_have_a_band(tmp_path: Path) -> None:
+    paths = [write_training(tmp_path, 0, [0.1, 0.2]), write_training(tmp_path, 1, [0.1, 0.4])]
+    rows = {(r["step"], r["metric"]): r for r in trajectories.training(paths)}
+    assert rows[1, "reward_mean"]["low"] == pytest.approx(0.1)
+    row = rows[2, "reward_mean"]
+    half = 12.706204736432095 * 0.1
+    assert (row["mean"], row["seeds"]) == (pytest.approx(0.3), 2)
+    assert (row["low"], row["high"]) == pytest.approx((0.3 - half, 0.3 + half))
+    # measured times would differ from run to run; what was not measured has no row
+    assert {"seconds", "samples_per_second", "gradient_snr"}.isdisjoint(
+        metric for _, metric in rows
+    )
+
+
+def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
+    path = write_training(tmp_path, 3, [0.1, 0.2])
+    drawn = tmp_path / "completions/post/kl=0/seed=3.csv"
+    files.write_table("completions.csv", drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)])
+    rows = trajectories.endings([path], [drawn])
+    assert [(r["seed"], r["step"]) for r in rows] == [(3, 1), (3, 2), (3, 3)]
+    assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
+    assert len(trajectories.endings([path], [])) == 2
+
+
+def test_top_completions_become_shares(tmp_path: Path) -> None:
+    path = tmp_path / "policies/post/kl=0/seed=1/top_completions.csv"
+    rows = [{"step": 1, "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
+    files.write_table("top_completions.csv", path, rows)
+    (row,) = trajectories.top_completions([path], 100)
+    assert (row["text"], row["share"], row["seed"]) == (' "a",\ncat', 0.25, 1)
+    with pytest.raises(TableError, match="count 25 of a batch of 20"):
+        trajectories.top_completions([path], 20)
+
+
+def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "first_token.csv"
+    lines = ["model,variant,kl_factor,seed,token,probability"]
+    lines += [f"base,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
+    # two ids with the same text count together; seed 1 gives the token nothing
+    lines += ["policy,post,0,0, cat,0.5", "policy,post,0,0, cat,0.1", "policy,post,0,1,t00,0.02"]
+    path.write_text("\n".join(lines) + "\n")
+    rows = trajectories.first_token(path)
+    assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]
+    policy = {r["token"]: r["probability"] for r in rows if r["model"] == "policy"}
+    assert policy == pytest.approx({" cat": 0.3, "t00": 0.01})
+    path.write_text(lines[0] + "\nbase,,,0,x,0.7\nbase,,,0,y,0.7\n")
+    with pytest.raises(TableError, match=r"first_token\.csv: probabilities .* add up to 1\.4"):
+        trajectories.first_token(path)
+
+
+# ---------------------------------------------------------------------------- damage and programs
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "cut short"),
+        (lambda text: text[:-1], "cut short"),
+        (lambda text: text[:-20] + "\n", "cut short or too long"),
+        (lambda text: text.splitlines()[0] + "\n", "no rows"),
+        (lambda text: text.replace("reward_mean", "reward"), "missing columns"),
+        (lambda text: text.replace("0.125", "wrong"), "column reward_mean holds 'wrong'"),
+        (lambda text: text.replace("0.125", "inf"), "column reward_mean holds 'inf'"),
+        (lambda text: "\udcff\n", "not a text file"),
+    ],
+)
+def test_damaged_tables_are_named(tmp_path: Path, damage, message: str) -> None:
+    path = write_training(tmp_path, 0, [0.125, 0.25])
+    path.write_text(damage(path.read_text()), errors="surrogateescape")
+    with pytest.raises(TableError, match=message) as error:
+        trajectories.training([path])
+    assert str(path) in str(error.value)
+
+
+def test_tables_need_no_torch() -> None:
+    code = (
+        "import sys, tinycats.tables, tinycats.trajectories, tinycats.positions;"
+        "sys.exit(bool({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
+    )
+
+
+def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
+    rows, sets = score(study)
+    files.write_table("scores/stories.csv", study / "scores/stories.csv", rows)
+    files.write_table("scores/sets.csv", study / "scores/sets.csv", sets)
+    told = sorted(str(p) for p in study.glob("stories/**/seed=?.jsonl"))
+    training = str(write_training(study, 0, [0.1, 0.2]))
+
+    def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]
+        command += ["--story-scores", str(study / "scores/stories.csv")]
+        command += ["--set-scores", str(study / "scores/sets.csv"), "--stories", *told]
+        command += ["--training", training, "--concept-words", '["cat"]']
+        command += ["--completion-tokens", "2", "--batch-size", "10", *more]
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    for out in ("tables", "again"):
+        assert run(out).returncode == 0
+    names = {name.split("/")[1] for name in files.TABLES if name.startswith("tables/")}
+    assert {p.name for p in (study / "tables").iterdir()} == names
+    for name in names:
+        assert (study / "tables" / name).read_bytes() == (study / "again" / name).read_bytes()
+        files.read_table(f"tables/{name}", study / "tables" / name)
+        assert "nan" not in (study / "tables" / name).read_text()
+    failed = run("none", "--batch-size", "0")
+    assert failed.returncode == 1
+    assert failed.stderr == "error: --batch-size is 0, should be at least 1\n"
+    assert not (study / "none").exists()

@@ -1,0 +1,83 @@
+"""Tabulate a study: means and 95 % intervals over seeds, differences, positions, trajectories.
+
+By hand: python workflow/scripts/make_tables.py --story-scores results/default/scores/stories.csv
+--set-scores results/default/scores/sets.csv
+--stories results/default/stories/*/seed=*.jsonl results/default/stories/post/kl=*/seed=?.jsonl
+--completions results/default/completions/base.csv results/default/completions/post/kl=*/seed=*.csv
+--training results/default/policies/post/kl=*/seed=*/training.csv
+--top-completions results/default/policies/post/kl=*/seed=*/top_completions.csv
+--first-token results/default/completions/first_token.csv
+--concept-words '["cat", "cats"]' --completion-tokens 4 --batch-size 1000 --out results/default/tables
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from tinycats import files, positions, program, scoring, tables, trajectories
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
+    parser.add_argument("--story-scores", type=Path, required=True, help="scores/stories.csv")
+    parser.add_argument("--set-scores", type=Path, required=True, help="scores/sets.csv")
+    parser.add_argument(
+        "--stories", **several, help="every stories/**/seed=*.jsonl but *.base.jsonl"
+    )
+    parser.add_argument(
+        "--completions", **several, help="every completions/**.csv with drawn texts"
+    )
+    parser.add_argument("--training", **several, help="every policy's training.csv")
+    parser.add_argument("--top-completions", **several, help="every policy's top_completions.csv")
+    parser.add_argument(
+        "--first-token", type=Path, help="first-token probabilities by model and seed"
+    )
+    parser.add_argument(
+        "--concept-words", type=scoring.parse_words, required=True, help="JSON list of words"
+    )
+    parser.add_argument(
+        "--completion-tokens", type=int, required=True, help="new tokens that the reward covers"
+    )
+    parser.add_argument("--batch-size", type=int, required=True, help="samples in a training step")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    args = parser.parse_args()
+    for name in ("completion_tokens", "batch_size"):
+        if getattr(args, name) < 1:
+            key = "--" + name.replace("_", "-")
+            raise program.UserError(f"{key} is {getattr(args, name)}, should be at least 1")
+
+    by_group = tables.score_values(args.story_scores, args.set_scores)
+    if tables.TRAINING_GROUP not in by_group:
+        raise program.UserError(
+            f"{args.story_scores}: no stories of the prompt group {tables.TRAINING_GROUP!r}"
+        )
+    told = positions.read_positions(args.stories, args.concept_words, args.completion_tokens)
+    for group, values in told.completion_kl.items():
+        by_group[group] = tables.merge(by_group.get(group, {}), values)
+    of_training = by_group[tables.TRAINING_GROUP]
+    seeds = tables.seeds_of(of_training)
+    of_training = tables.merge(of_training, tables.completion_values(args.completions, seeds))
+
+    results = {
+        "summary": tables.summary(of_training),
+        "by_prompt_group": tables.by_prompt_group(by_group),
+        "by_position": tables.by_position(told),
+        "paired_differences": tables.paired_differences(of_training),
+        "training": trajectories.training(args.training),
+        "top_completions": trajectories.top_completions(args.top_completions, args.batch_size),
+        "endings": trajectories.endings(args.training, args.completions),
+        "first_token": trajectories.first_token(args.first_token) if args.first_token else [],
+    }
+    for name, rows in results.items():
+        files.write_table(f"tables/{name}.csv", args.out / f"{name}.csv", rows)
+        log.info("tables/%s.csv: %d rows", name, len(rows))
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,91 @@
+"""Score the stories of a study: similarity, mentions, perplexity, repetition, diversity.
+
+One job scores every model and seed, so that the encoder is loaded once. By hand:
+python workflow/scripts/score.py --base-stories results/default/stories/base/seed=*.jsonl
+--prompted-stories results/default/stories/prompted/seed=*.jsonl
+--policy-stories results/default/stories/post/kl=*/seed=?.jsonl
+--forgetting results/default/stories/post/kl=*/seed=*.base.jsonl
+--encoder resources/models/all-MiniLM-L6-v2 --reference results/default/reference/cat.safetensors
+--tokenizer resources/models/nano --concept-words '["cat", "cats"]' --completion-tokens 4
+--out results/default/scores
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+from tinycats import files, program, scoring
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
+    parser.add_argument("--base-stories", **several, help="stories/base/seed=*.jsonl")
+    parser.add_argument("--prompted-stories", **several, help="stories/prompted/seed=*.jsonl")
+    parser.add_argument("--policy-stories", **several, help="stories/<variant>/kl=*/seed=*.jsonl")
+    parser.add_argument("--forgetting", **several, help="stories/<variant>/kl=*/seed=*.base.jsonl")
+    parser.add_argument("--encoder", type=Path, required=True, help="folder of the reward encoder")
+    parser.add_argument("--reference", type=Path, required=True, help="the concept's embedding")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base model")
+    parser.add_argument(
+        "--concept-words",
+        type=scoring.parse_words,
+        required=True,
+        help="JSON list of words that count",
+    )
+    parser.add_argument(
+        "--completion-tokens", type=int, required=True, help="new tokens that the reward covers"
+    )
+    parser.add_argument("--device", default="auto", help="torch device of the encoder")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all it may use")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for stories.csv and sets.csv"
+    )
+    args = parser.parse_args()
+    if args.completion_tokens < 1:
+        raise program.UserError(
+            f"--completion-tokens is {args.completion_tokens}, should be at least 1"
+        )
+
+    from tinycats.devices import choose_device, set_threads
+    from tinycats.models import load_tokenizer, verify_folder
+    from tinycats.reward import RewardEncoder, load_reference
+
+    set_threads(args.threads)
+    verify_folder(args.encoder)
+    encoder = RewardEncoder(args.encoder, choose_device(args.device))
+    reference = load_reference(args.reference)
+    tokenizer = load_tokenizer(args.tokenizer)
+
+    @functools.cache
+    def prompt_ids(prompt: str) -> list[int]:
+        return list(tokenizer(prompt, add_special_tokens=False).input_ids)
+
+    def complete(prompt: str, token_ids: list[int]) -> str:
+        ids = prompt_ids(prompt) + token_ids
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    rows, sets = scoring.score(
+        args.base_stories,
+        args.prompted_stories,
+        args.policy_stories,
+        args.forgetting,
+        args.concept_words,
+        args.completion_tokens,
+        lambda texts: encoder.similarities(texts, reference),
+        complete,
+    )
+    files.write_table("scores/stories.csv", args.out / "stories.csv", rows)
+    files.write_table("scores/sets.csv", args.out / "sets.csv", sets)
+    log.info("%d stories in %d sets scored", len(rows), len(sets))
+
+
+if __name__ == "__main__":
+    program.run(main)
