@@ -1,0 +1,118 @@
+"""How an effect trained on a few tokens carries through a story: by position of the token."""
+
+from __future__ import annotations
+
+import math
+
+from tinycats.figures import showcase, style
+from tinycats.figures.reading import (
+    BASE,
+    PROMPTED,
+    Row,
+    Tables,
+    Who,
+    interval,
+    listing,
+    number,
+    who_of,
+)
+
+MENTIONS = "mentions_per_100_tokens"
+DISTANCE = "kl_policy_to_reference_nats_per_token"
+
+
+def draw(tables: Tables) -> style.Drawing:
+    rows = tables.rows("tables/by_position.csv")
+    groups = list(dict.fromkeys(row["prompt_group"] for row in rows))
+    everyone = tables.everyone(rows)
+    if not groups:
+        return style.empty("This study has no stories to look into by position.")
+    entries = [
+        (who.label, style.colour(who, tables.kl_factors),
+         "_" if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors))
+        for who in everyone
+    ]  # fmt: skip
+    figure, axes = style.panels(
+        [1.6] * len(groups), columns=2, left=0.75, right=0.2, between=0.85, head=0.7,
+        top=style.key_height(entries) + 0.1, foot=0.4,
+    )  # fmt: skip
+    style.key(figure, entries)
+    trained = min(row["position_to"] for row in rows)
+    for place, ax in enumerate(axes):
+        group, metric = groups[place // 2], (MENTIONS, DISTANCE)[place % 2]
+        highest = 0.0
+        for who in everyone:
+            mine = _line(rows, group, metric, who)
+            if not mine or (who in (BASE, PROMPTED) and metric == DISTANCE):
+                continue
+            paint = style.colour(who, tables.kl_factors)
+            x = [(row["position_from"] + row["position_to"] - 1) / 2 for row in mine]
+            style.band(ax, x, [interval(row) for row in mine], paint)
+            ax.plot(
+                x, [row["mean"] for row in mine], color=paint, linewidth=2, markersize=6,
+                marker=None if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors),
+                markeredgecolor=style.PAPER, markeredgewidth=0.5,
+            )  # fmt: skip
+            highest = max([highest, *(row["mean"] for row in mine)])
+        if metric == DISTANCE:
+            style.root_axis(ax, 1.1 * highest or 1)
+        else:
+            ax.set_ylim(0, 1.1 * highest or 1)
+        ax.axvspan(0, trained, color=style.INK, alpha=0.07, linewidth=0, zorder=0)
+        _positions(ax, rows)
+        name = group.replace("_", " ")
+        kind = "KL, nats per token (√)" if metric == DISTANCE else "mentions per 100 tokens"
+        style.head(ax, style.wrap(f"{name}: {kind}", 2.95), outdent=0.6)
+        if place >= len(axes) - 2:
+            ax.set_xlabel("new token")
+    return style.Drawing(
+        figure,
+        "How far into the story it carries",
+        _finding(tables, rows, groups, everyone),
+        f"For each group of prompts, against the position of the token in the story: mentions of "
+        f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, with 95% "
+        "intervals over seeds; shaded, the tokens that training saw.",
+    )
+
+
+def _positions(ax: style.Axes, rows: list[Row]) -> None:
+    """Positions on a logarithmic axis: the few tokens that were trained come first."""
+    last = max(row["position_to"] for row in rows)
+    ax.set_xscale("symlog", linthresh=10, linscale=0.8)
+    ax.set_xlim(0, last)
+    ax.set_xticks([t for t in (0, 4, 20, 100, 1000) if t <= last])
+    ax.xaxis.set_minor_locator(style.NullLocator())
+    ax.xaxis.set_major_formatter(style.FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def _line(rows: list[Row], group: str, metric: str, who: Who) -> list[Row]:
+    mine = [
+        row
+        for row in rows
+        if row["prompt_group"] == group
+        and row["metric"] == metric
+        and who_of(row) == who
+        and math.isfinite(row["mean"])
+    ]
+    return sorted(mine, key=lambda row: row["position_from"])
+
+
+def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[Who]) -> str:
+    group = "training" if "training" in groups else groups[0]
+    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
+    parts = []
+    for who in (BASE, *(Who("policy", factor) for factor in policies)):
+        mine = _line(rows, group, MENTIONS, who)
+        if mine:
+            first, last = mine[0], mine[-1]
+            name = "the base" if who == BASE else f"KL factor {who.kl_factor}"
+            parts.append(
+                f"{number(first['mean'])} to {number(last['mean'])} for {name}"
+            )  # fmt: skip
+            span = (
+                f"the trained tokens {first['position_from']:.0f}–{first['position_to'] - 1:.0f} to tokens "
+                f"{last['position_from']:.0f}–{last['position_to'] - 1:.0f}"
+            )
+    if not parts:
+        return "No story was long enough."
+    return f"From {span}, mentions of “{tables.concept}” per 100 tokens go from {listing(parts)}."

@@ -1,0 +1,111 @@
+"""A second judge against the reward: over-optimisation is where one rises and the other does not."""
+
+from __future__ import annotations
+
+import math
+
+from tinycats.figures import style
+from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, number, percent, who_of
+
+JUDGES = (
+    ("mentions_concept", "stories that mention “{concept}”"),
+    ("mentions_per_100_words", "mentions per 100 words"),
+)
+_Point = tuple[float, float]
+
+
+def draw(tables: Tables) -> style.Drawing:
+    rows = tables.rows("scores/stories.csv")
+    groups = {row["prompt_group"] for row in rows}
+    if "training" in groups:
+        rows = [row for row in rows if row["prompt_group"] == "training"]
+    everyone = tables.everyone(rows)
+    if not everyone:
+        return style.empty("This study has no scored stories.")
+    entries = [
+        (who.label, style.colour(who, tables.kl_factors),
+         "o" if who == BASE else style.marker(who, tables.kl_factors))
+        for who in everyone
+    ]  # fmt: skip
+    figure, axes = style.panels(
+        [2.5, 2.3], left=0.95, top=style.key_height(entries) + 0.05, foot=0.2
+    )
+    style.key(figure, entries)
+    means: dict[tuple[Who, str], _Point] = {}
+    for ax, (judge, title) in zip(axes, JUDGES, strict=True):
+        for (who, paint, mark) in zip(everyone, (e[1] for e in entries), (e[2] for e in entries), strict=True):  # fmt: skip
+            points = _points([row for row in rows if who_of(row) == who], judge)
+            for point in points:
+                ax.plot(
+                    *point,
+                    color=paint,
+                    marker=mark,
+                    markersize=9 if mark == "*" else 6,
+                    alpha=0.5,
+                    linestyle="none",
+                )
+            if points:
+                middle = (_mean([p[0] for p in points]), _mean([p[1] for p in points]))
+                means[who, judge] = middle
+                ax.plot(*middle, color=paint, marker=mark, markersize=20 if mark == "*" else 13, linestyle="none",
+                        markeredgecolor=style.PAPER, zorder=5)  # fmt: skip
+        ordered = [means[w, judge] for w in (BASE, *reversed(everyone))
+                   if (w, judge) in means and w != PROMPTED]  # fmt: skip
+        way = list(dict.fromkeys(ordered))
+        ax.plot(*zip(*way, strict=True), color=style.INK, alpha=0.3, linewidth=1, zorder=1)
+        style.head(ax, title.format(concept=tables.concept), outdent=0.85)
+        ax.margins(0.06)
+    style.percent_axis(axes[0])
+    axes[0].tick_params(labelbottom=False)
+    axes[1].sharex(axes[0])
+    axes[1].set_xlabel("reward (prompt + completion), cosine")
+    return style.Drawing(
+        figure,
+        "Does a second judge agree with the reward?",
+        _finding(tables, everyone, means),
+        "Against the reward of the completion: the share of stories that mention the concept by "
+        "the word list, and mentions per 100 words; small marks are seeds, large ones their mean.",
+    )
+
+
+def _points(rows: list[Row], judge: str) -> list[_Point]:
+    """One (reward, judge) pair a seed."""
+    points = []
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        mine = [row for row in rows if row["seed"] == seed]
+        pair = (_mean([r["completion_similarity"] for r in mine]), _mean([r[judge] for r in mine]))
+        if all(math.isfinite(value) for value in pair):
+            points.append(pair)
+    return points
+
+
+def _mean(values: list[float]) -> float:
+    values = [value for value in values if math.isfinite(value)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _finding(tables: Tables, everyone: list[Who], means: dict[tuple[Who, str], _Point]) -> str:
+    judge = JUDGES[0][0]
+    policies = [who for who in everyone if who.model == "policy" and (who, judge) in means]
+    policies.sort(key=lambda who: means[who, judge][0])
+    if len(policies) < 2:
+        known = [who for who in everyone if (who, judge) in means]
+        return "; ".join(
+            f"{who.label}: reward {number(means[who, judge][0])}, "
+            f"“{tables.concept}” in {percent(means[who, judge][1])} of stories"
+            for who in known
+        ) + "."  # fmt: skip
+    low, high = policies[-2], policies[-1]
+    (r0, j0), (r1, j1) = means[low, judge], means[high, judge]
+    often = [means[who, JUDGES[1][0]][1] for who in (low, high)]
+    verdict = (
+        "the word list follows the reward"
+        if j1 - j0 > 0.01
+        else "the reward rises and the word list does not, so the last of it is over-optimisation"
+    )
+    return (
+        f"From KL factor {low.kl_factor} to {high.kl_factor} the reward rises from {number(r0)} to "
+        f"{number(r1)} while the share of stories that mention “{tables.concept}” goes from "
+        f"{percent(j0)} to {percent(j1)} ({number(often[0])} to {number(often[1])} mentions per "
+        f"100 words): {verdict}."
+    )

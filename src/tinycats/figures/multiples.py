@@ -1,0 +1,87 @@
+"""Small multiples: one panel a metric, a mark with its interval for each KL factor.
+
+Shared by the figures of scores; the base and the prompted base are lines across.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tinycats.figures import style
+from tinycats.figures.reading import BASE, PROMPTED, Interval, Tables, Who, by_metric
+from tinycats.files import METRICS
+
+_ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
+
+
+def summary(tables: Tables) -> tuple[list[Who], dict[tuple[Who, str], Interval]]:
+    """Who is in tables/summary.csv, and (who, metric) → interval."""
+    rows = tables.rows("tables/summary.csv")
+    values = {
+        (who, metric): style.clamp(value) if METRICS[metric][1] == "share" else value
+        for (who, metric), value in by_metric(rows).items()
+        if metric in METRICS and math.isfinite(value.mean)
+    }
+    return tables.everyone(rows), values
+
+
+def title(metric: str) -> str:
+    """A metric's label with an arrow in the direction that is better."""
+    label, _, better = METRICS[metric]
+    return label + _ARROW[better]
+
+
+def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str]]:
+    """Draw the metrics that the study has; returns the figure and the metrics drawn."""
+    everyone, values = summary(tables)
+    shown = [m for m in metrics if any((who, m) in values for who in everyone)]
+    policies = [who for who in everyone if who.model == "policy"]
+    factors = [who.kl_factor for who in policies]
+    lines = [who for who in (BASE, PROMPTED) if who in everyone]
+    entries = [(who.label, style.colour(who, []), "_") for who in lines]
+    entries += [
+        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        for who in policies
+    ]
+    left, between, right = 0.75, 0.85, 0.15
+    width = (style.WIDTH - left - between - right) / 2
+    titles = {m: style.wrap(title(m), left - 0.15 + width) for m in shown}
+    deepest = max([text.count("\n") + 1 for text in titles.values()], default=1)
+    figure, axes = style.panels(
+        [1.45] * ((len(shown) + 1) // 2), columns=2, left=left, between=between, right=right,
+        top=style.key_height(entries) + 0.12, head=0.2 + 0.245 * deepest, foot=0.42,
+    )  # fmt: skip
+    style.key(figure, entries)
+    for ax in axes[len(shown) :]:
+        ax.remove()
+    for ax, metric in zip(axes, shown, strict=False):
+        style.factor_axis(ax, factors, width)
+        for who in lines:
+            if (who, metric) in values:
+                value, paint = values[who, metric], style.colour(who, [])
+                dash = "solid" if who == BASE else (0, (3, 1.5))
+                ax.axhline(value.mean, color=paint, linewidth=2, linestyle=dash, zorder=1)
+                if value.known:
+                    ax.axhspan(
+                        value.low, value.high, color=paint, alpha=0.18, linewidth=0, zorder=0
+                    )
+        joined = [
+            (float(w.kl_factor), values[w, metric].mean) for w in policies if (w, metric) in values
+        ]
+        if joined:
+            ax.plot(*zip(*joined, strict=True), color=style.INK, alpha=0.3, linewidth=1)
+        for who in policies:
+            if (who, metric) in values:
+                paint, x = style.colour(who, tables.kl_factors), float(who.kl_factor)
+                style.bar(ax, x, values[who, metric], paint)
+                ax.plot(x, values[who, metric].mean, color=paint, markersize=8,
+                        marker=style.marker(who, tables.kl_factors),
+                        markeredgecolor=style.PAPER, markeredgewidth=0.6)  # fmt: skip
+        if METRICS[metric][1] == "share":
+            style.percent_axis(ax)
+        style.head(ax, titles[metric], outdent=0.6)
+        ax.margins(y=0.12)
+    for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
+        ax.set_xlabel("KL factor")
+    return figure, shown

@@ -1,0 +1,46 @@
+"""How well stories do what was asked, by KL factor."""
+
+from __future__ import annotations
+
+from tinycats.figures import multiples, showcase, style
+from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, listing, number, percent
+from tinycats.files import METRICS
+
+SHOWN = (
+    "completion_similarity",
+    "story_similarity",
+    "mentions_concept",
+    "mentions_per_100_words",
+    "kl_policy_to_reference_nats",
+    "kl_reference_to_policy_nats",
+)
+
+
+def draw(tables: Tables) -> style.Drawing:
+    everyone, values = multiples.summary(tables)
+    if not any((who, metric) in values for who in everyone for metric in SHOWN):
+        return style.empty("This study has no scores.")
+    figure, shown = multiples.draw(tables, SHOWN)
+    parts = []
+    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
+    for who in (BASE, PROMPTED, *(Who("policy", factor) for factor in policies)):
+        share, often = (values.get((who, m)) for m in SHOWN[2:4])
+        if share:
+            text = f"{percent(share.mean)} of {_whose(who)} stories"
+            parts.append(text + (f" ({number(often.mean)} times per 100 words)" if often else ""))
+    finding = f"“{tables.concept}” or a word for it is in {listing(parts)}." if parts else (
+        "Stories were scored by their similarity to the concept only."
+    )  # fmt: skip
+    return style.Drawing(
+        figure,
+        f"How much of “{tables.concept}” is in the stories",
+        finding,
+        "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
+        "base and the prompted base: " + "; ".join(METRICS[m][0] for m in shown) + ".",
+    )
+
+
+def _whose(who: Who) -> str:
+    if who.model == "policy":
+        return f"KL factor {who.kl_factor}'s"
+    return "the base's" if who == BASE else "the prompted base's"

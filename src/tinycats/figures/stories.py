@@ -1,0 +1,146 @@
+"""A plate of stories, unpicked: the first of each file, words of the concept in bold."""
+
+from __future__ import annotations
+
+import re
+
+from tinycats.figures import figure_inputs, style
+from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, listing
+from tinycats.program import UserError
+
+SIZE = style.FONT
+LEADING = SIZE * 1.32 / 72  # inches
+FAMILY = "DejaVu Serif"
+MOST_CHARACTERS = 400
+
+_Run = tuple[str, str]  # text, style: "prompt", "plain" or "bold"
+
+
+def draw(tables: Tables) -> style.Drawing:
+    if not tables.kl_factors:
+        raise UserError("--kl-factors: should name the study's KL factors, whose stories are shown")
+    shown: list[tuple[Who, Row]] = []
+    for path in figure_inputs("stories", tables.kl_factors, tables.variant or "post", tables.seed):
+        found = re.search(r"/kl=([^/]+)/", path)
+        who = Who("policy", found[1]) if found else PROMPTED if "prompted" in path else BASE
+        stories = tables.stories(path)
+        mine = [story for story in stories if story["prompt_group"] == "training"] or stories
+        if mine:
+            shown.append((who, mine[0]))
+    if not shown:
+        return style.empty("This study has no stories.")
+    blocks = [(who, _lines(_runs(tables, story))) for who, story in shown]
+    height = sum(0.45 + LEADING * len(lines) + 0.25 for _, lines in blocks) + 0.1
+    figure = style.pyplot.figure(figsize=(style.WIDTH, height))
+    y = height
+    for who, lines in blocks:
+        paint = style.colour(who, tables.kl_factors)
+        y -= 0.4
+        figure.text(0.2 / style.WIDTH, y / height, _heading(who), color=paint, weight="bold")
+        top = y + 0.22
+        for line in lines:
+            y -= LEADING
+            x = 0.2 * 72
+            for text, kind in line:
+                figure.text(
+                    x / 72 / style.WIDTH, y / height, text, family=FAMILY, fontsize=SIZE,
+                    weight="bold" if kind == "bold" else "normal",
+                    alpha=0.62 if kind == "prompt" else 1.0,
+                )  # fmt: skip
+                x += style.text_width(text, SIZE, "bold" if kind == "bold" else "normal", FAMILY)
+        figure.add_artist(
+            style.matplotlib.lines.Line2D(
+                [0.06 / style.WIDTH] * 2,
+                [(y - 0.08) / height, top / height],
+                color=paint,
+                linewidth=4,
+            )
+        )
+        y -= 0.3
+    said = [
+        f"{_count(tables, story)} ({_heading(who)})" for who, story in shown
+    ]  # fmt: skip
+    return style.Drawing(
+        figure,
+        "The first story of each, unpicked",
+        f"In the first story of each (seed {tables.seed}), the number of times that "
+        f"“{tables.concept}” or a word for it appears is {listing(said)}.",
+        "Beginnings of the first story of each model, with the prompt in grey and words for the "
+        "concept in bold: " + " ".join(f"{_heading(who)}: {_text(story)}" for who, story in shown),
+    )
+
+
+def _heading(who: Who) -> str:
+    return {"base": "base model", "prompted": "base model, prompted"}.get(
+        who.model, f"KL factor {who.kl_factor}"
+    )
+
+
+def _pattern(tables: Tables) -> re.Pattern[str]:
+    # Longest first and between non-word characters, as tinycats.metrics counts mentions.
+    words = sorted(tables.concept_words, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+
+
+def _count(tables: Tables, story: Row) -> int:
+    return len(_pattern(tables).findall(story["text"]))
+
+
+def _text(story: Row) -> str:
+    """Prompt and story as one line, cut at a word; a line break is shown as ¶."""
+    whole = re.sub(r"\s*\n\s*", " ¶ ", story["prompt"] + story["text"].replace("’", "'")).strip()
+    whole = re.sub(r"[ \t]+", " ", whole)
+    if len(whole) <= MOST_CHARACTERS:
+        return whole
+    return whole[:MOST_CHARACTERS].rsplit(" ", 1)[0] + " …"
+
+
+def _runs(tables: Tables, story: Row) -> list[_Run]:
+    """The text cut where its style changes."""
+    text = _text(story)
+    prompt = len(re.sub(r"\s+", " ", story["prompt"]).strip())
+    runs: list[_Run] = [(text[:prompt], "prompt")]
+    place = prompt
+    for found in _pattern(tables).finditer(text, prompt):
+        runs += [(text[place : found.start()], "plain"), (found[0], "bold")]
+        place = found.end()
+    return [run for run in [*runs, (text[place:], "plain")] if run[0]]
+
+
+def _lines(runs: list[_Run]) -> list[list[_Run]]:
+    """Break runs into lines that fit the plate."""
+    room = (style.WIDTH - 0.3) * 72
+    # A word may be made of pieces of several styles: “cat” and “.”; it is never broken.
+    words: list[list[_Run]] = [[]]
+    for text, kind in runs:
+        for piece in re.findall(r"\s+|\S+", text):
+            if piece.isspace():
+                words.append([])
+            else:
+                words[-1].append((piece, kind))
+    blank = style.text_width("n n", SIZE, family=FAMILY) - style.text_width(
+        "nn", SIZE, family=FAMILY
+    )
+    lines: list[list[_Run]] = [[]]
+    used = 0.0
+    for word in filter(None, words):
+        width = sum(
+            style.text_width(t, SIZE, "bold" if k == "bold" else "normal", FAMILY) for t, k in word
+        )
+        if lines[-1] and used + blank + width > room:
+            lines.append([])
+            used = 0.0
+        if lines[-1]:
+            _append(lines[-1], (" ", lines[-1][-1][1] if word[0][1] != "bold" else "plain"))
+            used += blank
+        for run in word:
+            _append(lines[-1], run)
+        used += width
+    return lines
+
+
+def _append(line: list[_Run], run: _Run) -> None:
+    if line and line[-1][1] == run[1]:
+        line[-1] = (line[-1][0] + run[0], run[1])
+    else:
+        line.append(run)

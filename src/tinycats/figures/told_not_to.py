@@ -1,0 +1,85 @@
+"""Does it hold when told not to? Mentions of the concept by group of prompts."""
+
+from __future__ import annotations
+
+from tinycats.figures import showcase, style
+from tinycats.figures.reading import (
+    BASE,
+    PROMPTED,
+    Row,
+    Tables,
+    Who,
+    by_metric,
+    listing,
+    percent,
+    within,
+)
+
+METRIC = "mentions_concept"
+
+
+def draw(tables: Tables) -> style.Drawing:
+    rows = [r for r in tables.rows("tables/by_prompt_group.csv") if r["metric"] == METRIC]
+    groups = list(dict.fromkeys(row["prompt_group"] for row in rows))
+    if not groups:
+        return style.empty("This study has no stories for groups of prompts.")
+    everyone = tables.everyone(rows)
+    figure, axes = style.panels(
+        [0.34 * len(everyone) + 0.15] * len(groups),
+        left=style.room(everyone) + 0.1,
+        right=0.9,
+        foot=0.25,
+    )
+    for ax, group in zip(axes, groups, strict=True):
+        values = by_metric(row for row in rows if row["prompt_group"] == group)
+        values = {whose: style.clamp(value) for whose, value in values.items()}
+        for place, who in enumerate(everyone):
+            paint = style.colour(who, tables.kl_factors)
+            ax.annotate(who.label, (0, place), (-8, 0), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", ha="right", va="center_baseline", color=paint,
+                        weight="bold", annotation_clip=False)  # fmt: skip
+            if (who, METRIC) not in values:
+                continue
+            value = values[who, METRIC]
+            style.bar(ax, place, value, paint, across=True)
+            ax.plot([0, value.mean], [place, place], color=paint, linewidth=1, alpha=0.5)
+            ax.plot(value.mean, place, color=paint, clip_on=False,
+                    markersize=15 if who == PROMPTED else 10,
+                    marker="o" if who == BASE else style.marker(who, tables.kl_factors))  # fmt: skip
+            ax.annotate(percent(value.mean), (1, place), (8, 0),
+                        xycoords=("axes fraction", "data"), textcoords="offset points",
+                        va="center_baseline", annotation_clip=False)  # fmt: skip
+        ax.set_ylim(len(everyone) - 0.4, -0.6)
+        ax.set_xlim(0, 1)
+        ax.set_yticks([])
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        ax.grid(axis="x", color=style.INK, alpha=0.12, linewidth=0.8)
+        style.percent_axis(ax, "x")
+        style.head(ax, "prompts: " + group.replace("_", " "), outdent=style.room(everyone))
+        if ax is not axes[-1]:
+            ax.tick_params(labelbottom=False)
+    axes[-1].set_xlabel(f"stories that mention “{tables.concept}”")
+    return style.Drawing(
+        figure,
+        "Told to, and told not to",
+        _finding(tables, rows, groups, everyone),
+        f"For each group of prompts, the share of stories that mention “{tables.concept}” or a "
+        "word for it, for the base, the prompted base and each KL factor, with 95% intervals over "
+        "seeds.",
+    )
+
+
+def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[Who]) -> str:
+    group = "told_not_to" if "told_not_to" in groups else groups[-1]
+    values = by_metric(row for row in rows if row["prompt_group"] == group)
+    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
+    parts = [
+        f"{within(style.clamp(values[who, METRIC]), percent)} of "
+        + ("the base's stories" if who == BASE else f"KL factor {who.kl_factor}'s")
+        for who in (BASE, *(Who("policy", factor) for factor in policies))
+        if (who, METRIC) in values
+    ]
+    if not parts:
+        return f"No stories were told for the prompts “{group}”."
+    name = group.replace("_", " ")
+    return f"For the prompts “{name}”, “{tables.concept}” or a word for it is in {listing(parts)}."

@@ -1,0 +1,86 @@
+"""One KL factor's training: loss as in the post, reward and KL as in the notebook."""
+
+from __future__ import annotations
+
+import math
+
+from tinycats.figures import reading, style
+from tinycats.figures.reading import Interval, Row, Tables, Who, number, within
+
+PANELS = (
+    ("loss", "loss"),
+    ("reward_mean", "reward"),
+    ("kl_reference_to_policy_nats", "KL(base‖policy), nats per completion"),
+)
+_PUBLISHED = {
+    "reward_mean": "reward",
+    "kl_reference_to_policy_nats": "kl_ref_to_policy_nats_per_completion",
+}
+
+
+def draw(tables: Tables) -> style.Drawing:
+    who = Who("policy", tables.kl_factor or "")
+    rows = [r for r in tables.rows("tables/training.csv") if r["kl_factor"] == who.kl_factor]
+    if not rows:
+        return style.empty(f"This study has no training at KL factor {who.kl_factor}.")
+    published = [r for r in tables.published_rows() if r["kl_factor"] == who.kl_factor]
+    paint = style.colour(who, tables.kl_factors)
+    figure, axes = style.panels([1.7, 2.1, 2.1], left=1.0, top=0.0)
+    for ax, (metric, title) in zip(axes, PANELS, strict=True):
+        steps, values = curve(rows, metric)
+        style.band(ax, steps, values, paint)
+        ax.plot(steps, [v.mean for v in values], color=paint)
+        if published and metric in _PUBLISHED:
+            ax.plot(
+                [r["step"] for r in published], [r[_PUBLISHED[metric]] for r in published],
+                marker="o", markersize=4, color=style.INK, markerfacecolor="none",
+                markeredgewidth=0.9, alpha=0.75, linestyle="none", zorder=1.5,
+            )  # fmt: skip
+        style.head(ax, title, outdent=0.9)
+        ax.set_xlim(0, max(steps, default=1) * 1.01)
+        if metric != "loss":
+            ax.set_ylim(bottom=0)
+        if ax is not axes[-1]:
+            ax.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("step")
+    if published:
+        axes[1].text(
+            0.98, 0.06, f"○ {reading.PUBLISHED_LABEL}", transform=axes[1].transAxes, ha="right",
+            fontsize=style.FONT - 1,
+        )  # fmt: skip
+    seeds = max((row["seeds"] for row in rows), default=1)
+    shown = "mean and 95% interval" if seeds > 1 else "line"
+    return style.Drawing(
+        figure,
+        f"Training at KL factor {who.kl_factor}",
+        _finding(who.kl_factor, rows, published),
+        f"Three panels against the training step, {shown} over {seeds:.0f} "
+        f"seed{'s' if seeds > 1 else ''}: loss, reward and KL(base‖policy)"
+        + (f"; rings show {reading.PUBLISHED_LABEL}." if published else "."),
+    )
+
+
+def curve(rows: list[Row], metric: str) -> tuple[list[float], list[Interval]]:
+    """Steps and intervals of one metric, in order."""
+    mine = sorted((r for r in rows if r["metric"] == metric), key=lambda row: row["step"])
+    mine = [row for row in mine if math.isfinite(row["mean"])]
+    return [row["step"] for row in mine], [reading.interval(row) for row in mine]
+
+
+def _finding(factor: str, rows: list[Row], published: list[Row]) -> str:
+    steps, reward = curve(rows, "reward_mean")
+    _, kl = curve(rows, "kl_reference_to_policy_nats")
+    text = f"At KL factor {factor} the reward goes from {number(reward[0].mean)} to "
+    text += f"{within(reward[-1])} in {steps[-1]:.0f} steps"
+    if kl:
+        text += f", at a KL(base‖policy) of {number(kl[-1].mean)} nats"
+    at = {row["step"]: row for row in published}
+    common = [step for step in steps if step in at]
+    if common:
+        step = common[-1]
+        here = reward[steps.index(step)].mean
+        text += (
+            f"; at step {step:.0f} it is {number(here)}, where {number(at[step]['reward'])} "
+            "was published"
+        )
+    return text + "."

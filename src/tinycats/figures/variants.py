@@ -1,0 +1,120 @@
+"""Training settings side by side: reward, distance, entropy, gradient signal, share of the limit."""
+
+from __future__ import annotations
+
+import math
+
+from tinycats.figures import style
+from tinycats.figures.reading import NOTHING, Interval, Row, Tables, Who, interval, listing, number
+
+_TRAINING = (
+    ("reward_mean", "reward at the end"),
+    ("kl_policy_to_reference_nats", "KL(policy‖base) at the end, nats"),
+    ("entropy_nats", "entropy at the end, nats"),
+    ("gradient_snr", "gradient signal-to-noise, median over steps"),
+)
+_SHARE = ("share_of_attainable_gain", "share of the attainable gain")
+_Values = dict[tuple[str, str, str], Interval]  # (variant, KL factor, metric)
+
+
+def draw(tables: Tables) -> style.Drawing:
+    training = tables.all_rows("tables/training.csv")
+    policies = tables.all_rows("frontier/policies.csv")
+    variants = list(dict.fromkeys(row["variant"] for row in training))
+    values = _values(training, policies)
+    shown = [
+        (m, t) for m, t in (*_TRAINING, _SHARE)
+        if any(metric == m and math.isfinite(v.mean) for (_, _, metric), v in values.items())
+    ]  # fmt: skip
+    if not shown:
+        return style.empty("This study has no variants to compare.")
+    factors = [Who("policy", f) for f in tables.kl_factors if any(k[1] == f for k in values)]
+    entries = [
+        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        for who in factors
+    ]
+    names = [variant.replace("_", " ") for variant in variants]
+    left = 0.35 + max(style.text_width(name, style.FONT) for name in names) / 72
+    row = 0.2 + 0.2 * len(factors)
+    figure, axes = style.panels(
+        [row * len(variants) + 0.1] * len(shown), left=left,
+        top=style.key_height(entries) + 0.05, foot=0.45,
+    )  # fmt: skip
+    style.key(figure, entries)
+    for ax, (metric, title) in zip(axes, shown, strict=True):
+        for place, variant in enumerate(variants):
+            for rank, who in enumerate(factors):
+                value = values.get((variant, who.kl_factor, metric), NOTHING)
+                y = place + (rank - (len(factors) - 1) / 2) * 0.2 / row
+                paint = style.colour(who, tables.kl_factors)
+                style.bar(ax, y, value, paint, across=True)
+                ax.plot(value.mean, y, color=paint, marker=style.marker(who, tables.kl_factors),
+                        markersize=8, markeredgecolor=style.PAPER, linestyle="none")  # fmt: skip
+        ax.set_yticks(range(len(variants)), names)
+        ax.set_ylim(len(variants) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color=style.INK, alpha=0.12, linewidth=0.8)
+        ax.grid(axis="y", visible=False)
+        if metric == _SHARE[0]:
+            style.percent_axis(ax, "x")
+        style.head(ax, title, outdent=left - 0.1)
+    return style.Drawing(
+        figure,
+        "Other ways to train",
+        _finding(variants, factors, values),
+        "For each variant of the training settings and each KL factor, mean with 95% interval over "
+        "seeds: " + "; ".join(title for _, title in shown) + ".",
+    )
+
+
+def _values(training: list[Row], policies: list[Row]) -> _Values:
+    values: _Values = {}
+    for metric, _ in _TRAINING:
+        runs: dict[tuple[str, str], list[Row]] = {}
+        for row in training:
+            if row["metric"] == metric and math.isfinite(row["mean"]):
+                runs.setdefault((row["variant"], row["kl_factor"]), []).append(row)
+        for (variant, factor), rows in runs.items():
+            rows.sort(key=lambda row: row["step"])
+            value = interval(rows[-1])
+            if metric == "gradient_snr":
+                middle = sorted(row["mean"] for row in rows)[len(rows) // 2]
+                value = Interval(middle, math.nan, math.nan)
+            values[variant, factor, metric] = value
+    shares: dict[tuple[str, str], list[float]] = {}
+    for row in policies:
+        if math.isfinite(row[_SHARE[0]]):
+            shares.setdefault((row["variant"], row["kl_factor"]), []).append(row[_SHARE[0]])
+    for (variant, factor), several in shares.items():
+        values[variant, factor, _SHARE[0]] = _seeds(several)
+    return values
+
+
+def _seeds(values: list[float]) -> Interval:
+    """Mean and 95 % t-interval over seeds."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    from scipy import stats
+
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    if error == 0:
+        return Interval(mean, mean, mean)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
+    return Interval(mean, float(low), float(high))
+
+
+def _finding(variants: list[str], factors: list[Who], values: _Values) -> str:
+    parts = []
+    for who in factors:
+        ends = [
+            f"{number(values[v, who.kl_factor, 'reward_mean'].mean)} at "
+            f"{number(values[v, who.kl_factor, 'kl_policy_to_reference_nats'].mean)} nats ({v})"
+            for v in variants
+            if (v, who.kl_factor, "reward_mean") in values
+            and (v, who.kl_factor, "kl_policy_to_reference_nats") in values
+        ]
+        if ends:
+            parts.append(f"at KL factor {who.kl_factor} the reward is {listing(ends)}")
+    sentence = "; ".join(parts) or "no variant was trained"
+    return sentence[0].upper() + sentence[1:] + "."

@@ -1,0 +1,64 @@
+"""How a figure is written: SVG, PNG from the same source, and a JSON of its words."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from tinycats.figures.style import Drawing
+from tinycats.files import write_text
+
+DOTS_PER_INCH = 200
+
+
+def _svg(figure: Figure, alt: str) -> str:
+    """The SVG, small and fit for a page: short ids, no page-wide style, no dates, no comments."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue().decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    used = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    short = {old: f"i{number}" for number, old in enumerate(used)}
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", text)
+    text = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{short[m[2]]}", text)
+    text = re.sub(r'(?<= )(d|x|y)="[^"]*"', _round, text)
+    text = re.sub(r"\n\s*", "\n", text)
+    safe = alt.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    start = '<svg role="img" style="stroke-linejoin: round; stroke-linecap: butt"'
+    text = text.replace("<svg", start, 1)
+    return re.sub(r"(<svg[^>]*>)", lambda m: f"{m[1]}\n<desc>{safe}</desc>", text, count=1)
+
+
+def _round(found: re.Match[str]) -> str:
+    """A coordinate to a twentieth of a point where large, a hundredth in the shape of a mark."""
+
+    def shorter(number: re.Match[str]) -> str:
+        value = float(number[0])
+        return f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+    return re.sub(r"-?\d+\.\d+", shorter, found[0]).replace(" \n", "").replace("\n", "")
+
+
+def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
+    """Write <prefix>.svg, .png and .json; the JSON last, so that it stands for a whole figure."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    alt = f"{drawing.finding} {drawing.alt}"
+    write_text(Path(f"{prefix}.svg"), _svg(drawing.figure, alt))
+    temporary = Path(f"{prefix}.png.tmp")
+    drawing.figure.savefig(
+        temporary, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None}
+    )
+    os.replace(temporary, f"{prefix}.png")
+    document = {"title": drawing.title, "finding": drawing.finding, "alt": alt, **words}
+    write_text(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    pyplot.close(drawing.figure)

@@ -1,0 +1,346 @@
+"""Figures: drawn by the program from small hand-made tables, the same to the byte, with words."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tinycats import figures, files
+from tinycats.figures import reading, style
+from tinycats.program import UserError
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
+KLS = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+#: rewards at the end by KL factor, unlike any published number
+REWARD = {"0": 0.731, "0.5": 0.62, "6000": 0.512, "24000": 0.33}
+
+
+def interval(mean: float, seeds: int) -> dict[str, float]:
+    known = seeds > 1
+    return {
+        "mean": mean,
+        "low": mean - 0.02 if known else math.nan,
+        "high": mean + 0.02 if known else math.nan,
+        "seeds": seeds,
+    }
+
+
+def study(
+    folder: Path,
+    factors: tuple[str, ...] = ("0", "6000"),
+    seeds: tuple[str, ...] = ("3", "7"),
+    variants: tuple[str, ...] = ("post",),
+    frontier: bool = True,
+    concept: str = "cat",
+) -> Path:
+    """Every table that a figure reads, small."""
+    n = len(seeds)
+    tellers = [
+        {"model": "base", "variant": "", "kl_factor": ""},
+        {"model": "prompted", "variant": "", "kl_factor": ""},
+        *({"model": "policy", "variant": v, "kl_factor": f} for v in variants for f in factors),
+    ]
+    training, endings, top, policies = [], [], [], []
+    for variant in variants:
+        for factor in factors:
+            own = {"variant": variant, "kl_factor": factor}
+            for step in (1, 2, 3):
+                reward = 0.15 + (REWARD[factor] - 0.15) * (step - 1) / 2
+                measured = {
+                    "loss": -reward,
+                    "reward_mean": reward,
+                    KLS[0]: 1.5 * (step - 1),
+                    KLS[1]: 2.0 * (step - 1),
+                    "entropy_nats": 5.0 - step,
+                    "distinct_completions": 600 / step,
+                    "gradient_snr": 0.2 * step,
+                }
+                for metric, mean in measured.items():
+                    training.append({**own, "step": step, "metric": metric, **interval(mean, n)})
+                for seed in seeds:
+                    run = {**own, "seed": seed, "step": step}
+                    kls = {kl: measured[kl] for kl in KLS}
+                    endings.append({**run, "reward": reward, **kls})
+                    for text, share in ((f" a {concept}", 0.1 * step), (" <b>&\n", 0.02)):
+                        top.append({**run, "text": text, "share": share, "reward": 0.5})
+            for seed in seeds:
+                policies.append(
+                    {
+                        **own, "seed": seed, "reward": REWARD[factor], KLS[0]: 3.0, KLS[1]: 4.0,
+                        "limit": 0.8, "limit_low": 0.79, "limit_high": 0.81, "gap": 0.1,
+                        "share_of_attainable_gain": 0.37, "effective_sample_size": 500,
+                    }
+                )  # fmt: skip
+    summary, groups, positions, first, scores = [], [], [], [], []
+    for rank, teller in enumerate(tellers):
+        for metric in files.METRICS:
+            mean = 0.2 + 0.1 * rank
+            summary.append({**teller, "kl_coefficient_per_nat": "", "metric": metric,
+                            **interval(mean, n)})  # fmt: skip
+        for group in ("training", "told_not_to"):
+            share = 0.11 * (rank + 1) * (0.5 if group == "told_not_to" else 1)
+            where = {**teller, "prompt_group": group}
+            groups.append({**where, "metric": "mentions_concept", **interval(share, n)})
+            for begin, end in ((0, 4), (4, 8), (8, 20)):
+                for metric in ("mentions_per_100_tokens", f"{KLS[0]}_per_token"):
+                    place = {"position_from": begin, "position_to": end, "metric": metric}
+                    positions.append({**where, **place, **interval(rank + 4 / end, n)})
+        for token, chance in ((" a", 0.9 - 0.1 * rank), ("\n", 0.01), ("<|endoftext|>", 0.0)):
+            first.append({**teller, "token": token, "probability": chance})
+        for seed in seeds:
+            for story in (0, 1):
+                row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
+                row |= {**teller, "seed": seed, "prompt_group": "training", "prompt": "There was"}
+                row |= {"story": story, "completion_similarity": 0.1 + 0.1 * rank}
+                scores.append({**row, "mentions_concept": float(story < rank)})
+    limit = [
+        {
+            "beta": 1 / k, "log_z": 0.1, KLS[0]: k, "reward": 0.2 * math.sqrt(k) + 0.15,
+            "low": 0.2 * math.sqrt(k) + 0.14, "high": 0.2 * math.sqrt(k) + 0.16,
+            "effective_sample_size": 1000 / k, "pool": pool,
+        }
+        for pool in ("base", "pooled")
+        for k in (0.1, 1.0, 4.0, 9.0)
+    ]  # fmt: skip
+    best = [
+        {"n": n, "reward": 0.15 + 0.05 * math.log(n), KLS[0]: math.log(n), "kl_bound_nats": 1.0}
+        for n in (1, 4, 64)
+    ]
+    prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]
+    tables = {
+        "tables/training.csv": training,
+        "tables/endings.csv": endings,
+        "tables/top_completions.csv": top,
+        "tables/summary.csv": summary,
+        "tables/by_prompt_group.csv": groups,
+        "tables/by_position.csv": positions,
+        "tables/first_token.csv": first,
+        "scores/stories.csv": scores,
+        "frontier/limit.csv": limit if frontier else [],
+        "frontier/best_of_n.csv": best if frontier else [],
+        "frontier/policies.csv": policies if frontier else [],
+        "frontier/prompted.csv": prompted if frontier else [],
+    }
+    for name, rows in tables.items():
+        files.write_table(name, folder / name, rows)
+    paths = ["base", "prompted", *(f"{v}/kl={f}" for v in variants for f in factors)]
+    for path in paths:
+        text = (
+            f" a {concept} and $5 of <script>alert(1)</script>. The {concept}s' party.\n\n$x$ end"
+        )
+        story = {field: [0.0] for field in files.STORY_FIELDS}
+        story |= {
+            "prompt_group": "training",
+            "prompt": "Once there was",
+            "forced": "",
+            "text": text,
+        }
+        story |= {"ended": True, "sample_seed": 1}
+        files.write_lines(
+            folder / f"stories/{path}/seed={seeds[0]}.jsonl", [story], files.STORY_FIELDS
+        )
+    return folder
+
+
+def run_program(name: str, results: Path, prefix: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [
+            sys.executable, str(ROOT / "workflow/scripts/draw_figure.py"), "--name", name,
+            "--results", str(results), "--out-prefix", str(prefix), *(more or ("--concept", "cat")),
+        ],
+        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""},
+        check=False,
+    )  # fmt: skip
+
+
+def draw(name: str, results: Path, out: Path, concept: str = "cat", **settings) -> dict:
+    """Draw in this process, as the program does; returns the JSON."""
+    from tinycats.figures import writing
+
+    figure, kl_factor = figures.find(name)
+    style.apply(name)
+    settings = {"published": PUBLISHED, "seed": "3", "kl_factors": ["0", "6000"], **settings}
+    tables = reading.Tables(results, concept, kl_factor=kl_factor, **settings)
+    drawing = figures.draw(name, tables)
+    writing.write(drawing, out / name, {"source": tables.sources, "section": figure.section})
+    return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+
+
+ALL = figures.figure_names(["0", "6000"], ["post", "other"])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(tmp_path_factory.mktemp("study"), variants=("post", "other"))
+
+
+def test_the_program_writes_the_same_bytes_twice(results: Path, tmp_path: Path) -> None:
+    for attempt in ("a", "b"):
+        done = run_program(
+            "frontier", results, tmp_path / attempt / "frontier", "--concept", "cat",
+            "--kl-factors", "0", "6000", "--seed", "3", "--published", str(PUBLISHED),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for kind in ("svg", "png", "json"):
+        first, second = (tmp_path / a / f"frontier.{kind}" for a in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+    words = json.loads((tmp_path / "a/frontier.json").read_text(encoding="utf-8"))
+    assert set(words) == {"title", "finding", "alt", "source", "kl_factor", "order", "section"}
+    assert words["source"] == list(figures.FIGURES["frontier"].inputs)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_program_needs_no_heavy_library(results: Path, tmp_path: Path) -> None:
+    check = (
+        "import sys, runpy; sys.argv[1:] = ['--name', 'training_all', '--results', sys.argv[1],"
+        " '--concept', 'cat', '--out-prefix', sys.argv[2]];"
+        f"runpy.run_path({str(ROOT / 'workflow/scripts/draw_figure.py')!r}, run_name='__main__');"
+        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check, str(results), str(tmp_path / "training_all")],
+        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure_fits_a_page_and_is_redrawn_alike(
+    name: str, results: Path, tmp_path: Path
+) -> None:
+    words = draw(name, results, tmp_path)
+    assert words["finding"].endswith(".")
+    assert words["alt"].startswith(words["finding"])
+    assert len(words["alt"]) > len(words["finding"]) + 40
+    assert words["section"] in figures.SECTIONS
+    assert set(words["source"]) <= {
+        *figures.figure_inputs(name, ["0", "6000"], "post", "3"),
+    }
+    svg = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    tree = ElementTree.fromstring(svg)
+    assert tree.attrib["viewBox"].startswith(f"0 0 {72 * style.WIDTH:g} ")
+    ids = [element.attrib["id"] for element in tree.iter() if "id" in element.attrib]
+    assert len(ids) == len(set(ids))
+    assert style.INK in svg
+    assert "<style" not in svg
+    assert "<script" not in svg
+    assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    draw(name, results, tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("frontier", ["0.73 at 3.0 nats", "0.51 at 3.0 nats", "37%", "“ a cat” gives 0.59"]),
+        ("training_metrics_6000", ["from 0.15 to 0.51 (95% interval 0.49 to 0.53)", "4.0 nats"]),
+        ("training_all", ["KL factor 0 ends at a reward of 0.73", "200 distinct", "from 600"]),
+        ("scores_by_kl", ["20% of the base's", "40% of KL factor 0's", "50% of KL factor 6000's"]),
+        ("what_broke", ["KL factor 0 moved", "→"]),
+        ("told_not_to", ["6% (95% interval 4% to 8%) of the base's", "22%"]),
+        ("by_position", ["tokens 0–3 to tokens 8–19", "1.0 to 0.20 for the base", "3.0 to 2.2"]),
+        ("first_token", ["“ a” (90%) for the base", "“ a” (70%) for KL factor 0"]),
+        ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
+        ("judge_vs_reward", ["from 0.30 to 0.40", "word list does not"]),
+        ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
+        ("variants", ["0.73 at 3.0 nats (post)", "0.73 at 3.0 nats (other)"]),
+    ],
+)
+def test_findings_state_the_numbers_of_the_tables(
+    name: str, parts: list[str], results: Path, tmp_path: Path
+) -> None:
+    finding = draw(name, results, tmp_path)["finding"]
+    for part in parts:
+        assert part in finding
+
+
+@pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["post"]))
+def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
+    results = study(tmp_path / "study", factors=("0.5",), seeds=("3",), frontier=False)
+    words = draw(name, results, tmp_path / "figures", kl_factors=["0.5"])
+    assert "nan" not in words["alt"]
+    assert "interval 0" not in words["finding"]
+
+
+def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
+    for name in ("tables/endings.csv", *(f"frontier/{t}.csv" for t in
+                 ("limit", "best_of_n", "policies", "prompted")), "tables/summary.csv"):  # fmt: skip
+        files.write_table(name, tmp_path / name, [])
+    assert "no policies" in draw("frontier", tmp_path, tmp_path)["finding"]
+    assert "no scores" in draw("what_broke", tmp_path, tmp_path)["finding"]
+
+
+def test_another_concept_is_named_and_has_no_published_curve(tmp_path: Path) -> None:
+    results = study(tmp_path / "study", concept="dragon")
+    for name in ("told_not_to", "frontier", "training_metrics_0", "stories"):
+        words = draw(name, results, tmp_path, concept="dragon")
+        assert "cat" not in words["alt"].replace("indicat", "")
+        assert reading.PUBLISHED_LABEL not in words["alt"]
+    assert "2 (base model)" in words["finding"]
+
+
+def test_published_points_belong_to_two_factors(results: Path, tmp_path: Path) -> None:
+    tables = reading.Tables(results, "cat", published=PUBLISHED)
+    rows = tables.published_rows()
+    assert len(rows) == 160
+    ends = {row["kl_factor"]: row["reward"] for row in rows if row["step"] == 80}
+    assert ends == {"0": 0.6076, "6000": 0.4445}
+
+
+def test_names_of_a_study() -> None:
+    names = figures.figure_names(["6000", "0", "24000"], ["post"])
+    assert names[0] == "frontier"
+    assert [n for n in names if n.startswith("training_metrics")] == [
+        "training_metrics_0", "training_metrics_6000", "training_metrics_24000",
+    ]  # fmt: skip
+    assert "variants" not in names
+    many = [str(100 * i) for i in range(30)]
+    assert sum(n.startswith("training_metrics") for n in figures.figure_names(many, ["post"])) == 12
+    assert figures.find("training_metrics_0.5") == (figures.FIGURES["training_metrics"], "0.5")
+    for wrong in ("frontire", "training_metrics", "training_metrics_x", "frontier_0"):
+        with pytest.raises(UserError, match="there is no figure"):
+            figures.find(wrong)
+
+
+def test_errors_are_one_line(results: Path, tmp_path: Path) -> None:
+    for name, folder in (("frontire", results), ("training_metrics_9", results),
+                         ("frontier", tmp_path)):  # fmt: skip
+        done = run_program(name, folder, tmp_path / "out" / name)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_colours_are_one_a_factor() -> None:
+    for count in range(1, 9):
+        factors = [str(1000 * i) for i in range(count)]
+        whos = [reading.BASE, reading.PROMPTED, *(reading.Who("policy", f) for f in factors)]
+        assert len({style.colour(who, factors) for who in whos}) == count + 2
+
+
+def test_spread_keeps_labels_apart_and_near() -> None:
+    placed = style.spread([5.0, 5.2, 5.1, 50.0], gap=10, low=0, high=60)
+    assert placed[3] == 50.0
+    assert sorted(placed) == [placed[0], placed[2], placed[1], placed[3]]
+    gaps = [b - a for a, b in zip(sorted(placed), sorted(placed)[1:], strict=False)]
+    assert min(gaps) >= 10 - 1e-9
+    assert min(placed) >= 0
+    assert max(placed) <= 60
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1234, "0.12"), (13.4, "13"), (162.4, "162"), (1.96, "2.0"), (-0.5, "−0.50"), (0.0, "0.0")],
+)
+def test_numbers_for_sentences(value: float, text: str) -> None:
+    assert reading.number(value) == text
