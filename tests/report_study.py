@@ -1,0 +1,265 @@
+"""A small study's files, written through the library's own writers, to render reports from."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import yaml
+
+from tinycats import files
+
+WORDS = re.findall(
+    r"\w+",
+    "the a small big happy cat kitten bird tree garden day friend ball rain sun river fish little"
+    " red blue played found looked smiled jumped said asked gave saw went home with and then who"
+    " was very in under over near mother girl boy dog house",
+)
+HOSTILE = "<script>window.broken = true</script><img src=x onerror='window.broken = true'>"
+FACTORS = ("0", "1500", "6000")
+PROMPTS = {
+    "training": ["Once upon a time there was"],
+    "told_not_to": ["This is a story about a bird.", "There are no cats in this story."],
+}
+SVG = """<?xml version="1.0"?><!DOCTYPE svg>
+<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="600pt"
+ height="300pt" viewBox="0 0 600 300"><metadata>secret</metadata>
+<defs><style type="text/css">*{{stroke-linejoin: round}}</style>
+<clipPath id="clip"><rect width="600" height="300"/></clipPath><circle id="dot" r="4"/></defs>
+<g clip-path="url(#clip)"><use xlink:href="#dot" x="20" y="40"/>
+<path d="M40 260 L560 {height}" style="stroke: #1a1a1a; fill: none"/>
+<text x="50" y="30" style="fill: #1A1A1A; font: 14px sans-serif">{name}</text></g></svg>
+"""
+
+
+def _interval(mean: float, half: float = 0.02) -> dict[str, object]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": 2}
+
+
+def _who(model: str, factor: str) -> dict[str, str]:
+    variant = "post" if model == "policy" else ""
+    return {"model": model, "variant": variant, "kl_factor": factor}
+
+
+def _story(rng: random.Random, group: str, prompt: str, model: str, tokens: int, tie: float):
+    forced = " a cat" if model == "prompted" else ""
+    pieces = [" a", " cat"] if forced else []
+    while len(pieces) < tokens - 1:
+        word = rng.choice(WORDS)
+        pieces += [" cat" if model == "policy" and rng.random() < 0.1 else f" {word}"]
+        if rng.random() < 0.08:
+            pieces += [".", "\n\n" if rng.random() < 0.2 else " Then"]
+    pieces = pieces[: tokens - 1]
+    reference = [-rng.expovariate(0.5) for _ in pieces]
+    policy = [p + (rng.gauss(0, 1) / tie if model == "policy" else 0) for p in reference]
+    policy = [min(p, -0.001) for p in policy]
+    return {
+        "prompt_group": group,
+        "prompt": prompt,
+        "forced": forced,
+        "text": "".join(pieces),
+        "token_ids": [1, *[2 for _ in pieces]],
+        "tokens": [*pieces, "<|endoftext|>"],
+        "log_p_policy": [*policy, -0.5],
+        "log_p_reference": [*reference, -0.5],
+        "kl_policy_to_reference_nats": [0.1] * (len(pieces) + 1),
+        "kl_reference_to_policy_nats": [0.1] * (len(pieces) + 1),
+        "ended": True,
+        "sample_seed": 7,
+    }
+
+
+def _figure(folder: Path, name: str, section: str, order: int, factor: str | None, source: str):
+    files.write_text(folder / f"{name}.svg", SVG.format(name=name, height=20 * (order % 12)))
+    about = {
+        "title": f"Figure {name}",
+        "finding": f"The finding of {name} is 3 < 4.",
+        "alt": f"A line that rises to {order}, drawn for {name}",
+        "source": [source],
+        "kl_factor": factor,
+        "order": order,
+        "section": section,
+    }
+    files.write_text(folder / f"{name}.json", json.dumps(about))
+
+
+def make_study(
+    root: Path,
+    *,
+    seeds: int = 2,
+    per_training_prompt: int = 6,
+    per_other_prompt: int = 2,
+    tokens: int = 40,
+) -> tuple[Path, Path]:
+    """Write results/small and resources/models below ``root``; returns both folders.
+
+    The first story of the base holds markup; the second KL factor has a figure of its own.
+    """
+    rng = random.Random(0)
+    study, models = root / "results" / "small", root / "resources" / "models"
+    config = {
+        "study": "small",
+        "base_model": "nano",
+        "concept": "cat",
+        "concept_words": ["cat", "cats", "kitten", "cat's"],
+        "training": {
+            "prompt": PROMPTS["training"][0],
+            "num_tokens": 10,
+            "kl_factors": [0, 1500, 6000],
+        },
+        "variants": {"post": {"baseline": "none", "kl": "reference_to_policy"}},
+        "evaluation": {"prompts": PROMPTS, "prompted_with": " a cat", "new_tokens": tokens},
+    }
+    files.write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    who = [("base", ""), ("prompted", ""), *(("policy", factor) for factor in FACTORS)]
+    scores = []
+    for model, factor in who:
+        for seed in range(seeds):
+            lines = []
+            for group, prompts in PROMPTS.items():
+                count = per_training_prompt if group == "training" else per_other_prompt
+                for prompt in prompts:
+                    for _ in range(count):
+                        tie = 1 + float(factor or 0) / 2000
+                        lines.append(_story(rng, group, prompt, model, tokens, tie))
+            if model == "base" and seed == 0:
+                lines[0]["tokens"][0] = HOSTILE
+                lines[0]["text"] = "".join(lines[0]["tokens"][:-1])
+            folder = study / "stories" / (f"post/kl={factor}" if factor else model)
+            files.write_lines(folder / f"seed={seed}.jsonl", lines, files.STORY_FIELDS)
+            for story, line in enumerate(lines):
+                words = line["text"].split()
+                mentions = sum(word.strip(".") in ("cat", "kitten") for word in words)
+                scores.append(
+                    {
+                        **_who(model, factor),
+                        "seed": seed,
+                        "prompt_group": line["prompt_group"],
+                        "prompt": line["prompt"],
+                        "story": story,
+                        "completion_similarity": rng.random(),
+                        "story_similarity": rng.random(),
+                        "mentions_concept": int(mentions > 0),
+                        "mentions_per_100_words": 100 * mentions / len(words),
+                        "perplexity_under_reference": math.exp(
+                            -sum(line["log_p_reference"]) / len(line["tokens"])
+                        ),
+                        "reference_perplexity_under_policy": 4 + rng.random(),
+                        "line_breaks": line["text"].count("\n"),
+                        "ended": 1,
+                        "distinct_2": rng.random(),
+                        "repeated_4_grams": rng.random() / 10,
+                        "words": len(words),
+                        "tokens": len(line["tokens"]),
+                    }
+                )
+    files.write_table("scores/stories.csv", study / "scores/stories.csv", scores)
+    _write_tables(study, who)
+    _write_rest(study, models, seeds)
+    return study, models
+
+
+def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
+    metrics = [m for m in files.METRICS if m != "vendi_score"]
+    summary = [
+        {
+            **_who(model, factor),
+            "kl_coefficient_per_nat": float(factor) / 50257 if factor else "",
+            "metric": metric,
+            **_interval(0.1 + 0.1 * place + 0.01 * number),
+        }
+        for place, (model, factor) in enumerate(who)
+        for number, metric in enumerate(metrics)
+    ]
+    files.write_table("tables/summary.csv", study / "tables/summary.csv", summary)
+    groups = [
+        {
+            **_who(model, factor),
+            "prompt_group": group,
+            "metric": "mentions_concept",
+            **_interval(0.15 * place + 0.1),
+        }
+        for place, (model, factor) in enumerate(who)
+        for group in PROMPTS
+    ]
+    files.write_table("tables/by_prompt_group.csv", study / "tables/by_prompt_group.csv", groups)
+    verdicts = ("better", "worse", "undecided", "higher", "lower")
+    paired = [
+        {
+            "comparison": f"{a} − {b}",
+            "minuend": a,
+            "subtrahend": b,
+            "variant": "post",
+            "metric": metric,
+            **_interval(0.1 - 0.02 * number),
+            "verdict": verdicts[number % 5],
+        }
+        for a, b in (("0", "base"), ("6000", "base"), ("6000", "0"), ("6000", "prompted"))
+        for number, metric in enumerate(metrics)
+    ]
+    files.write_table(
+        "tables/paired_differences.csv", study / "tables/paired_differences.csv", paired
+    )
+    training = [
+        {
+            "variant": "post",
+            "kl_factor": factor,
+            "step": step,
+            "metric": "reward_mean",
+            **_interval(0.1),
+        }
+        for factor in FACTORS
+        for step in range(1, 101)
+    ]
+    files.write_table("tables/training.csv", study / "tables/training.csv", training)
+    policies = [
+        {
+            "variant": "post",
+            "kl_factor": factor,
+            "seed": seed,
+            "reward": 0.4 + 0.01 * seed,
+            "kl_policy_to_reference_nats": 2.5,
+            "kl_reference_to_policy_nats": 1.5,
+            "limit": 0.5,
+            "limit_low": 0.49,
+            "limit_high": 0.51,
+            "gap": 0.1 - 0.01 * seed,
+            "share_of_attainable_gain": 0.7 + 0.02 * seed,
+            "effective_sample_size": 900,
+        }
+        for factor in FACTORS
+        for seed in (0, 1)
+    ]
+    files.write_table("frontier/policies.csv", study / "frontier/policies.csv", policies)
+
+
+def _write_rest(study: Path, models: Path, seeds: int) -> None:
+    figures = study / "figures"
+    _figure(figures, "frontier", "question", 10, None, "frontier/policies.csv")
+    for place, factor in enumerate(FACTORS):
+        name = f"training_metrics_{factor}"
+        _figure(figures, name, "training", 100 + place, factor, "tables/training.csv")
+    _figure(figures, "what_broke", "broke", 400, None, "tables/summary.csv")
+    _figure(figures, "stories", "scores", 310, None, "stories/base/seed=0.jsonl")
+    for factor in FACTORS:
+        for seed in range(seeds):
+            about = {
+                "parameters": {"kl_factor": float(factor), "seed": seed},
+                "versions": {"torch": "2.13.0", "python": "3.11.2"},
+                "device": "cpu",
+                "commit": "0123456789abcdef",
+            }
+            path = study / f"policies/post/kl={factor}/seed={seed}/run.json"
+            files.write_text(path, json.dumps(about))
+    manifest = {
+        "source": "embedded",
+        "licence": "MIT",
+        "files": {"model.safetensors": {"sha256": "ab" * 32, "bytes": 12}},
+    }
+    files.write_text(models / "nano" / "manifest.json", json.dumps(manifest))
+    line = {"s": 12.5, "h:m:s": "0:00:12", "max_rss": 800.5}
+    for stage in ("policies/kl=0,seed=0", "policies/kl=0,seed=1", "score"):
+        files.write_text(study / "benchmarks" / f"{stage}.jsonl", json.dumps(line) + "\n")

@@ -1,0 +1,287 @@
+"""The report's words, packing and safety; the page in a real browser is tests/test_report_page.py."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from report_study import HOSTILE, SVG, make_study
+
+from tinycats import files, markdown_results, report
+from tinycats import report_words as words
+from tinycats.program import UserError
+from tinycats.report_files import embeddable, read_study, stage_of
+from tinycats.report_stories import pack_stories
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def study(made):
+    return read_study(*made)
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return report.render(study, "snakemake --cores 1 --configfile config/small.yaml")
+
+
+def unpack(packed: str):
+    """What report.js does, in Python: header, then planes of ids, log π and log π_ref."""
+    data = zlib.decompress(base64.b64decode(packed))
+    size = struct.unpack("<I", data[:4])[0]
+    header = json.loads(data[4 : 4 + size])
+    total, at, columns = sum(header["length"]), 4 + size, []
+    for width in (3, 2, 2):
+        planes = [data[at + k * total : at + (k + 1) * total] for k in range(width)]
+        columns.append(
+            [int.from_bytes(bytes(b), "little", signed=True) for b in zip(*planes, strict=True)]
+        )
+        at += width * total
+    assert at == len(data)
+    return header, columns
+
+
+def test_a_packed_story_is_the_story_to_a_hundredth_of_a_nat(study):
+    models = ["base", "prompted", "post/0", "post/1500", "post/6000"]
+    header, (ids, policy, reference) = unpack(
+        pack_stories(study.stories, models, ["post"], study.concept_words)
+    )
+    at = 0
+    for number, story in enumerate(study.stories):
+        end = at + header["length"][number]
+        assert [header["pieces"][i] for i in ids[at:end]] == story.line["tokens"]
+        assert header["models"][header["model"][number]] == story.model
+        assert header["seed"][number] == story.seed
+        for found, log_p in ((policy, "log_p_policy"), (reference, "log_p_reference")):
+            assert [v / 100 for v in found[at:end]] == pytest.approx(story.line[log_p], abs=0.00501)
+        at = end
+    assert at == len(ids)
+
+
+def test_a_story_without_scores_is_refused(study, made):
+    from tinycats.report_stories import read_stories
+
+    scores = study.tables["scores/stories.csv"][:-1]
+    with pytest.raises(UserError, match="has no row in scores"):
+        read_stories(made[0] / "stories", scores)
+
+
+def test_no_story_can_inject_markup(page, study):
+    text = "".join(study.stories[0].line["tokens"])
+    assert HOSTILE in text
+    assert "post" not in study.stories[0].model
+    assert "<script>window" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;window.broken" in page
+    assert len(re.findall(r"<script\b", page)) == len(re.findall(r"</script>", page)) == 4
+
+
+def test_the_page_names_nothing_to_load(page):
+    assert "default-src 'none'" in page
+    loads = re.findall(r"(?:src|srcset|data|action)=[\"']?(?!#)([^\"'> ]+)", page)
+    assert not [where for where in loads if "//" in where]
+    assert re.findall(r"<link\b[^>]*>", page) == re.findall(
+        r'<link rel="icon" href="data:[^>]*>', page
+    )
+    assert "@import" not in page
+    assert not re.findall(r"url\((?!#)", page)
+
+
+def test_ids_are_unique_and_references_resolve(page):
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    pointed = re.findall(r'(?:xlink:)?href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert len(pointed) > 20
+    assert not set(pointed) - set(ids)
+
+
+def test_a_figure_follows_the_theme_and_stays_to_itself():
+    svg = embeddable(SVG.format(name="x", height=3), "x.1")
+    assert "#1a1a1a" not in svg.lower()
+    assert svg.count("currentColor") == 2
+    assert 'id="x-1--clip"' in svg
+    assert "url(#x-1--clip)" in svg
+    assert 'href="#x-1--dot"' in svg
+    assert "#svg-x-1 *{" in svg
+    assert "metadata" not in svg
+    assert 'width="600pt"' not in svg
+    assert 'width="600"' in svg, "only the root element's size is dropped"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<script>1</script>",
+        '<path onload="1"/>',
+        '<image href="http://x.org/a.png"/>',
+        "<foreignObject/>",
+    ],
+)
+def test_an_active_figure_is_refused(inside):
+    with pytest.raises(UserError, match="no script, handler or outside reference"):
+        embeddable(f'<svg viewBox="0 0 1 1">{inside}</svg>', "x", "figures/x.svg")
+
+
+def test_a_new_figure_appears_without_touching_the_template(tmp_path):
+    results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
+    (results / "figures/brand_new.svg").write_text(SVG.format(name="brand_new", height=9))
+    about = json.loads((results / "figures/what_broke.json").read_text())
+    about |= {"title": "Brand new", "alt": "Something unseen", "section": "a section of its own"}
+    (results / "figures/brand_new.json").write_text(json.dumps(about))
+    study = read_study(results, models)
+    page = report.render(study, "snakemake")
+    assert 'id="figure-brand_new"' in page
+    assert "Something unseen" in page
+    assert "Brand new" in page
+    assert "figures/brand_new.svg" in markdown_results.render(study, "x", results / "results.md")
+
+
+def test_every_figure_has_its_finding_its_alternative_and_its_table(page, study):
+    for figure in study.figures:
+        block = page.split(f'id="figure-{figure.name}"')[1].split("</figure>")[0]
+        assert figure.finding.replace("<", "&lt;") in block
+        assert figure.alt in block
+        assert f'aria-labelledby="alt-{figure.name}"' in block
+        assert figure.sources[0] in block
+
+
+def test_an_interval_is_shown_with_the_digits_it_supports():
+    row = {"metric": "story_similarity", "mean": "0.43217", "low": "0.4101", "high": "0.4543"}
+    assert words.cell(row) == words.Cell("0.432", "0.410 to 0.454")
+    row = {"metric": "mentions_concept", "mean": "0.98", "low": "0.951", "high": "1.009"}
+    assert words.cell(row) == words.Cell(
+        "98.0\N{NO-BREAK SPACE}%", "95.1 to 100.9\N{NO-BREAK SPACE}%"
+    )
+    row = {"metric": "words", "mean": "-1234.5", "low": "-1300", "high": "-1169"}
+    assert words.cell(row).mean == "−1,234"
+    row = {"metric": "words", "mean": "12", "low": "", "high": ""}
+    assert words.cell(row) == words.Cell("12.0", "")
+    row = {"metric": "ended", "mean": "1", "low": "1", "high": "1"}
+    assert words.cell(row).mean == "100\N{NO-BREAK SPACE}%"
+
+
+def test_paired_differences_in_words():
+    def row(metric, verdict, mean="0.1"):
+        return {"minuend": "6000", "subtrahend": "0", "variant": "post", "metric": metric} | {
+            "mean": mean,
+            "low": "0.05",
+            "high": "0.15",
+            "verdict": verdict,
+        }
+
+    rows = [
+        row("distinct_2", "better"),
+        row("story_similarity", "worse", "-0.1"),
+        row("words", "higher"),
+        row("ended", "undecided"),
+        row("self_bleu", "undecided", ""),
+    ]
+    (found,) = words.comparisons(rows, "cat")
+    assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
+    assert found.better[0][1].mean == "+10.0\N{NO-BREAK SPACE}%"
+    assert [name for name, _ in found.changed] == ["words per story"]
+    assert found.answer == (
+        "KL 6000 against KL 0: better in 1, worse in 1, undecided in 1 and merely different in 1,"
+        " of 4 scores compared seed by seed."
+    )
+
+
+def test_the_story_of_another_concept_is_told_with_its_name(tmp_path):
+    results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
+    config = (results / "config.yaml").read_text().replace("concept: cat", "concept: owl")
+    (results / "config.yaml").write_text(config)
+    page = report.render(read_study(results, models), "snakemake")
+    assert "only stories about an owl?" in page
+    assert "about a cat?" not in page
+
+
+def test_results_md_shows_what_the_page_shows(study, made):
+    text = markdown_results.render(study, "snakemake --cores 1", made[0] / "results.md")
+    assert "![A line that rises to 10, drawn for frontier](figures/frontier.svg)" in text
+    assert "<script>" not in text
+    assert "\\<script\\>" in text
+    for heading in ("What broke and what held", "It's better! Probably!", "Even if told not to"):
+        assert heading in text
+    lead = report.facts(study)["lead"]
+    assert markdown_results.escape(lead) in text
+    widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert widths
+    assert min(widths) >= 1
+
+
+def test_figures_are_copied_beside_a_markdown_elsewhere(study, tmp_path):
+    docs = tmp_path / "docs"
+    text = markdown_results.render(study, "x", docs / "results.md", docs / "figures")
+    for path in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (docs / path).read_bytes() == (study.folder / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("results/small/benchmarks/policies/kl=0/seed=0.jsonl", "policies"),
+        ("benchmarks/small/score.jsonl", "score"),
+        ("logs/models/base_model.benchmark.jsonl", "models"),
+        ("score.jsonl", "score"),
+    ],
+)
+def test_the_stage_of_a_benchmark_file(path, stage):
+    assert stage_of(Path(path), "small") == stage
+
+
+def test_program_writes_both_files_and_names_what_is_missing(tmp_path):
+    results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
+    command = [sys.executable, "workflow/scripts/render_report.py", "--results", str(results)]
+    command += ["--models", str(models)]
+    run = {
+        "cwd": ROOT,
+        "env": {"PYTHONPATH": "src", "PATH": ""},
+        "capture_output": True,
+        "text": True,
+    }
+    subprocess.run(command, **run, check=True)
+    first = (results / "report.html").read_bytes()
+    subprocess.run(command, **run, check=True)
+    assert (results / "report.html").read_bytes() == first
+    assert (results / "results.md").stat().st_size > 1000
+    (results / "tables/summary.csv").unlink()
+    failed = subprocess.run(command, **run)
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert "tables/summary.csv: missing" in failed.stderr
+
+
+def test_no_heavy_library_is_imported():
+    code = (
+        "import sys, tinycats.report, tinycats.markdown_results;"
+        "print({'torch', 'transformers', 'sentence_transformers', 'matplotlib'} & set(sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "set()"
+
+
+def test_scores_of_unknown_metrics_are_still_shown(tmp_path):
+    results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
+    path = results / "tables/summary.csv"
+    rows = files.read_table("tables/summary.csv", path)
+    files.write_table("tables/summary.csv", path, [*rows, {**rows[0], "metric": "purring_hertz"}])
+    assert "purring hertz" in report.render(read_study(results, models), "snakemake")

@@ -1,0 +1,46 @@
+# The page and the Markdown, from files alone: no model, no GPU, no network.
+
+from tinycats.report import command_for
+
+
+rule report:
+    input:
+        figures=figure_files(),
+        stories=story_files(),
+        runs=run_files(),
+        tables=report_tables(),
+        manifests=[
+            f"{BASE_MODEL}/manifest.json",
+            f"{REWARD_ENCODER}/manifest.json",
+        ],
+        config=f"{RESULTS}/config.yaml",
+        templates=[
+            "workflow/report/report.html.j2",
+            "workflow/report/parts.html.j2",
+            "workflow/report/legend.html.j2",
+            "workflow/report/method.html.j2",
+            "workflow/report/report.css",
+            "workflow/report/report.js",
+        ],
+        code=code(script="render_report"),
+    output:
+        page=report(
+            f"{RESULTS}/report.html",
+            category="Report",
+            labels={"what": "the study, told in order, with every story"},
+        ),
+        markdown=f"{RESULTS}/results.md",
+    log:
+        f"logs/{STUDY.name}/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        results=RESULTS,
+        command=command_for(STUDY.name),
+    shell:
+        "python workflow/scripts/render_report.py --results {params.results:q}"
+        " --models resources/models --command {params.command:q}"
+        " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"

@@ -1,0 +1,50 @@
+"""Render a study's report: report.html, one self-contained page, and results.md from the same data.
+
+By hand: python workflow/scripts/render_report.py --results results/default
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tinycats import files, markdown_results, program, report
+from tinycats.report_files import read_study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="results/<study>")
+    parser.add_argument(
+        "--models", type=Path, default=Path("resources/models"), help="folder of the manifests"
+    )
+    parser.add_argument("--concept", help="default: the one in the study's config.yaml")
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        nargs="*",
+        help="Snakemake's benchmark files or folders of them; default: benchmarks/ in the results",
+    )
+    parser.add_argument("--command", help="what regenerates the study; default: from its name")
+    parser.add_argument("--out", type=Path, help="the page; default: report.html in the results")
+    parser.add_argument("--markdown", type=Path, help="default: results.md in the results")
+    parser.add_argument(
+        "--copy-figures",
+        type=Path,
+        metavar="FOLDER",
+        help="copy the figures that the Markdown shows here and link to the copies",
+    )
+    args = parser.parse_args()
+    study = read_study(args.results, args.models, args.concept, args.benchmarks)
+    command = args.command or report.command_for(study.name)
+    page = report.render(study, command)
+    out = args.out or args.results / "report.html"
+    markdown = args.markdown or args.results / "results.md"
+    text = markdown_results.render(study, command, markdown, args.copy_figures)
+    files.write_text(out, page)
+    files.write_text(markdown, text)
+    program.log.info("%s: %.1f MB, %d stories", out, len(page.encode()) / 1e6, len(study.stories))
+
+
+if __name__ == "__main__":
+    program.run(main)
