@@ -63,12 +63,13 @@ def best_of_n(
         with np.errstate(divide="ignore"):  # log(1 − 1) = −inf where nothing is below
             grown = -np.expm1(n * np.log1p(-part)) / part  # (1 − (1 − part)ⁿ) / part
         kl = float(chosen @ ((n - 1) * np.log(below) + np.log(grown)))
+        bound = float(np.log(n) - (n - 1) / n)  # a theorem, which an estimate may overstep
         rows.append(
             {
                 "n": n,
                 "reward": float(chosen @ levels),
-                "kl_policy_to_reference_nats": max(kl, 0.0),
-                "kl_bound_nats": float(np.log(n) - (n - 1) / n),
+                "kl_policy_to_reference_nats": min(max(kl, 0.0), bound),
+                "kl_bound_nats": bound,
             }
         )
     return rows

@@ -285,7 +285,7 @@ def read_drawn(path: str | Path) -> Drawn:
     columns = ("reward", "kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
     return Drawn(
         np.array([int(row["count"]) for row in rows]),
-        *(np.array([float(row[column]) for row in rows]) for column in columns),
+        *(np.array([float(row[column] or "nan") for row in rows]) for column in columns),
     )
 
 
