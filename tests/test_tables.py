@@ -611,14 +611,16 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     files.write_table("scores/stories.csv", study / "scores/stories.csv", rows)
     files.write_table("scores/sets.csv", study / "scores/sets.csv", sets)
     told = sorted(str(p) for p in study.glob("stories/**/seed=?.jsonl"))
-    training = str(write_training(study, 0, [0.1, 0.2]))
+    training = write_training(study, 0, [0.1, 0.2])
+    run_file = training.with_name("run.json")
+    files.write_text(run_file, json.dumps({"new_tokens": 2}))
 
     def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]
         command += ["--story-scores", str(study / "scores/stories.csv")]
         command += ["--set-scores", str(study / "scores/sets.csv"), "--stories", *told]
-        command += ["--training", training, "--concept-words", '["cat"]']
-        command += ["--completion-tokens", "2", "--batch-size", "10", *more]
+        command += ["--training", str(training), "--concept-words", '["cat"]']
+        command += ["--run", str(run_file), "--batch-size", "10", *more]
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
     for out in ("tables", "again"):

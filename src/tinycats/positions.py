@@ -1,7 +1,7 @@
 """How an effect carries along a story: scores by position of the token, from the stories files.
 
 Training saw a few new tokens after one prompt; the bins begin with exactly those, and each further
-bin is twice as wide as everything before it.
+bin is as wide as everything before it.
 """
 
 from __future__ import annotations

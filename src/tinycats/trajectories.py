@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,8 +17,6 @@ from tinycats.tables import about, interval, number, read
 TIMING = ("seconds", "samples_per_second")
 #: how many tokens tables/first_token.csv keeps
 FIRST_TOKENS = 12
-#: columns of the file of first-token probabilities, one row a model, seed and token
-FIRST_TOKEN_COLUMNS = ["model", "variant", "kl_factor", "seed", "token", "probability"]
 
 
 def _of_policies(paths: Iterable[str | Path]) -> list[tuple[Who, Path]]:
@@ -109,27 +106,19 @@ def first_token(path: str | Path) -> list[Row]:
     """Rows of tables/first_token.csv: the tokens that are likeliest under any model.
 
     Args:
-        path: CSV with :data:`FIRST_TOKEN_COLUMNS`. Tokens of the same text count together; a token
-            that a seed's rows leave out counts as 0 there.
+        path: completions/first_token.csv. Tokens of the same text count together; a token that a
+            seed's rows leave out counts as 0 there.
 
     Raises:
         TableError: the file is damaged, or a seed's probabilities add up to more than 1.
     """
     of_model: dict[Who, dict[str, dict[str, float]]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != FIRST_TOKEN_COLUMNS:
-            raise TableError(
-                f"{path}: has columns {reader.fieldnames}, should be {FIRST_TOKEN_COLUMNS}"
-            )
-        for line, row in enumerate(reader, start=2):
-            if None in row or None in row.values():
-                raise TableError(f"{path}: line {line} is cut short or too long")
-            if row["model"] not in MODELS:
-                raise TableError(f"{path}: line {line} is of model {row['model']!r}")
-            model = Who(row["model"], row["variant"], row["kl_factor"])
-            of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
-            of_seed[row["seed"]] += number(row, "probability", path)
+    for row in read("completions/first_token.csv", path):
+        if row["model"] not in MODELS:
+            raise TableError(f"{path}: column model holds {row['model']!r}")
+        model = Who(row["model"], row["variant"], row["kl_factor"])
+        of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
+        of_seed[row["seed"]] += number(row, "probability", path)
     mean: dict[Who, dict[str, float]] = {}
     for model, tokens in of_model.items():
         seeds = {seed for of_seed in tokens.values() for seed in of_seed}

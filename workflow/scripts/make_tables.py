@@ -7,7 +7,7 @@ By hand: python workflow/scripts/make_tables.py --story-scores results/default/s
 --training results/default/policies/post/kl=*/seed=*/training.csv
 --top-completions results/default/policies/post/kl=*/seed=*/top_completions.csv
 --first-token results/default/completions/first_token.csv
---concept-words '["cat", "cats"]' --completion-tokens 4 --batch-size 1000 --out results/default/tables
+--concept-words '["cat", "cats"]' --run results/default/policies/post/kl=0/seed=0/run.json --batch-size 1000 --out results/default/tables
 """
 
 from __future__ import annotations
@@ -42,22 +42,24 @@ def main() -> None:
         "--concept-words", type=scoring.parse_words, required=True, help="JSON list of words"
     )
     parser.add_argument(
-        "--completion-tokens", type=int, required=True, help="new tokens that the reward covers"
+        "--run",
+        type=Path,
+        required=True,
+        help="run.json of any policy: how many tokens the reward covers",
     )
     parser.add_argument("--batch-size", type=int, required=True, help="samples in a training step")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
-    for name in ("completion_tokens", "batch_size"):
-        if getattr(args, name) < 1:
-            key = "--" + name.replace("_", "-")
-            raise program.UserError(f"{key} is {getattr(args, name)}, should be at least 1")
+    completion_tokens = files.read_run(args.run)["new_tokens"]
+    if args.batch_size < 1:
+        raise program.UserError(f"--batch-size is {args.batch_size}, should be at least 1")
 
     by_group = tables.score_values(args.story_scores, args.set_scores)
     if tables.TRAINING_GROUP not in by_group:
         raise program.UserError(
             f"{args.story_scores}: no stories of the prompt group {tables.TRAINING_GROUP!r}"
         )
-    told = positions.read_positions(args.stories, args.concept_words, args.completion_tokens)
+    told = positions.read_positions(args.stories, args.concept_words, completion_tokens)
     for group, values in told.completion_kl.items():
         by_group[group] = tables.merge(by_group.get(group, {}), values)
     of_training = by_group[tables.TRAINING_GROUP]

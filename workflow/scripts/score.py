@@ -6,7 +6,7 @@ python workflow/scripts/score.py --base-stories results/default/stories/base/see
 --policy-stories results/default/stories/post/kl=*/seed=?.jsonl
 --forgetting results/default/stories/post/kl=*/seed=*.base.jsonl
 --encoder resources/models/all-MiniLM-L6-v2 --reference results/default/reference/cat.safetensors
---tokenizer resources/models/nano --concept-words '["cat", "cats"]' --completion-tokens 4
+--tokenizer resources/models/nano --concept-words '["cat", "cats"]' --run results/default/policies/post/kl=0/seed=0/run.json
 --out results/default/scores
 """
 
@@ -40,7 +40,10 @@ def main() -> None:
         help="JSON list of words that count",
     )
     parser.add_argument(
-        "--completion-tokens", type=int, required=True, help="new tokens that the reward covers"
+        "--run",
+        type=Path,
+        required=True,
+        help="run.json of any policy: how many tokens the reward covers",
     )
     parser.add_argument("--device", default="auto", help="torch device of the encoder")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all it may use")
@@ -48,10 +51,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for stories.csv and sets.csv"
     )
     args = parser.parse_args()
-    if args.completion_tokens < 1:
-        raise program.UserError(
-            f"--completion-tokens is {args.completion_tokens}, should be at least 1"
-        )
+    completion_tokens = files.read_run(args.run)["new_tokens"]
 
     from tinycats.devices import choose_device, set_threads
     from tinycats.models import load_tokenizer, verify_folder
@@ -78,7 +78,7 @@ def main() -> None:
         args.policy_stories,
         args.forgetting,
         args.concept_words,
-        args.completion_tokens,
+        completion_tokens,
         lambda texts: encoder.similarities(texts, reference),
         complete,
     )
