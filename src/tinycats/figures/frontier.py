@@ -158,7 +158,7 @@ def _draw_limit(ax: Axes, rows: list[Row]) -> None:
     )
     ax.plot(x[max(turn - 1, 0) :], y[max(turn - 1, 0) :], color=style.INK, linewidth=2.2,
             linestyle=(0, (4, 2)), zorder=3,
-            label="lower bound of it" if short else None)  # fmt: skip
+            label="its lower bound" if short else None)  # fmt: skip
 
 
 def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:

@@ -57,8 +57,12 @@ def draw(tables: Tables) -> style.Drawing:
                 f"(from {number(first['distinct_completions'], 3)})"
             )
         parts.append(text)
-    without = len(everyone) - MOST_FACTOR_FIGURES
-    left_out = f" {without} of the KL factors have no figure of their own." if without > 0 else ""
+    left_out = ""
+    if len(everyone) > MOST_FACTOR_FIGURES:
+        left_out = (
+            f" Only the {MOST_FACTOR_FIGURES} smallest of {len(everyone)} KL factors have a figure"
+            " of their own."
+        )
     return style.Drawing(
         figure,
         "All KL factors in training",

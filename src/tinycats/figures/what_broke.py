@@ -15,7 +15,6 @@ SHOWN = (
     "distinct_2",
     "line_breaks",
     "ended",
-    "words",
     "distinct_completions",
     "self_bleu",
     "vendi_score",
