@@ -65,6 +65,14 @@ def data_sha256(train: Sequence[np.ndarray], validation: Sequence[np.ndarray]) -
     return digest.hexdigest()
 
 
+def code_sha256() -> str:
+    """Checksum of the modules that decide the result."""
+    digest = hashlib.sha256()
+    for name in ("recipe", "corpus", "story_model", "pretraining"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
 def load_state(
     file: Path, fixed: dict[str, Any], data: str, decay_start: int, epochs: float
 ) -> dict[str, Any] | None:
@@ -79,10 +87,13 @@ def load_state(
         reason = "it is of another recipe" if state["recipe"] != fixed else ""
         if not reason and state["data_sha256"] != data:
             reason = "it was trained on other text"
+        if not reason and state["code_sha256"] != code_sha256():
+            reason = "the code of the training has changed since"
         decay_began = state["step"] > min(state["decay_start"], decay_start)
         if not reason and state["epochs"] != epochs and decay_began:
             reason = f"its decay towards {state['epochs']:g} epochs had begun"
-        if not reason and not (file.parent / "model" / "model.safetensors").exists():
+        best_model = file.parent / "model" / "model.safetensors"
+        if not reason and state["best"] < math.inf and not best_model.exists():
             reason = "the best model so far, which belongs to it, is gone"
         if not reason:
             return dict(state)
@@ -150,6 +161,7 @@ def pretrain(
             {
                 "recipe": fixed,
                 "data_sha256": data,
+                "code_sha256": code_sha256(),
                 "epochs": recipe.epochs,
                 "decay_start": decay_start,
                 "model": model.state_dict(),

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from tinycats import program
 
 
 def main() -> None:
-    import torch
-
-    from tinycats import corpus, files, model_card
+    from tinycats import corpus, devices, files, model_card
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder; gets README.md")
@@ -32,10 +29,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or a torch device such as cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all it may use)")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    devices.set_threads(args.threads)
+    device = devices.choose_device(args.device)
     notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
     run = json.loads(args.run.read_text(encoding="utf-8"))
     numbers = model_card.measure(

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 from tinycats import program
 
 
 def main() -> None:
-    import torch
-
-    from tinycats import corpus, files, pretraining
+    from tinycats import corpus, devices, files, pretraining
     from tinycats.recipe import Recipe
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -41,11 +38,8 @@ def main() -> None:
     args = parser.parse_args()
     names = [field.name for field in dataclasses.fields(Recipe)]
     recipe = Recipe(**{name: getattr(args, name) for name in names})
-    # Snakemake exports OMP_NUM_THREADS for its own bookkeeping
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    devices.set_threads(args.threads)
+    device = devices.choose_device(args.device)
 
     texts = {"train": args.train, "validation": args.validation}
     train, validation = (corpus.read_stories(path) for path in texts.values())

@@ -17,10 +17,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="Hub id of the data set")
-    parser.add_argument("--revision", default=None, help="commit (default: the newest)")
+    parser.add_argument("--revision", default="", help="commit (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="folder for train.txt, …")
     args = parser.parse_args()
-    corpus.fetch(args.dataset, args.revision, args.out)
+    corpus.fetch(args.dataset, args.revision or None, args.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+# How the story model that ships with the workflow was made; outside the default targets.
+#   snakemake pretrain --cores 2 --configfile config/pretrain.yaml
+# The training state lies undeclared in results/pretrain/<name>/checkpoint, where a failure or a
+# rerun does not delete it: a killed run goes on with the same command.
+
+import yaml
+
+from tinycats.recipe import Pretraining
+
+if "pretrain" not in config:
+    with open(f"{workflow.basedir}/config/pretrain.yaml", encoding="utf-8") as file:
+        config["pretrain"] = yaml.safe_load(file)["pretrain"]
+
+PRETRAINING = Pretraining.from_config(config["pretrain"])
+PRETRAINED = f"results/pretrain/{PRETRAINING.name}"
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+rule pretrain:
+    input:
+        f"{PRETRAINED}/model/README.md",
+        multiext(f"{PRETRAINED}/model/learning_curve", ".svg", ".png"),
+
+
+rule pretrain_corpus:
+    output:
+        multiext(
+            "resources/corpora/{dataset}/",
+            "train.txt",
+            "validation.txt",
+            "source.json",
+        ),
+    log:
+        "logs/pretrain/corpus/{dataset}.log",
+    retries: 2
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        dataset=lambda wildcards: wildcards.dataset.replace("--", "/"),
+        revision=PRETRAINING.corpus_revision or "",
+    shell:
+        "python workflow/scripts/pretrain_corpus.py --dataset {params.dataset:q}"
+        " --revision={params.revision:q} --out resources/corpora/{wildcards.dataset:q} 2> {log}"
+
+
+rule pretrain_model:
+    input:
+        train=lambda _: PRETRAINING.text("train"),
+        validation=lambda _: PRETRAINING.text("validation"),
+        code=code("pretraining", "story_model", "corpus", "recipe", script="pretrain"),
+    output:
+        model=expand(f"{PRETRAINED}/model/{{file}}", file=MODEL_FILES),
+        curve=f"{PRETRAINED}/curve.csv",
+        run=f"{PRETRAINED}/run.json",
+    log:
+        f"logs/pretrain/{PRETRAINING.name}.log",
+    benchmark:
+        f"logs/pretrain/{PRETRAINING.name}.benchmark.jsonl"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    params:
+        folder=PRETRAINED,
+        recipe=PRETRAINING.arguments(),
+    shell:
+        "python workflow/scripts/pretrain.py --train {input.train:q} --validation {input.validation:q}"
+        " --out {params.folder} {params.recipe:q} 2> {log}"
+
+
+rule pretrain_figure:
+    input:
+        curve=f"{PRETRAINED}/curve.csv",
+        code=code("learning_curve", script="pretrain_figure"),
+    output:
+        multiext(f"{PRETRAINED}/model/learning_curve", ".svg", ".png"),
+    log:
+        f"logs/pretrain/{PRETRAINING.name}.figure.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    shell:
+        "python workflow/scripts/pretrain_figure.py --curve {input.curve} --out {output} 2> {log}"
+
+
+rule pretrain_card:
+    input:
+        model=rules.pretrain_model.output.model,
+        curve=rules.pretrain_model.output.curve,
+        run=rules.pretrain_model.output.run,
+        train=lambda _: PRETRAINING.text("train"),
+        validation=lambda _: PRETRAINING.text("validation"),
+        encoder=rules.reward_encoder.output,
+        notes=PRETRAINING.notes or [],
+        code=code(
+            "model_card",
+            "learning_curve",
+            "corpus",
+            "metrics",
+            "reward",
+            script="model_card",
+        ),
+    output:
+        card=f"{PRETRAINED}/model/README.md",
+        numbers=f"{PRETRAINED}/card.json",
+    log:
+        f"logs/pretrain/{PRETRAINING.name}.card.log",
+    benchmark:
+        f"logs/pretrain/{PRETRAINING.name}.card.benchmark.jsonl"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+    params:
+        model=f"{PRETRAINED}/model",
+        encoder=REWARD_ENCODER,
+        notes=["--notes", PRETRAINING.notes] if PRETRAINING.notes else [],
+        machine=["--device", PRETRAINING.device, "--threads", PRETRAINING.threads],
+    shell:
+        "python workflow/scripts/model_card.py --model {params.model} --run {input.run}"
+        " --curve {input.curve} --train {input.train:q} --validation {input.validation:q}"
+        " --encoder {params.encoder} --numbers {output.numbers} {params.machine}"
+        " {params.notes:q} 2> {log}"
