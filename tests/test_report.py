@@ -191,11 +191,23 @@ def test_paired_differences_in_words():
     ]
     (found,) = words.comparisons(rows, "cat")
     assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
-    assert found.better[0][1].mean == "+10.0\N{NO-BREAK SPACE}%"
+    assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
     assert found.answer == (
         "KL 6000 against KL 0: better in 1, worse in 1, undecided in 1 and merely different in 1,"
         " of 4 scores compared seed by seed."
+    )
+
+
+def test_a_limit_that_too_few_samples_support_is_a_bound(study):
+    rows = [dict(row) for row in study.tables["frontier/policies.csv"]]
+    assert not any(line["at_most"] for line in words.share_table(rows, ["post"]))
+    rows[-1]["effective_sample_size"] = "150"
+    lines = words.share_table(rows, ["post"])
+    assert [line["at_most"] for line in lines] == [False, False, True]
+    summary = study.tables["tables/summary.csv"]
+    assert "won at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
+        summary, lines, "cat", "post/6000"
     )
 
 

@@ -155,8 +155,10 @@ def _share_table(shares: list[dict[str, Any]]) -> str:
                 escape(line["name"]),
                 human(line["reward"], digits=3),
                 human(line["kl_policy_to_reference_nats"], digits=2),
-                human(line["limit"], digits=3),
-                "–" if share is None else f"{human(100 * share, digits=0)} %",
+                ("≥ " if line["at_most"] else "") + human(line["limit"], digits=3),
+                "–"
+                if share is None
+                else f"{'≤ ' if line['at_most'] else ''}{human(100 * share, digits=0)} %",
             ]
         )
     head = ["policy", "reward", "KL(policy‖base), nats", "limit there", "share of the gain"]

@@ -16,6 +16,9 @@ from tinycats.study import canonical
 
 Row = Mapping[str, str]
 MINUS = "\N{MINUS SIGN}"
+PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
+#: below this effective sample size the limit is only a lower bound (docs/methods.md)
+TRUSTED = 200
 
 #: heading → metrics, in the order of the table "what broke and what held"
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -61,16 +64,15 @@ def article(concept: str) -> str:
 
 
 def _digits(value: float, half_width: float | None) -> int:
-    """Decimals that show two digits of the uncertainty, or three digits of the value."""
+    """Decimals that show one digit of the uncertainty (two where it begins with 1, 2 or 3), or
+    three digits of the value."""
     scale = half_width if half_width else abs(value)
     if scale == 0:
         return 0 if value == 0 else 2
-    wanted = 2 if half_width else 3
-    digits = min(max(wanted - 1 - math.floor(math.log10(scale)), 0), 4)
-    # An interval of almost no width must not drag twenty digits along.
-    if half_width and abs(value) >= 1:
-        digits = min(digits, max(3 - math.floor(math.log10(abs(value))), 0))
-    return digits
+    exponent = math.floor(math.log10(scale))
+    wanted = 3 if not half_width else 2 if scale / 10**exponent < 3.5 else 1
+    # An interval of almost no width must not drag a tail of digits along.
+    return min(max(wanted - 1 - exponent, 0), 4 if abs(value) < 1 else 2)
 
 
 def human(
@@ -81,7 +83,8 @@ def human(
         return "–"
     unit = ""
     if is_share(metric):
-        value, unit = 100 * value, "\N{NO-BREAK SPACE}%"
+        # a difference of two percentages is in points, not in per cent
+        value, unit = 100 * value, POINTS if sign else PERCENT
         digits = None if digits is None else max(digits - 2, 0)
     if digits is None:
         digits = _digits(value, None)
@@ -113,8 +116,7 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     low_text, high_text, mean_text = (
         human(value, metric, digits, sign) for value in (low, high, mean)
     )
-    unit = "\N{NO-BREAK SPACE}%"
-    if low_text.endswith(unit):
+    for unit in (PERCENT, POINTS):
         low_text = low_text.removesuffix(unit)
     return Cell(mean_text, f"{low_text} to {high_text}", verdict)
 
@@ -224,6 +226,7 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
     """Rows of frontier/policies.csv, averaged over seeds: how much of the possible gain was won.
 
     The range over seeds is given, not an interval: the limit's own uncertainty is shared by them.
+    Where the limit is only a lower bound, the share is at most what the line says.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -233,6 +236,8 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
     for key in keys:
         line: dict[str, Any] = {"key": key, "name": model_name(key, variants)}
         line["seeds"] = len(groups[key])
+        sizes = [number(row["effective_sample_size"]) or 0 for row in groups[key]]
+        line["at_most"] = min(sizes) < TRUSTED
         for column in (
             "reward",
             "kl_policy_to_reference_nats",
@@ -271,7 +276,8 @@ def lead_sentence(
     share = next((line for line in shares if line["key"] == key), None)
     if share and share["share_of_attainable_gain"] is not None:
         parts.append(
-            f"the policy won {human(100 * share['share_of_attainable_gain'], digits=0)}"
+            f"the policy won {'at most ' if share['at_most'] else ''}"
+            f"{human(100 * share['share_of_attainable_gain'], digits=0)}"
             "\N{NO-BREAK SPACE}% of the reward there was to gain"
             f" {human(share['kl_policy_to_reference_nats'], digits=2)} nats from the base"
         )
