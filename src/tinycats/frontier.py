@@ -270,6 +270,7 @@ class Drawn:
 
     counts: npt.NDArray[np.int64]
     reward: Array
+    log_density: Array  # under the model that drew them, nats
     kl_policy_to_reference: Array
     kl_reference_to_policy: Array
 
@@ -278,15 +279,38 @@ class Drawn:
 
 
 def read_drawn(path: str | Path) -> Drawn:
-    """Read counts, rewards and exact KLs of a completions table."""
+    """Read counts, rewards, log densities and exact KLs of a completions table."""
     rows = files.read_table("completions.csv", path)
     if not rows:
         raise UserError(f"{path}: holds no completions")
-    columns = ("reward", "kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+    kls = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
     return Drawn(
         np.array([int(row["count"]) for row in rows]),
-        *(np.array([float(row[column] or "nan") for row in rows]) for column in columns),
+        # KL(reference‖prompted base) is infinite and left empty
+        *(
+            np.array([float(row[column] or "nan") for row in rows])
+            for column in ("reward", "log_density_policy", *kls)
+        ),
     )
+
+
+def check_drawn(samples: Samples, model: int, own: Drawn, path: str | Path) -> None:
+    """Refuse a completions table that is not what ``samples`` has of that model.
+
+    Raises:
+        UserError: number, mean reward or mean log density of the completions differ.
+    """
+    drawn = samples.counts[model] > 0
+    counts = samples.counts[model][drawn]
+    same = int(own.counts.sum()) == int(counts.sum())
+    for ours, theirs in (
+        (own.reward, samples.reward[drawn]),
+        (own.log_density, samples.log_density[model][drawn]),
+    ):
+        mean = float(counts @ theirs / counts.sum())
+        same = same and abs(own.mean(ours) - mean) <= 1e-3 * (1 + abs(mean))
+    if not same:
+        raise UserError(f"{path}: not the completions that the densities file describes")
 
 
 def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) -> list[Row]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from tinycats import best_of_n, files, frontier, program
 
 
@@ -41,12 +39,8 @@ def main() -> None:
         name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
         tables.append(args.base.parent / model["variant"] / name)
     drawn = [frontier.read_drawn(path) for path in tables]
-    for path, own, counts in zip(tables, drawn, samples.counts, strict=True):
-        mean = counts @ samples.reward / counts.sum()
-        if own.counts.sum() != counts.sum() or not np.isclose(
-            own.mean(own.reward), mean, atol=1e-4
-        ):
-            raise program.UserError(f"{path}: not the completions that {args.densities} describes")
+    for model, (own, path) in enumerate(zip(drawn, tables, strict=True)):
+        frontier.check_drawn(samples, model, own, path)
     prompted = frontier.read_drawn(args.prompted)
     prompted_kl = prompted.mean(prompted.kl_policy_to_reference)
 
@@ -57,7 +51,6 @@ def main() -> None:
         "best_of_n": best_of_n.best_of_n(
             samples.reward,
             samples.counts[0],
-            samples.log_density[0],
             best_of_n.powers_of_two(int(samples.counts[0].sum())),
         ),
         "policies": frontier.policy_rows(samples, bootstrap, drawn[1:]),
