@@ -1,0 +1,236 @@
+"""Measure one contestant in a process of its own; ``run.py`` calls this, one JSON line comes back.
+
+python benchmarks/measure.py --contestant tinycats --model FOLDER --encoder FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PROMPT, CONCEPT, KL_FACTOR = "Once upon a time there was", "cat", 6000.0
+
+
+class Stopwatch:
+    """Seconds of each stage of the present step; ``wrap`` times calls of a function."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.on = True
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self.on:
+                return function(*args, **kwargs)
+            began = self.now()
+            result = function(*args, **kwargs)
+            self.seconds[stage] += self.now() - began
+            return result
+
+        return timed
+
+    def now(self) -> float:
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory this process has held: on the GPU, or resident on the CPU."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) * 1024
+
+
+def finish(result: dict[str, Any], device: str) -> None:
+    """Print the one line that ``run.py`` reads."""
+    print("RESULT " + json.dumps({**result, "peak_bytes": peak_bytes(device)}), flush=True)
+
+
+def reward_model(encoder: Path, device: str) -> Any:
+    """The library's reward, its memo empty: tinycats' and TRL's alike."""
+    from tinycats.reward import RewardEncoder, RewardModel
+
+    network = RewardEncoder(encoder, device)
+    return RewardModel(network, network.embed([CONCEPT])[0])
+
+
+def ladder_step(number: int) -> Any:
+    (path,) = (HERE.parent / "ladder").glob(f"{number}_*.py")
+    spec = importlib.util.spec_from_file_location(f"ladder_{number}", path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
+    """The loop of a ladder file's ``main``, stage by stage."""
+    import torch
+    from sentence_transformers import SentenceTransformer, util
+
+    from tinycats.models import load_causal_lm
+
+    module = ladder_step(number)
+    torch.manual_seed(0)
+    model, tokenizer = load_causal_lm(args.model, args.device)
+    reference, _ = load_causal_lm(args.model, args.device)
+    encoder = SentenceTransformer(str(args.encoder), device=args.device)
+    concept = encoder.encode(CONCEPT, convert_to_tensor=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
+    prompt_ids, end_id = tokenizer.encode(PROMPT, add_special_tokens=False), tokenizer.eos_token_id
+    num_tokens = len(prompt_ids) + args.new_tokens
+
+    def score(output_ids: Any) -> Any:
+        texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
+        embeddings = encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        return util.cos_sim(concept, embeddings)[0]
+
+    if number == 5:
+        nets = (module.Network(model), module.Network(reference))
+        tree = module.Sampler(*nets, prompt_ids, args.new_tokens, end_id)
+        sample, gradient = (
+            watch.wrap("sample", tree.sample),
+            watch.wrap("gradient", module.objective),
+        )
+        generator = torch.Generator().manual_seed(0)
+    rewards = watch.wrap("reward", score)
+    update = watch.wrap("optimiser", optimizer.step)
+
+    def step_of_the_tree() -> dict[str, int]:
+        optimizer.zero_grad()
+        drawn = sample(args.batch, generator, keep_graph=True)
+        values = rewards([prompt_ids + list(ids) for ids in drawn.token_ids]).cpu()[drawn.index]
+        gradient(tree, drawn, values, num_tokens, KL_FACTOR)
+        update()
+        return {"distinct": len(drawn.token_ids)}
+
+    if number == 5:
+        return step_of_the_tree
+    rollout = watch.wrap("sample", module.rollout)
+    backward = watch.wrap("gradient", lambda value: value.backward())
+
+    def step() -> dict[str, int]:
+        output_ids, log_probs, kls = rollout(
+            model, reference, prompt_ids, num_tokens, args.batch, end_id
+        )
+        value = module.objective(log_probs, kls, rewards(output_ids), num_tokens, KL_FACTOR)
+        optimizer.zero_grad()
+        backward(value)
+        update()
+        kls.sum(1).mean().item()
+        return {"distinct": len(torch.unique(output_ids, dim=0))}
+
+    return step
+
+
+def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
+    """The library's trainer as a study runs it, everything that it records included."""
+    from tinycats.models import load_causal_lm
+    from tinycats.training import Trainer, TrainingSettings
+
+    policy, tokenizer = load_causal_lm(args.model, args.device)
+    reference, _ = load_causal_lm(args.model, args.device)
+    prompt_tokens = len(tokenizer(PROMPT, add_special_tokens=False).input_ids)
+    settings = TrainingSettings(
+        prompt=PROMPT,
+        kl_factor=KL_FACTOR,
+        seed=0,
+        steps=args.steps,
+        batch_size=args.batch,
+        num_tokens=prompt_tokens + args.new_tokens,
+        learning_rate=0.0,
+        weight_decay=0.01,
+        baseline="leave_one_out",
+        kl="policy_to_reference",
+        precision=args.precision,
+    )
+    reward = watch.wrap("reward", reward_model(args.encoder, args.device))
+    trainer = Trainer(policy, reference, tokenizer, reward, settings, "benchmark", Path("unused"))
+    trainer.sampler.sample = watch.wrap("sample", trainer.sampler.sample)  # type: ignore[method-assign]
+    trainer.sampler.backward = watch.wrap("gradient", trainer.sampler.backward)  # type: ignore[method-assign]
+    trainer.optimizer.step = watch.wrap("optimiser", trainer.optimizer.step)  # type: ignore[method-assign]
+
+    def step() -> dict[str, int]:
+        trainer.take_step()
+        return {"distinct": trainer.rows[-1]["distinct_completions"]}
+
+    return step
+
+
+def measure(step: Callable[[], dict[str, int]], args: argparse.Namespace, watch: Stopwatch) -> None:
+    """Time steps until there are ``--steps`` of them or ``--seconds`` are over, but at least one."""
+    # on a GPU, timing a stage means waiting for it: whole steps first, stages after
+    watch.on = args.device == "cpu"
+    result: dict[str, Any] = {"seconds": [], "stages": [], "distinct": []}
+    began = time.perf_counter()
+    while len(result["seconds"]) < args.steps:
+        watch.seconds.clear()
+        before = watch.now()
+        facts = step()
+        result["seconds"].append(watch.now() - before)
+        result["distinct"].append(facts["distinct"])
+        if watch.on:
+            result["stages"].append(dict(watch.seconds))
+        if time.perf_counter() - began > args.seconds:
+            break
+    result["total_seconds"] = time.perf_counter() - began
+    if not watch.on:
+        watch.on = True
+        for _ in range(3):
+            watch.seconds.clear()
+            before = watch.now()
+            step()
+            stages = dict(watch.seconds)
+            result["stages"].append({**stages, "whole_step": watch.now() - before})
+    finish(result, args.device)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--contestant", required=True, help="ladder-1 … ladder-5, tinycats, or trl")
+    add("--model", type=Path, required=True)
+    add("--encoder", type=Path, required=True)
+    add("--batch", type=int, default=1000)
+    add("--new-tokens", type=int, default=4)
+    add("--precision", default="fp32", choices=["fp32", "bf16"])
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--threads", type=int, default=0)
+    add("--steps", type=int, default=5)
+    add("--seconds", type=float, default=60, help="no new step after so long")
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
+    from tinycats.devices import set_threads
+
+    set_threads(args.threads)
+    watch = Stopwatch(args.device)
+    if args.contestant == "trl":
+        sys.path.insert(0, str(HERE))
+        from with_trl import run
+
+        run(args, watch)
+    elif args.contestant == "tinycats":
+        measure(tinycats(args, watch), args, watch)
+    else:
+        measure(ladder(int(args.contestant.removeprefix("ladder-")), args, watch), args, watch)
+
+
+if __name__ == "__main__":
+    main()

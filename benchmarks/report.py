@@ -1,0 +1,186 @@
+"""Turn benchmarks/results/*.json into docs/benchmarks.md and docs/benchmarks.svg and .png.
+
+PYTHONPATH=src python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tinycats.files import write_text
+
+HERE = Path(__file__).parent
+NAMES = {
+    "ladder-1": "the post's loop",
+    "ladder-4": "one pass and a cache",
+    "trl": "TRL RLOOTrainer",
+    "tinycats": "tinycats",
+}
+SIZES = {"nano": "nano", "tinystories-33m": "TinyStories-33M's shape"}
+ORDER = [
+    ("ladder-1", "fp32"),
+    ("ladder-4", "fp32"),
+    ("trl", "fp32"),
+    ("trl", "bf16"),
+    ("tinycats", "fp32"),
+    ("tinycats", "bf16"),
+]
+STAGES = ("sample", "reward", "gradient", "optimiser")
+
+
+class Cell:
+    """All measurements of one contestant at one point, pooled over rounds."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        results = [r["result"] for r in records]
+        self.batch = records[0]["batch"]
+        self.whole = self.batch == records[0]["wanted_batch"]
+        self.seconds = median(x for r in results for x in r["seconds"])
+        self.steps = sum(len(r["seconds"]) for r in results)
+        self.rounds = len(results)
+        self.per_sample = self.seconds / self.batch
+        self.peak = max(r["peak_bytes"] for r in results)
+        self.distinct = round(median(x for r in results for x in r["distinct"]))
+        self.total = [(len(r["seconds"]), r["total_seconds"]) for r in results]
+        stages = [s for r in results for s in r["stages"]]
+        self.stages = {n: median(s.get(n, 0.0) for s in stages) for n in STAGES}
+        spent = median(s.get("whole_step", 0.0) for s in stages) or self.seconds
+        self.rest = max(0.0, spent - sum(self.stages.values()))
+        self.without_reward = (self.seconds - self.stages["reward"]) / self.batch
+
+
+def cells(records: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], Cell]:
+    """Records that have a result, pooled by contestant, precision and ``keys``."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        if record["result"]:
+            names = ("contestant", "precision", *keys)
+            groups[tuple(record[name] for name in names)].append(record)
+    return {key: Cell(members) for key, members in groups.items()}
+
+
+def ratio(of: Cell | None, to: Cell, attribute: str = "per_sample") -> str:
+    return "" if of is None else f"{getattr(of, attribute) / getattr(to, attribute):.1f} ×"
+
+
+def table(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
+    """Rows of one size: seconds, ratios, stages, memory."""
+    lines = [
+        "| | batch | seconds per 1000 completions | the post's loop takes | TRL, same precision, takes"
+        " | … rewards aside | peak memory, GB | distinct |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    post = found.get(("ladder-1", "fp32", size))
+    for contestant, precision in ORDER:
+        cell = found.get((contestant, precision, size))
+        if cell is None:
+            continue
+        trl = found.get(("trl", precision, size))
+        is_ours = contestant == "tinycats"
+        lines.append(
+            f"| {NAMES[contestant]}, {precision} | {cell.batch} | {1000 * cell.per_sample:.2f}"
+            f" | {ratio(post, cell)} | {ratio(trl, cell) if is_ours else ''}"
+            f" | {ratio(trl, cell, 'without_reward') if is_ours else ''}"
+            f" | {cell.peak / 1e9:.1f} | {cell.distinct} |"
+        )
+    lines += [
+        "",
+        "Seconds per 100 steps of 1000 completions, by stage (medians; TRL's rest is its"
+        " log-probabilities, loss, gradient and update):",
+        "",
+        "| | sample | reward | gradient | optimiser | rest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for contestant, precision in ORDER:
+        cell = found.get((contestant, precision, size))
+        if cell is None:
+            continue
+        scale = 100 * 1000 / cell.batch
+        parts = [scale * cell.stages[n] for n in STAGES] + [scale * cell.rest]
+        shown = " | ".join(f"{p:.1f}" if p else "" for p in parts)
+        lines.append(f"| {NAMES[contestant]}, {precision} | {shown} |")
+    return lines
+
+
+def section(device: str, about: dict[str, Any]) -> list[str]:
+    """The text of one device."""
+    found = cells(about["records"], "size")
+    m = about["machine"]
+    on = m.get("gpu") or f"{m['cpu']}, {m['threads']} threads"
+    lines = [f"## {'GPU' if device == 'cuda' else 'CPU'}: {on}", ""]
+    lines += [
+        f"{m['memory_gb']} GB of memory; torch {m['torch']}, transformers {m['transformers']},"
+        f" TRL {m['trl']}; commit {m['commit']}.",
+        "",
+    ]
+    for size, title in SIZES.items():
+        if any(key[2] == size for key in found):
+            lines += [f"### {title}", "", *table(found, size), ""]
+            for precision in ("fp32", "bf16"):
+                ours = found.get(("tinycats", precision, size))
+                whole = [t for n, t in ours.total if n == 100] if ours else []
+                if whole:
+                    lines += [
+                        f"100 steps of 1000 completions in {precision}, rewards included and the"
+                        f" memo empty at the start: {median(whole):.1f} s.",
+                        "",
+                    ]
+    return lines
+
+
+INTRODUCTION = """# How fast
+
+One step draws 1000 completions of 4 tokens of "Once upon a time there was", rewards them (all-MiniLM-L6-v2), and takes one AdamW step on the loss with a KL term. Contestants, each in a process of its own and in turn, learning rate 0 so that the work stays the same:
+
+- **the post's loop**: `ladder/1_post.py`, at the largest batch that fits, compared per completion; it encodes every text, as the post does.
+- **one pass and a cache**: `ladder/4_one_pass_and_a_cache.py`, likewise: what a careful rewrite gives without a prefix tree.
+- **TRL RLOOTrainer**: no gradient checkpointing, logging or saving; it is given tinycats' own reward function, memo included.
+- **tinycats**: the trainer of this repository as a study runs it, everything that it records included; the memo of rewards is empty at the start.
+
+The reward memo makes later steps cheaper than early ones; the seconds are medians over early steps. TinyStories-33M's shape has random weights whose final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
+
+    python -m venv TRL_VENV && TRL_VENV/bin/pip install -e . -r benchmarks/requirements-trl.txt
+    PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
+
+This page and its figure are written by that command from `benchmarks/results/`.
+"""
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write docs/benchmarks.md and the figure from what is in ``results``."""
+    lines = [INTRODUCTION]
+    figure_of = None
+    for device in ("cuda", "cpu"):
+        path = results / f"{device}-main.json"
+        if path.exists():
+            lines += section(device, json.loads(path.read_text()))
+    for device in ("cpu", "cuda"):
+        path = results / f"{device}-scaling.json"
+        if path.exists():
+            figure_of = json.loads(path.read_text())
+            break
+    if figure_of is not None:
+        import scaling_figure
+
+        scaling_figure.draw(figure_of, docs)
+        m = figure_of["machine"]
+        lines += [
+            "## How the cost grows",
+            "",
+            f"On {m.get('gpu') or m['cpu']}, nano's body; vocabularies of random weights.",
+            "",
+            "![Seconds per completion against batch size, completion length and vocabulary:"
+            f" {scaling_figure.finding(figure_of)}](benchmarks.svg)",
+            "",
+            scaling_figure.finding(figure_of),
+            "",
+        ]
+    write_text(docs / "benchmarks.md", "\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    write(HERE / "results", HERE.parent / "docs")

