@@ -73,6 +73,8 @@ def sample(
     torch.manual_seed(seed)
     prompt = tokenizer(PROMPT, return_tensors="pt").input_ids.to(model.device)
     end = tokenizer.eos_token_id
+    context = getattr(model.config, "max_position_embeddings", None) or 2048
+    new_tokens = min(new_tokens, context - prompt.shape[1])
     found: list[tuple[str, bool]] = []
     batch = 100
     batches = range(0, count, batch)
@@ -157,14 +159,24 @@ def measure(
     validation: Sequence[str],
     encoder_folder: Path,
     device: str = "cpu",
+    stories: int = STORIES,
+    completions: int = COMPLETIONS,
 ) -> dict[str, Any]:
-    """Every measured number of the card, and the samples it shows."""
+    """Every measured number of the card, and the samples it shows.
+
+    Args:
+        folder: the model folder.
+        train, validation: the stories that it was trained and measured on.
+        encoder_folder: the reward encoder.
+        device: torch device.
+        stories, completions: how many of each are sampled.
+    """
     model, tokenizer = load_causal_lm(folder, device)
-    told = sample(model, tokenizer, STORIES, STORY_TOKENS, SEED)
+    told = sample(model, tokenizer, stories, STORY_TOKENS, SEED)
     texts = [PROMPT + text for text, _ in told]
-    completions = [
+    beginnings = [
         PROMPT + text
-        for text, _ in sample(model, tokenizer, COMPLETIONS, COMPLETION_TOKENS, SEED + 1)
+        for text, _ in sample(model, tokenizer, completions, COMPLETION_TOKENS, SEED + 1)
     ]
     encoder = RewardEncoder(encoder_folder, device)
     concept = encoder.embed([CONCEPT])[0]
@@ -195,13 +207,15 @@ def measure(
         "train_stories": len(train),
         "train_tokens": int(sum(len(row) + 1 for row in known)),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "ended": share([str(int(ended)) for _, ended in told], lambda flag: flag == "1"),
+        "stories": stories,
+        "completions": completions,
+        "ended": sum(ended for _, ended in told) / stories,
         "line_breaks": breaks(texts),
         "line_breaks_train": breaks(train),
         "mentions": share(texts, lambda text: bool(mentions.positions(text))),
         "mentions_train": share(train, lambda text: bool(mentions.positions(text))),
-        "completion_similarity": float(encoder.similarities(completions, concept).mean()),
-        "distinct_completions": len(set(completions)),
+        "completion_similarity": float(encoder.similarities(beginnings, concept).mean()),
+        "distinct_completions": len(set(beginnings)),
         "shared_runs": runs(texts, known),
         "shared_runs_held_out": runs(validation, known),
         "samples": texts[:SHOWN],
@@ -229,8 +243,8 @@ def card(
     shown = sorted({round(i * (len(rows) - 1) / 11) for i in range(12)} | {best})
     table = [
         f"| {rows[i]['step']:.0f} | {rows[i]['tokens'] / 1e6:.1f} M | "
-        f"{rows[i]['train_nats_per_token']:.3f} | {rows[i]['validation_bits_per_byte']:.4f} |"
-        + (" ← kept" if i == best else "")
+        f"{rows[i]['train_nats_per_token']:.3f} | {rows[i]['validation_bits_per_byte']:.4f}"
+        + (" (kept) |" if i == best else " |")
         for i in shown
     ]
     checksums = [
@@ -244,7 +258,8 @@ def card(
     settings = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     samples = "\n\n".join(
-        f"**{number}.**\n\n" + "\n".join(f"> {line}" for line in text.strip().split("\n"))
+        f"**{number}.**\n\n"
+        + "\n>\n".join(f"> {line}" for line in text.splitlines() if line.strip())
         for number, text in enumerate(numbers["samples"], start=1)
     )
     own, others = numbers["shared_runs"], numbers["shared_runs_held_out"]
@@ -304,8 +319,8 @@ threads rounds differently, so its file has other bytes and, closely, the same q
 
 ## How it tells stories
 
-From "{PROMPT}", temperature 1, full softmax: {STORIES} stories of at most {STORY_TOKENS} new tokens
-(seed {SEED}) and {COMPLETIONS} completions of {COMPLETION_TOKENS} tokens (seed {SEED + 1}).
+From "{PROMPT}", temperature 1, full softmax: {numbers["stories"]} stories of at most {STORY_TOKENS} new tokens
+(seed {SEED}) and {numbers["completions"]} completions of {COMPLETION_TOKENS} tokens (seed {SEED + 1}).
 
 | | model | training text |
 |---|---|---|
@@ -313,7 +328,7 @@ From "{PROMPT}", temperature 1, full softmax: {STORIES} stories of at most {STOR
 | line breaks per story | {numbers["line_breaks"]:.2f} | {numbers["line_breaks_train"]:.2f} |
 | stories that mention a cat | {numbers["mentions"]:.1%} | {numbers["mentions_train"]:.1%} |
 | mean similarity of prompt and completion to "{CONCEPT}" | {numbers["completion_similarity"]:.3f} | |
-| distinct completions of {COMPLETIONS} | {numbers["distinct_completions"]} | |
+| distinct completions of {numbers["completions"]} | {numbers["distinct_completions"]} | |
 
 ## Memorisation
 
@@ -321,14 +336,14 @@ The longest run of tokens that a story shares with any training story:
 
 | | median | 95 % | longest |
 |---|---|---|---|
-| {STORIES} sampled stories | {own["median"]:.0f} | {own["95 %"]:.0f} | {own["longest"]} |
+| {numbers["stories"]} sampled stories | {own["median"]:.0f} | {own["95 %"]:.0f} | {own["longest"]} |
 | {numbers["validation_stories"]} held-out stories | {others["median"]:.0f} | {others["95 %"]:.0f} | {others["longest"]} |
 
 A model that copied would share longer runs than stories that it has never seen do.
 
 {notes_section(notes)}## Ten samples, not picked
 
-The first {SHOWN} of the {STORIES}:
+The first {SHOWN} of the {numbers["stories"]}:
 
 {samples}
 

@@ -7,11 +7,16 @@ import yaml
 
 from tinycats.recipe import Pretraining
 
-if "pretrain" not in config:
-    with open(f"{workflow.basedir}/config/pretrain.yaml", encoding="utf-8") as file:
-        config["pretrain"] = yaml.safe_load(file)["pretrain"]
+_block = config.get("pretrain")
+if _block is None:  # so that `snakemake pretrain` alone finds the shipped recipe
+    _block = yaml.safe_load(
+        (ROOT / "config/pretrain.yaml").read_text(encoding="utf-8")
+    )["pretrain"]
+try:
+    PRETRAINING = Pretraining.from_config(_block)
+except UserError as error:
+    sys.exit(f"error: {error}")
 
-PRETRAINING = Pretraining.from_config(config["pretrain"])
 PRETRAINED = f"results/pretrain/{PRETRAINING.name}"
 MODEL_FILES = (
     "config.json",
@@ -54,7 +59,7 @@ rule pretrain_model:
     input:
         train=lambda _: PRETRAINING.text("train"),
         validation=lambda _: PRETRAINING.text("validation"),
-        code=code("pretraining", "story_model", "corpus", "recipe", script="pretrain"),
+        code=code(script="pretrain"),
     output:
         model=expand(f"{PRETRAINED}/model/{{file}}", file=MODEL_FILES),
         curve=f"{PRETRAINED}/curve.csv",
@@ -68,7 +73,7 @@ rule pretrain_model:
     resources:
         gpu=1,
     params:
-        folder=PRETRAINED,
+        folder=subpath(output.curve, parent=True),
         recipe=PRETRAINING.arguments(),
     shell:
         "python workflow/scripts/pretrain.py --train {input.train:q} --validation {input.validation:q}"
@@ -78,7 +83,7 @@ rule pretrain_model:
 rule pretrain_figure:
     input:
         curve=f"{PRETRAINED}/curve.csv",
-        code=code("learning_curve", script="pretrain_figure"),
+        code=code(script="pretrain_figure"),
     output:
         multiext(f"{PRETRAINED}/model/learning_curve", ".svg", ".png"),
     log:
@@ -97,16 +102,9 @@ rule pretrain_card:
         run=rules.pretrain_model.output.run,
         train=lambda _: PRETRAINING.text("train"),
         validation=lambda _: PRETRAINING.text("validation"),
-        encoder=rules.reward_encoder.output,
+        encoder=rules.reward_encoder.output.weights,
         notes=PRETRAINING.notes or [],
-        code=code(
-            "model_card",
-            "learning_curve",
-            "corpus",
-            "metrics",
-            "reward",
-            script="model_card",
-        ),
+        code=code(script="model_card"),
     output:
         card=f"{PRETRAINED}/model/README.md",
         numbers=f"{PRETRAINED}/card.json",
@@ -119,8 +117,8 @@ rule pretrain_card:
     resources:
         gpu=1,
     params:
-        model=f"{PRETRAINED}/model",
-        encoder=REWARD_ENCODER,
+        model=subpath(output.card, parent=True),
+        encoder=lambda _, input: Path(input.encoder).parent,
         notes=["--notes", PRETRAINING.notes] if PRETRAINING.notes else [],
         machine=["--device", PRETRAINING.device, "--threads", PRETRAINING.threads],
     shell:
