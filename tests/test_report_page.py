@@ -382,4 +382,4 @@ def test_two_thousand_stories_stay_small_and_quick(browser, tmp_path):
         "select.value = value; select.dispatchEvent(new Event('change', {bubbles: true}));"
         "document.body.getBoundingClientRect(); took.push(performance.now() - from) } return took"
     )
-    assert sorted(took)[len(took) // 2] < 100, took
+    assert max(took) < 100, took
