@@ -89,6 +89,11 @@ TABLES: dict[str, dict[str, str]] = {
         "log_density_reference": "log probability under the base model, nats",
         **_KL,
     },
+    "completions/first_token.csv": {
+        **_WHO,
+        "token": "text of the first new token",
+        "probability": "its exact probability after the training prompt (1e-4 and more)",
+    },
     "scores/stories.csv": {
         **_WHO,
         "prompt_group": "group of the prompt in the config",
@@ -350,6 +355,21 @@ def read_lines(path: str | Path, fields: Mapping[str, str]) -> Iterator[Row]:
             if list(row) != list(fields):
                 raise TableError(f"{path}: line {number} has fields {list(row)}")
             yield row
+
+
+def read_run(path: str | Path) -> Row:
+    """A policy's run.json.
+
+    Raises:
+        TableError: the file is damaged or has no ``new_tokens``.
+    """
+    try:
+        run: Row = json.loads(Path(path).read_text(encoding="utf-8"))
+        if int(run["new_tokens"]) < 1:
+            raise ValueError("new_tokens is less than 1")
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{path}: not a policy's run.json ({error!r})") from error
+    return run
 
 
 def markdown() -> str:

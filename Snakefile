@@ -1,0 +1,50 @@
+# tinycats: REINFORCE teaches a small story model to tell stories about a concept.
+#
+#     models ─► reference ─► policies (variant × KL factor × seed) ─► stories ─► scores ─► tables ─► figures ─► report
+#                                  └─► completions ─► frontier (the limit) ────────┘
+#
+# Every stage has one word; its rule, script, log and results folder carry it.
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/policies.smk"
+include: "workflow/rules/stories.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/frontier.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/pretrain.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+        f"{RESULTS}/results.md",
+
+
+rule models:
+    input:
+        f"{BASE_MODEL}/manifest.json",
+        f"{REWARD_ENCODER}/manifest.json",
+
+
+rule policies:
+    input:
+        run_files(),

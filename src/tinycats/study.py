@@ -1,0 +1,149 @@
+"""A study: its configuration, checked before anything runs, and the paths that follow from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinycats.program import UserError
+
+SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def canonical(factor: float) -> str:
+    """One spelling of a KL factor for paths: 6000.0 and 6e3 are ``6000``, 0.50 is ``0.5``."""
+    factor = float(factor)
+    return str(int(factor)) if factor.is_integer() else repr(factor)
+
+
+def _complaint(error: Any) -> str:
+    """One line for a schema violation: the key, what is wrong, what would be right."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        import difflib
+
+        known = list(error.schema.get("properties", {}))
+        wrong = [k for k in error.instance if k not in known]
+        near = difflib.get_close_matches(str(wrong[0]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+        return f"{'.'.join(filter(None, [key, str(wrong[0])]))}: unknown key; {hint}"
+    if error.validator == "required":
+        missing = re.findall(r"'(.+?)'", error.message)[0]
+        return f"{'.'.join(filter(None, [key, missing]))}: this key is missing"
+    right = error.schema.get("description", "")
+    if error.validator == "type" and isinstance(error.instance, str):
+        try:
+            float(error.instance)
+            spelling = repr(float(error.instance))
+            right += f"; YAML reads {error.instance} as text, write it with a point, like "
+            right += spelling if "." in spelling else spelling.replace("e", ".0e")
+        except ValueError:
+            pass
+    elif not right and error.parent is not None:
+        right = error.parent.schema.get("description", "")
+    shown = json.dumps(error.instance, ensure_ascii=False)
+    shown = shown if len(shown) < 80 else shown[:77] + "..."
+    return f"{key}: {shown} is not allowed ({error.validator}); should be: {right}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated configuration.
+
+    Raises:
+        UserError: on construction by :meth:`check`, one line for the first thing that is wrong.
+    """
+
+    config: Mapping[str, Any]
+
+    @classmethod
+    def check(cls, config: Mapping[str, Any]) -> Study:
+        """Validate a configuration against the schema and against itself."""
+        import jsonschema
+        import yaml
+
+        schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+        validator = jsonschema.Draft202012Validator(schema)
+        errors = sorted(
+            validator.iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path]
+        )
+        if errors:
+            raise UserError(f"config: {_complaint(errors[0])}")
+        study = cls(config)
+        spelled = [canonical(f) for f in config["training"]["kl_factors"]]
+        if len(set(spelled)) < len(spelled):
+            raise UserError("config: training.kl_factors: two are the same number")
+        prompt = config["training"]["prompt"]
+        if prompt not in config["evaluation"]["prompts"]["training"]:
+            raise UserError(
+                "config: evaluation.prompts.training: should hold training.prompt,"
+                f" {prompt!r}, which summary.csv is about"
+            )
+        for key, text in (("training.prompt", prompt), ("concept", config["concept"])):
+            if not text.strip():
+                raise UserError(f"config: {key}: is blank; it should have a word at least")
+        return study
+
+    # ------------------------------------------------------------------ names
+
+    @property
+    def name(self) -> str:
+        return str(self.config["study"])
+
+    @property
+    def results(self) -> str:
+        return f"results/{self.name}"
+
+    @property
+    def factors(self) -> list[str]:
+        """KL factors in their canonical spelling, ascending."""
+        return [canonical(f) for f in sorted(self.config["training"]["kl_factors"])]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.config["training"]["seeds"])
+
+    @property
+    def variants(self) -> list[str]:
+        return list(self.config["variants"])
+
+    @property
+    def concept_slug(self) -> str:
+        """The concept as a file name."""
+        return re.sub(r"[^\w]+", "-", self.config["concept"].strip()).strip("-") or "concept"
+
+    @property
+    def concept_words(self) -> list[str]:
+        """Words that count as mentioning the concept: the config's, or the concept and its plural."""
+        listed = self.config.get("concept_words")
+        if listed:
+            return list(listed)
+        word = self.config["concept"].strip().lower()
+        if re.search(r"(s|x|z|ch|sh)$", word):
+            plural = word + "es"
+        elif re.search(r"[^aeiou]y$", word):
+            plural = word[:-1] + "ies"
+        else:
+            plural = word + "s"
+        return [word, plural]
+
+    def policies(self) -> Iterator[tuple[str, str, int]]:
+        """(variant, KL factor, seed) of every policy."""
+        for variant in self.variants:
+            for factor in self.factors:
+                for seed in self.seeds:
+                    yield variant, factor, seed
+
+    def story_counts(self) -> dict[str, int]:
+        """Stories for each prompt of a group."""
+        e = self.config["evaluation"]
+        return {
+            group: e[
+                "stories_per_training_prompt" if group == "training" else "stories_per_other_prompt"
+            ]
+            for group in e["prompts"]
+        }

@@ -1,0 +1,29 @@
+# The limit: the best reward that any policy can have at each KL, and each policy's gap to it.
+
+
+rule frontier:
+    input:
+        densities=rules.completions.output.densities,
+        base=rules.completions.output.base,
+        prompted=rules.completions.output.prompted,
+        policies=rules.completions.output.policies,
+        code=code(script="frontier"),
+    output:
+        limit=f"{RESULTS}/frontier/limit.csv",
+        best_of_n=f"{RESULTS}/frontier/best_of_n.csv",
+        policies=f"{RESULTS}/frontier/policies.csv",
+        prompted=f"{RESULTS}/frontier/prompted.csv",
+    log:
+        f"logs/{STUDY.name}/frontier.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/frontier.jsonl"
+    conda:
+        ENVIRONMENT
+    params:
+        forced=config["evaluation"]["prompted_with"],
+        bootstrap=config["evaluation"]["bootstrap_samples"],
+        folder=f"{RESULTS}/frontier",
+    shell:
+        "python workflow/scripts/frontier.py --densities {input.densities:q} --base {input.base:q}"
+        " --prompted {input.prompted:q} --prompted-text {params.forced:q}"
+        " --bootstrap {params.bootstrap} --out {params.folder:q} 2> {log:q}"

@@ -1,0 +1,83 @@
+# Scores: one row a story, in one job a study (the encoder is loaded once); then all tables.
+
+
+def policy_stories():
+    return per_policy(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl")
+
+
+rule scores:
+    input:
+        base=rules.base_stories.output.base,
+        prompted=rules.base_stories.output.prompted,
+        policies=policy_stories(),
+        forgetting=per_policy(
+            f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
+        ),
+        encoder=f"{REWARD_ENCODER}/model.safetensors",
+        tokenizer=f"{BASE_MODEL}/tokenizer.json",
+        reference=rules.reference.output[0],
+        run=run_files()[0],
+        code=code(script="score"),
+    output:
+        stories=f"{RESULTS}/scores/stories.csv",
+        sets=f"{RESULTS}/scores/sets.csv",
+    log:
+        f"logs/{STUDY.name}/scores.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/scores.jsonl"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+        torch_threads=config["threads"],
+        device=config["device"],
+    params:
+        encoder=REWARD_ENCODER,
+        tokenizer=BASE_MODEL,
+        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
+        folder=f"{RESULTS}/scores",
+    shell:
+        "python workflow/scripts/score.py --base-stories {input.base:q}"
+        " --prompted-stories {input.prompted:q} --policy-stories {input.policies:q}"
+        " --forgetting {input.forgetting:q} --encoder {params.encoder:q}"
+        " --reference {input.reference:q} --tokenizer {params.tokenizer:q}"
+        " --concept-words {params.words:q} --run {input.run:q}"
+        " --device {resources.device} --threads {resources.torch_threads}"
+        " --out {params.folder:q} 2> {log:q}"
+
+
+rule tables:
+    input:
+        scores=rules.scores.output.stories,
+        sets=rules.scores.output.sets,
+        stories=story_files(),
+        completions=[rules.completions.output.base, rules.completions.output.prompted]
+        + rules.completions.output.policies,
+        first_token=rules.completions.output.first_token,
+        training=per_policy(f"{POLICY}/training.csv"),
+        top=per_policy(f"{POLICY}/top_completions.csv"),
+        run=run_files()[0],
+        code=code(script="make_tables"),
+    output:
+        expand(
+            f"{RESULTS}/tables/{{name}}.csv",
+            name=TABLES,
+        ),
+    log:
+        f"logs/{STUDY.name}/tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tables.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
+        batch_size=config["training"]["batch_size"],
+        folder=f"{RESULTS}/tables",
+    shell:
+        "python workflow/scripts/make_tables.py --story-scores {input.scores:q}"
+        " --set-scores {input.sets:q} --stories {input.stories:q}"
+        " --completions {input.completions:q} --training {input.training:q}"
+        " --top-completions {input.top:q} --first-token {input.first_token:q}"
+        " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"
+        " --out {params.folder:q} 2> {log:q}"

@@ -1,0 +1,31 @@
+"""Embed the concept once: the unit vector that every reward is compared with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tinycats import program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--encoder", type=Path, required=True, help="folder of the sentence encoder"
+    )
+    parser.add_argument("--concept", required=True, help="word or words, such as cat")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    args = parser.parse_args()
+    if not args.concept.strip():
+        raise program.UserError("concept is empty; it should be a word or a few, such as cat")
+
+    from tinycats.models import sha256_file, verify_folder
+    from tinycats.reward import RewardEncoder, save_reference
+
+    verify_folder(args.encoder)
+    vector = RewardEncoder(args.encoder).embed([args.concept])[0]
+    save_reference(args.out, args.concept, vector, sha256_file(args.encoder / "model.safetensors"))
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,103 @@
+"""Sample short completions of the training prompt from the base and every policy, in one job.
+
+Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
+densities.safetensors: the log density of every distinct completion under every model, computed, for
+the limit. The encoder is loaded once, and a text is rewarded once whoever told it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+from tinycats import files, program
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="policies/<variant>/kl=<k>/seed=<s> folders",
+    )
+    parser.add_argument("--encoder", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, required=True, help="the concept's embedding")
+    parser.add_argument("--rewards", type=Path, help="folder of rewards shared between jobs")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--forced", required=True, help="what the prompted base begins with")
+    parser.add_argument("--num-tokens", type=int, required=True, help="prompt and completion")
+    parser.add_argument("--base-count", type=int, default=20000)
+    parser.add_argument("--policy-count", type=int, default=2000)
+    parser.add_argument("--micro-batch", type=int, default=4096)
+    parser.add_argument("--out", type=Path, required=True, help="folder completions/")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+
+    from tinycats.completions import Collector
+    from tinycats.devices import choose_device, set_threads
+    from tinycats.models import load_causal_lm, sha256_file, verify_folder
+    from tinycats.reward import RewardEncoder, RewardModel, load_reference
+    from tinycats.reward_memo import load_memo, save_memo
+
+    set_threads(args.threads)
+    device = choose_device(args.device)
+    verify_folder(args.encoder)
+    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
+    reward = RewardModel(RewardEncoder(args.encoder, device), load_reference(args.reference))
+    known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
+    base, tokenizer = load_causal_lm(args.base_model, device)
+    collector = Collector(base, tokenizer, reward, args.prompt, args.num_tokens, args.micro_batch)
+
+    collector.draw_base(args.base_count)
+    prompted = collector.draw_prompted(args.forced, args.policy_count)
+    for folder in program.progress(args.policies, len(args.policies), "policies"):
+        variant, factor, seed = folder.parts[-3], folder.parts[-2], folder.parts[-1]
+        who = {
+            "model": "policy",
+            "variant": variant,
+            "kl_factor": factor.removeprefix("kl="),
+            "seed": int(seed.removeprefix("seed=")),
+        }
+        policy = load_causal_lm(folder / "model", device)[0]
+        collector.draw_policy(who, policy, args.policy_count)
+        del policy
+    if args.rewards:
+        save_memo(reward, args.rewards, encoder_sha256, known)
+
+    files.write_table("completions.csv", args.out / "prompted.csv", prompted)
+    for who, rows in collector.tables:
+        name = (
+            "base"
+            if who["model"] == "base"
+            else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
+        )
+        files.write_table("completions.csv", args.out / f"{name}.csv", rows)
+    first = args.out / "first_token.csv"
+    files.write_table("completions/first_token.csv", first, collector.first_tokens)
+
+    # every completion under every model, in a second pass over the policies: the pool is known now
+    def models():  # type: ignore[no-untyped-def]
+        yield base
+        for folder in args.policies:
+            yield load_causal_lm(folder / "model", device)[0]
+
+    tensors, metadata = collector.densities(models(), 1 + len(args.policies))
+    from safetensors.numpy import save_file
+
+    path = args.out / "densities.safetensors"
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"models": json.dumps(metadata)})
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,25 @@
+"""Write the merged configuration of a study as YAML, beside its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tinycats import files, program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=json.loads, required=True, help="configuration as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="YAML file to write")
+    args = parser.parse_args()
+
+    import yaml
+
+    text = yaml.safe_dump(args.config, sort_keys=False, allow_unicode=True, width=100)
+    files.write_text(args.out, text)
+
+
+if __name__ == "__main__":
+    program.run(main)
