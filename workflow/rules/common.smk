@@ -88,21 +88,65 @@ TABLES = [
 ]
 
 
-# What was run, as it was merged from config.yaml, --configfile and --config.
-rule study_config:
-    input:
-        code=code(script="write_config"),
-    output:
-        f"{RESULTS}/config.yaml",
-    log:
-        f"logs/{STUDY.name}/study_config.log",
-    localrule: True
-    conda:
-        ENVIRONMENT
-    params:
-        config=json.dumps(
-            {k: v for k, v in config.items() if k != "pretrain"}, ensure_ascii=False
-        ),
-    shell:
-        "python workflow/scripts/write_config.py --config {params.config:q}"
-        " --out {output:q} 2> {log:q}"
+def story_arguments():
+    e = config["evaluation"]
+    return (
+        f"--prompts {shlex.quote(json.dumps(e['prompts'], ensure_ascii=False))}"
+        f" --per-prompt {shlex.quote(json.dumps(STUDY.story_counts()))}"
+        f" --new-tokens {e['new_tokens']}"
+    )
+
+
+# ---- figures
+
+from tinycats import figures
+
+FIGURE_NAMES = figures.figure_names(STUDY.factors, STUDY.variants)
+FIGURE_CATEGORIES = {
+    "question": "Question",
+    "training": "Training",
+    "scores": "Scores",
+    "broke": "What broke",
+    "transfer": "Transfer",
+    "method": "Variants",
+}
+
+
+def figure_files():
+    """The figures of the study, as the report embeds and describes them."""
+    return expand(
+        f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
+    )
+
+
+def figure_tables(wildcards):
+    paths = figures.figure_inputs(
+        wildcards.name, STUDY.factors, STUDY.variants[0], str(STUDY.seeds[0])
+    )
+    return [f"{RESULTS}/{path}" for path in paths]
+
+
+def figure_code(wildcards):
+    return code(f"figures/{figure_module(wildcards)}", script="draw_figure")
+
+
+def figure_category(wildcards):
+    return FIGURE_CATEGORIES[figures.find(wildcards.name)[0].section]
+
+
+def figure_module(wildcards):
+    return figures.find(wildcards.name)[0].module
+
+
+def figure_factor(wildcards):
+    return figures.find(wildcards.name)[1] or "all"
+
+
+# ---- models
+
+from tinycats.models import model_folder_name
+from tinycats.sources import local_files
+
+BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
+REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
+NANO = "workflow/resources/nano"

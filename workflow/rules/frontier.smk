@@ -22,7 +22,7 @@ rule frontier:
     params:
         forced=config["evaluation"]["prompted_with"],
         bootstrap=config["evaluation"]["bootstrap_samples"],
-        folder=f"{RESULTS}/frontier",
+        folder=subpath(output.limit, parent=True),
     shell:
         "python workflow/scripts/frontier.py --densities {input.densities:q} --base {input.base:q}"
         " --prompted {input.prompted:q} --prompted-text {params.forced:q}"

@@ -2,13 +2,6 @@
 # results/, so that regenerating results downloads nothing, and are declared file by file, since
 # Snakemake compares folders by time stamp only.
 
-from tinycats.models import model_folder_name
-from tinycats.sources import local_files
-
-BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
-REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
-NANO = "workflow/resources/nano"
-
 
 rule base_model:
     input:

@@ -3,7 +3,7 @@
 
 rule reference:
     input:
-        weights=f"{REWARD_ENCODER}/model.safetensors",
+        encoder=f"{REWARD_ENCODER}/model.safetensors",
         manifest=f"{REWARD_ENCODER}/manifest.json",
         code=code(script="embed_reference"),
     output:
@@ -16,15 +16,11 @@ rule reference:
     conda:
         ENVIRONMENT
     params:
-        encoder=REWARD_ENCODER,
+        encoder=subpath(input.encoder, parent=True),
         concept=config["concept"],
     shell:
         "python workflow/scripts/embed_reference.py --encoder {params.encoder:q}"
         " --concept {params.concept:q} --out {output:q} 2> {log:q}"
-
-
-def training(key):
-    return config["training"].get(key)
 
 
 # A killed job goes on from its state file, which is no output: Snakemake would delete it.
@@ -55,19 +51,19 @@ rule policy:
         torch_threads=config["threads"],
         device=config["device"],
     params:
-        folder=POLICY,
-        base_model=BASE_MODEL,
-        encoder=REWARD_ENCODER,
+        folder=subpath(output.run, parent=True),
+        base_model=subpath(input.weights, parent=True),
+        encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/rewards",
-        prompt=training("prompt"),
-        steps=training("steps"),
-        batch_size=training("batch_size"),
-        num_tokens=training("num_tokens"),
-        learning_rate=training("learning_rate"),
-        weight_decay=training("weight_decay"),
-        precision=training("precision"),
-        micro_batch=training("micro_batch"),
-        snr_every=training("snr_every"),
+        prompt=config["training"].get("prompt"),
+        steps=config["training"].get("steps"),
+        batch_size=config["training"].get("batch_size"),
+        num_tokens=config["training"].get("num_tokens"),
+        learning_rate=config["training"].get("learning_rate"),
+        weight_decay=config["training"].get("weight_decay"),
+        precision=config["training"].get("precision"),
+        micro_batch=config["training"].get("micro_batch"),
+        snr_every=config["training"].get("snr_every"),
         baseline=lambda w: config["variants"][w.variant]["baseline"],
         kl=lambda w: config["variants"][w.variant]["kl"],
     shell:

@@ -38,9 +38,29 @@ rule report:
     conda:
         ENVIRONMENT
     params:
-        results=RESULTS,
+        results=subpath(output.page, parent=True),
         command=command_for(STUDY.name),
     shell:
         "python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q}"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
+
+
+# What was run, as it was merged from config.yaml, --configfile and --config.
+rule study_config:
+    input:
+        code=code(script="write_config"),
+    output:
+        f"{RESULTS}/config.yaml",
+    log:
+        f"logs/{STUDY.name}/study_config.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        config=json.dumps(
+            {k: v for k, v in config.items() if k != "pretrain"}, ensure_ascii=False
+        ),
+    shell:
+        "python workflow/scripts/write_config.py --config {params.config:q}"
+        " --out {output:q} 2> {log:q}"

@@ -1,15 +1,11 @@
 # Scores: one row a story, in one job a study (the encoder is loaded once); then all tables.
 
 
-def policy_stories():
-    return per_policy(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl")
-
-
 rule scores:
     input:
         base=rules.base_stories.output.base,
         prompted=rules.base_stories.output.prompted,
-        policies=policy_stories(),
+        policies=per_policy(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
         forgetting=per_policy(
             f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
         ),
@@ -32,10 +28,10 @@ rule scores:
         torch_threads=config["threads"],
         device=config["device"],
     params:
-        encoder=REWARD_ENCODER,
-        tokenizer=BASE_MODEL,
+        encoder=subpath(input.encoder, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
-        folder=f"{RESULTS}/scores",
+        folder=subpath(output.stories, parent=True),
     shell:
         "python workflow/scripts/score.py --base-stories {input.base:q}"
         " --prompted-stories {input.prompted:q} --policy-stories {input.policies:q}"
@@ -73,7 +69,7 @@ rule tables:
     params:
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
-        folder=f"{RESULTS}/tables",
+        folder=subpath(output[0], parent=True),
     shell:
         "python workflow/scripts/make_tables.py --story-scores {input.scores:q}"
         " --set-scores {input.sets:q} --stories {input.stories:q}"

@@ -3,15 +3,6 @@
 STORIES = f"{RESULTS}/stories"
 
 
-def story_arguments():
-    e = config["evaluation"]
-    return (
-        f"--prompts {shlex.quote(json.dumps(e['prompts'], ensure_ascii=False))}"
-        f" --per-prompt {shlex.quote(json.dumps(STUDY.story_counts()))}"
-        f" --new-tokens {e['new_tokens']}"
-    )
-
-
 # One job for all seeds of the base and the prompted base: the model is loaded once.
 rule base_stories:
     input:
@@ -32,8 +23,8 @@ rule base_stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
-        base_model=BASE_MODEL,
-        folder=STORIES,
+        base_model=subpath(input.weights, parent=True),
+        folder=subpath(output[0], ancestor=2),
         stories=story_arguments(),
         forced=config["evaluation"]["prompted_with"],
         seeds=STUDY.seeds,
@@ -64,8 +55,8 @@ rule stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
-        base_model=BASE_MODEL,
-        policy=f"{POLICY}/model",
+        base_model=subpath(input.weights, parent=True),
+        policy=subpath(input.policy, parent=True),
         stories=story_arguments(),
     shell:
         "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
@@ -105,9 +96,9 @@ rule completions:
         torch_threads=config["threads"],
         device=config["device"],
     params:
-        base_model=BASE_MODEL,
+        base_model=subpath(input.weights, parent=True),
         policies=per_policy(POLICY),
-        encoder=REWARD_ENCODER,
+        encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/rewards",
         prompt=config["training"]["prompt"],
         forced=config["evaluation"]["prompted_with"],
@@ -115,7 +106,7 @@ rule completions:
         base_count=config["evaluation"]["base_completions"],
         policy_count=config["evaluation"]["policy_completions"],
         micro_batch=config["training"]["micro_batch"],
-        folder=COMPLETIONS,
+        folder=subpath(output.first_token, parent=True),
     shell:
         "python workflow/scripts/sample_completions.py --base-model {params.base_model:q}"
         " --policies {params.policies:q} --encoder {params.encoder:q}"
