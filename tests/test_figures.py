@@ -250,7 +250,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
         ("by_position", ["tokens 0–3 to tokens 8–19", "1.0 to 0.20 for the base", "3.0 to 2.2"]),
         ("first_token", ["“ a” (90%) for the base", "“ a” (70%) for KL factor 0"]),
         ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
-        ("judge_vs_reward", ["from 0.30 to 0.40", "word list does not"]),
+        ("judge_vs_reward", ["from 0.30 to 0.40", "cannot follow"]),
         ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
         ("variants", ["0.73 at 3.0 nats (post)", "0.73 at 3.0 nats (other)"]),
     ],
@@ -344,3 +344,29 @@ def test_spread_keeps_labels_apart_and_near() -> None:
 )
 def test_numbers_for_sentences(value: float, text: str) -> None:
     assert reading.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "lowest", "part"),
+    [
+        ([0.2, 0.21, 0.22], 0.5, "follows the reward"),
+        ([-0.2, -0.21, -0.22], 0.5, "over-optimisation"),
+        ([0.2, -0.1], 0.5, "does not follow beyond"),
+        ([0.0, 0.0], 1.0, "ceiling"),
+        ([0.2], 0.5, "undecided"),
+    ],
+)
+def test_the_second_judge_is_believed_only_beyond_its_noise(
+    values: list[float], lowest: float, part: str
+) -> None:
+    from tinycats.figures import judge_vs_reward
+
+    assert part in judge_vs_reward._verdict(reading.over_seeds(values), lowest)
+
+
+def test_intervals_over_seeds() -> None:
+    # t(0.975, 2) = 4.302653; the standard error of 1, 2, 3 is 1/√3
+    low, high = reading.over_seeds([1.0, 2.0, 3.0])[1:]
+    assert low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
+    assert high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
+    assert not reading.over_seeds([1.0]).known

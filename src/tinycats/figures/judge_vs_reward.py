@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, number, percent, who_of
+from tinycats.figures.reading import (
+    BASE,
+    PROMPTED,
+    Interval,
+    Row,
+    Tables,
+    Who,
+    number,
+    over_seeds,
+    percent,
+    who_of,
+)
 
 JUDGES = (
     ("mentions_concept", "stories that mention “{concept}”"),
     ("mentions_per_100_words", "mentions per 100 words"),
 )
+#: A share of stories that cannot be told from all of them.
+CEILING = 0.98
 _Point = tuple[float, float]
 
 
@@ -32,6 +45,7 @@ def draw(tables: Tables) -> style.Drawing:
     )
     style.key(figure, entries)
     means: dict[tuple[Who, str], _Point] = {}
+    seeds: dict[tuple[Who, str], list[_Point]] = {}
     for ax, (judge, title) in zip(axes, JUDGES, strict=True):
         for (who, paint, mark) in zip(everyone, (e[1] for e in entries), (e[2] for e in entries), strict=True):  # fmt: skip
             points = _points([row for row in rows if who_of(row) == who], judge)
@@ -44,6 +58,7 @@ def draw(tables: Tables) -> style.Drawing:
                     alpha=0.5,
                     linestyle="none",
                 )
+            seeds[who, judge] = points
             if points:
                 middle = (_mean([p[0] for p in points]), _mean([p[1] for p in points]))
                 means[who, judge] = middle
@@ -62,7 +77,7 @@ def draw(tables: Tables) -> style.Drawing:
     return style.Drawing(
         figure,
         "Does a second judge agree with the reward?",
-        _finding(tables, everyone, means),
+        _finding(tables, everyone, means, seeds),
         "Against the reward of the completion: the share of stories that mention the concept by "
         "the word list, and mentions per 100 words; small marks are seeds, large ones their mean.",
     )
@@ -84,7 +99,25 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _finding(tables: Tables, everyone: list[Who], means: dict[tuple[Who, str], _Point]) -> str:
+def _verdict(rises: Interval, lowest: float) -> str:
+    """What the word list says to a reward that rises; ``rises`` is its difference over seeds."""
+    if rises.known and rises.low > 0:
+        return "the word list follows the reward"
+    if rises.known and rises.high < 0:
+        return "the reward rises and the word list falls, which is over-optimisation"
+    if lowest >= CEILING:
+        return "the word list is at its ceiling and cannot follow"
+    if not rises.known:
+        return "with one seed it is undecided whether the word list follows"
+    return "the word list does not follow beyond the differences between seeds"
+
+
+def _finding(
+    tables: Tables,
+    everyone: list[Who],
+    means: dict[tuple[Who, str], _Point],
+    seeds: dict[tuple[Who, str], list[_Point]],
+) -> str:
     judge = JUDGES[0][0]
     policies = [who for who in everyone if who.model == "policy" and (who, judge) in means]
     policies.sort(key=lambda who: means[who, judge][0])
@@ -98,11 +131,9 @@ def _finding(tables: Tables, everyone: list[Who], means: dict[tuple[Who, str], _
     low, high = policies[-2], policies[-1]
     (r0, j0), (r1, j1) = means[low, judge], means[high, judge]
     often = [means[who, JUDGES[1][0]][1] for who in (low, high)]
-    verdict = (
-        "the word list follows the reward"
-        if j1 - j0 > 0.01
-        else "the reward rises and the word list does not, so the last of it is over-optimisation"
-    )
+    pairs = zip(seeds[high, judge], seeds[low, judge], strict=False)
+    rises = over_seeds([after[1] - before[1] for after, before in pairs])
+    verdict = _verdict(rises, min(j0, j1))
     return (
         f"From KL factor {low.kl_factor} to {high.kl_factor} the reward rises from {number(r0)} to "
         f"{number(r1)} while the share of stories that mention “{tables.concept}” goes from "

@@ -19,11 +19,19 @@ def summary(tables: Tables) -> tuple[list[Who], dict[tuple[Who, str], Interval]]
     """Who is in tables/summary.csv, and (who, metric) → interval."""
     rows = tables.rows("tables/summary.csv")
     values = {
-        (who, metric): style.clamp(value) if METRICS[metric][1] == "share" else value
+        (who, metric): _possible(metric, value)
         for (who, metric), value in by_metric(rows).items()
         if metric in METRICS and math.isfinite(value.mean)
     }
     return tables.everyone(rows), values
+
+
+def _possible(metric: str, value: Interval) -> Interval:
+    """An interval without what the metric can never be; only a cosine may be negative."""
+    unit = METRICS[metric][1]
+    if unit == "cosine":
+        return value
+    return style.clamp(value, 1.0 if unit == "share" else math.inf)
 
 
 def title(metric: str) -> str:

@@ -158,6 +158,18 @@ def interval(row: Row) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 
+def over_seeds(values: list[float]) -> Interval:
+    """Mean and 95 % t-interval of one value a seed."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    from scipy import stats
+
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
 def by_metric(rows: Iterable[Row]) -> dict[tuple[Who, str], Interval]:
     """(who, metric) → interval."""
     return {(who_of(row), row["metric"]): interval(row) for row in rows}

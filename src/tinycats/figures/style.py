@@ -328,9 +328,11 @@ def percent_axis(ax: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g}%"))
 
 
-def clamp(value: Interval) -> Interval:
-    """A share's interval within what a share can be."""
-    return Interval(value.mean, max(value.low, 0.0), min(value.high, 1.0)) if value.known else value
+def clamp(value: Interval, highest: float = 1.0) -> Interval:
+    """An interval within what a share (or, without ``highest``, a count) can be."""
+    if not value.known:
+        return value
+    return Interval(value.mean, max(value.low, 0.0), min(value.high, highest))
 
 
 def band(ax: Axes, x: Any, values: Sequence[Interval], paint: str) -> None:

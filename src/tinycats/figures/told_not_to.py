@@ -46,7 +46,7 @@ def draw(tables: Tables) -> style.Drawing:
             ax.plot(value.mean, place, color=paint, clip_on=False,
                     markersize=15 if who == PROMPTED else 10,
                     marker="o" if who == BASE else style.marker(who, tables.kl_factors))  # fmt: skip
-            ax.annotate(percent(value.mean), (1, place), (8, 0),
+            ax.annotate(percent(value.mean), (1, place), (12, 0),
                         xycoords=("axes fraction", "data"), textcoords="offset points",
                         va="center_baseline", annotation_clip=False)  # fmt: skip
         ax.set_ylim(len(everyone) - 0.4, -0.6)

@@ -53,8 +53,8 @@ def draw(tables: Tables) -> style.Drawing:
         text = f"KL factor {factor} ends at a reward of {number(last.get('reward_mean', float('nan')))}"
         if "distinct_completions" in last:
             text += (
-                f" with {number(last['distinct_completions'], 3)} distinct completions in a batch "
-                f"(from {number(first['distinct_completions'], 3)})"
+                f" with {last['distinct_completions']:.0f} distinct completions in a batch "
+                f"(from {first['distinct_completions']:.0f})"
             )
         parts.append(text)
     left_out = ""

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import NOTHING, Interval, Row, Tables, Who, interval, listing, number
+from tinycats.figures.reading import (
+    NOTHING,
+    Interval,
+    Row,
+    Tables,
+    Who,
+    interval,
+    listing,
+    number,
+    over_seeds,
+)
 
 _TRAINING = (
     ("reward_mean", "reward at the end"),
@@ -86,22 +96,8 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
         if math.isfinite(row[_SHARE[0]]):
             shares.setdefault((row["variant"], row["kl_factor"]), []).append(row[_SHARE[0]])
     for (variant, factor), several in shares.items():
-        values[variant, factor, _SHARE[0]] = _seeds(several)
+        values[variant, factor, _SHARE[0]] = over_seeds(several)
     return values
-
-
-def _seeds(values: list[float]) -> Interval:
-    """Mean and 95 % t-interval over seeds."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    from scipy import stats
-
-    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-    if error == 0:
-        return Interval(mean, mean, mean)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
-    return Interval(mean, float(low), float(high))
 
 
 def _finding(variants: list[str], factors: list[Who], values: _Values) -> str:

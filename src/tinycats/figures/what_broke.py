@@ -52,9 +52,9 @@ def draw(tables: Tables) -> style.Drawing:
                 changes.append(f"{others} more of {len(shown)}")
             parts.append(f"KL factor {factor} moved {listing(changes)}")
         elif any((who, m) in values and values[who, m].known for m in shown):
-            parts.append(f"KL factor {factor} moved nothing beyond the intervals")
+            parts.append(f"KL factor {factor} moved nothing")
     finding = (
-        "Against the base, where the 95% intervals do not overlap: " + "; ".join(parts) + "."
+        "With 95% intervals apart from the base's, " + "; ".join(parts) + "."
         if parts
         else "With one seed there is no interval to tell a change from chance."
     )
