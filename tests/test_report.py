@@ -169,6 +169,8 @@ def test_an_interval_is_shown_with_the_digits_it_supports():
     assert words.cell(row).mean == "−1,234"
     row = {"metric": "words", "mean": "12", "low": "", "high": ""}
     assert words.cell(row) == words.Cell("12.0", "")
+    row = {"metric": "words", "mean": "8.7", "low": "4.6", "high": "12.8"}
+    assert words.cell(row) == words.Cell("8.7", "4.6 to 12.8")
     row = {"metric": "ended", "mean": "1", "low": "1", "high": "1"}
     assert words.cell(row).mean == "100\N{NO-BREAK SPACE}%"
 

@@ -67,7 +67,7 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     keys = [model["key"] for model in known["models"]]
     parts = [
         f"# Results: only stories about {escape(known['a_concept'])}\n",
-        f"Study `{study.name}`; base model `{study.config.get('base_model', 'nano')}`. Made from the"
+        f"Study `{study.name}`; base model `{known['base_model']}`. Made from the"
         f" study's files by `{command}`; nothing here was written by hand.\n",
     ]
     if known["lead"]:

@@ -32,6 +32,12 @@ def command_for(name: str) -> str:
     return f"snakemake --cores 1 --resources gpu=1{own}"
 
 
+def base_model(config: Mapping[str, Any]) -> str:
+    """The base model's name: a Hub id as it is, of a folder its last part."""
+    name = str(config.get("base_model", "nano"))
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
 def facts(study: Study) -> dict[str, Any]:
     """What the page and results.md say, as plain values for their templates."""
     summary = study.tables["tables/summary.csv"]
@@ -52,6 +58,7 @@ def facts(study: Study) -> dict[str, Any]:
     return {
         "study": study,
         "concept": study.concept,
+        "base_model": base_model(study.config),
         "a_concept": words.article(study.concept),
         "models": [{"key": key, "name": words.model_name(key, variants)} for key in models],
         "variants": variants,

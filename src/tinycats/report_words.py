@@ -72,7 +72,8 @@ def _digits(value: float, half_width: float | None) -> int:
     exponent = math.floor(math.log10(scale))
     wanted = 3 if not half_width else 2 if scale / 10**exponent < 3.5 else 1
     # An interval of almost no width must not drag a tail of digits along.
-    return min(max(wanted - 1 - exponent, 0), 4 if abs(value) < 1 else 2)
+    least = 1 if 1 <= abs(value) < 10 else 0
+    return min(max(wanted - 1 - exponent, least), 4 if abs(value) < 1 else 2)
 
 
 def human(
