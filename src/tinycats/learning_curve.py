@@ -60,7 +60,7 @@ def draw(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:
     above.annotate(
         f"kept: {best['validation_bits_per_byte']:.3f}",
         (best["tokens"] / 1e6, best["validation_bits_per_byte"]),
-        xytext=(0, 10),
+        xytext=(0, 28),
         textcoords="offset points",
         ha="right" if len(curve) > 1 else "center",
     )
