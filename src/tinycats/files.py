@@ -330,7 +330,9 @@ FORGETTING_FIELDS: dict[str, str] = {
 }
 
 
-def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> None:
+def write_lines(
+    path: str | Path, rows: Iterable[Mapping[str, Any]], fields: Mapping[str, str]
+) -> None:
     """Write one JSON object a line after checking its fields."""
     lines = []
     for row in rows:
@@ -385,7 +387,10 @@ def markdown() -> str:
     }
     for name, columns in tables.items():
         parts.append(f"\n## {name}\n\n| column | meaning |\n|---|---|")
-        parts += [f"| `{column}` | {meaning.replace('|', chr(92) + '|')} |" for column, meaning in columns.items()]
+        parts += [
+            f"| `{column}` | {meaning.replace('|', chr(92) + '|')} |"
+            for column, meaning in columns.items()
+        ]
     return "\n".join(parts) + "\n"
 
 

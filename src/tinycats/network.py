@@ -58,7 +58,8 @@ class Network:
                 input_ids=inputs, past_key_values=cache, use_cache=True
             ).last_hidden_state
         length = inputs.shape[1]
-        new = [(layer.keys[:, :, -length:], layer.values[:, :, -length:]) for layer in cache.layers]
+        layers: list[Any] = list(cache.layers)
+        new = [(layer.keys[:, :, -length:], layer.values[:, :, -length:]) for layer in layers]
         return hidden.float(), new
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:

@@ -1,0 +1,155 @@
+"""The prefix tree against the plain loop: same draws, same densities, same gradients."""
+
+from __future__ import annotations
+
+import ladder_steps
+import pytest
+import torch
+from scipy import stats
+
+from tinycats import objective
+from tinycats.network import Network
+from tinycats.prefix_tree import draw
+from tinycats.rollout import Sampler
+from tinycats.training import uniform_generator
+
+PROMPT = [3, 4, 5, 6, 7]
+
+
+def sampler(policy, reference, new_tokens, precision="fp32", prompt=PROMPT, **options):
+    networks = Network(policy, precision), Network(reference, precision)
+    return Sampler(*networks, prompt, new_tokens, ladder_steps.END, **options)
+
+
+def completions(rollout):
+    return [[i for i in row if i >= 0] for row in rollout.tokens.tolist()]
+
+
+@pytest.mark.parametrize("architecture", ladder_steps.MODELS)
+@pytest.mark.parametrize(
+    ("new_tokens", "batch", "options"),
+    [
+        (4, 60, {}),
+        (4, 60, {"micro_batch": 7}),
+        (4, 60, {"tree_depth": 2}),
+        (1, 30, {}),
+        (40, 12, {"tree_depth": 3, "micro_batch": 64}),
+        (244, 6, {"micro_batch": 300}),
+    ],
+)
+def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options):
+    """Early ends, duplicates, micro-batches, short and long: within 1e-5 of the plain loop."""
+    vocabulary = 12 if new_tokens == 4 else 64  # few tokens: many duplicates and early ends
+    reference = ladder_steps.MODELS[architecture](vocabulary)
+    policy = ladder_steps.moved(reference)
+    tree = sampler(policy, reference, new_tokens, **options)
+    rollout = tree.sample(batch, uniform_generator(0, 0), keep_graph=new_tokens == 4)
+    drawn = completions(rollout)
+    if new_tokens == 4:
+        assert len(rollout.token_ids) < batch, "no duplicates: the case is not tested"
+        assert any(len(ids) < new_tokens for ids in drawn), "no early end: the case is not tested"
+    rewards = torch.rand(batch, generator=uniform_generator(1, 0))
+    num_tokens, end = len(PROMPT) + new_tokens, ladder_steps.END
+    for baseline in ("none", "mean", "leave_one_out")[:: 2 if new_tokens == 244 else 1]:
+        for kl in objective.KL_DIRECTIONS:
+            if new_tokens == 244 and (baseline == "none") != (kl == "reference_to_policy"):
+                continue  # the plain loop is slow there: the post's own and its opposite
+            coefficient = objective.kl_coefficient_per_nat(6000)
+            policy.zero_grad(set_to_none=True)
+            again = tree.follow([tuple(ids) for ids in drawn], keep_graph=new_tokens == 4)
+            advantage = objective.advantages(rewards, baseline)
+            tree.backward(again, advantage, coefficient, kl, num_tokens)
+            found = {n: p.grad.clone() for n, p in policy.named_parameters()}
+            value = objective.loss_value(
+                *(advantage, again.log_density, getattr(again, f"kl_{kl}")),
+                *(coefficient, num_tokens),
+            )
+            plain = ladder_steps.plain(baseline, kl)
+            expected_value, expected = ladder_steps.loss_and_gradients(
+                plain, policy, reference, PROMPT, drawn, rewards, num_tokens, 6000, end
+            )
+            if kl == "reference_to_policy":  # the other's surrogate has another value by design
+                assert float(value) == pytest.approx(expected_value, rel=1e-5, abs=1e-6)
+            ladder_steps.assert_same_gradients(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("architecture", ladder_steps.MODELS)
+def test_tree_and_tail_draw_the_same(architecture):
+    """Where the tree ends and the tail begins, and what is batched with what, changes no token."""
+    reference = ladder_steps.MODELS[architecture]()
+    policy = ladder_steps.moved(reference)
+    drawn = [
+        completions(sampler(policy, reference, 20, **options).sample(50, uniform_generator(7, 3)))
+        for options in ({}, {"tree_depth": 20}, {"tree_depth": 1}, {"micro_batch": 9})
+    ]
+    assert all(other == drawn[0] for other in drawn[1:])
+    other_seed = sampler(policy, reference, 20).sample(50, uniform_generator(8, 3))
+    assert completions(other_seed) != drawn[0]
+
+
+def test_samples_follow_the_softmax():
+    """Chi-square of 20,000 draws of two tokens against their exact probabilities."""
+    model = ladder_steps.gpt_neo(6)
+    tree = sampler(model, model, 2, prompt=[3, 4])
+    rollout = tree.sample(20000, uniform_generator(0, 0))
+    exact = tree.follow(list(rollout.token_ids)).log_density.exp()
+    assert float(exact.sum()) == pytest.approx(1, abs=1e-4), "not every completion was drawn"
+    expected = exact / exact.sum() * 20000
+    keep = expected > 5
+    observed = rollout.counts[keep].double()
+    result = stats.chisquare(observed, expected[keep] * observed.sum() / expected[keep].sum())
+    assert result.pvalue > 1e-3
+
+
+def test_draw_takes_the_token_where_u_falls():
+    log_p = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.0, 0.5]]).log()
+    u = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.9999, 0.4999, 0.5001], dtype=torch.float64)
+    state = torch.tensor([0, 0, 0, 0, 0, 1, 1])
+    assert draw(log_p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
+
+
+def test_log_density_sums_to_one_over_all_completions():
+    """Every completion of at most 3 tokens of a vocabulary of 6, an end token ending it early."""
+    model = ladder_steps.gpt_neo(6)
+    everything = [tuple(ids) for ids in ladder_steps.all_completions(6, 3)]
+    followed = sampler(model, model, 3, prompt=[3, 4]).follow(everything)
+    assert float(followed.log_density.exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert followed.kl_policy_to_reference.abs().max() < 1e-6
+
+
+def test_bf16_stays_near_fp32():
+    """Body in bfloat16: gradients point the same way (cosine above 0.99), KL stays exact at 0."""
+    reference = ladder_steps.gpt_neo(64)
+    policy = ladder_steps.moved(reference)
+    rewards = torch.rand(200, generator=uniform_generator(1, 0))
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        tree = sampler(policy, reference, 4, precision)
+        drawn = sampler(policy, reference, 4).sample(200, uniform_generator(0, 0))
+        again = tree.follow([tuple(ids) for ids in completions(drawn)])
+        policy.zero_grad(set_to_none=True)
+        tree.backward(again, rewards, 0.1, "reference_to_policy", 9)
+        gradients[precision] = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    cosine = torch.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=0)
+    assert cosine > 0.99
+    same = sampler(reference, reference, 4, "bf16").sample(100, uniform_generator(0, 0))
+    assert same.kl_reference_to_policy.abs().max() < 1e-6
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from tinycats.program import UserError
+
+    config = Gemma2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.01,
+    )
+    with pytest.raises(UserError, match="linear map"):
+        Network(ladder_steps._with_large_weights(Gemma2ForCausalLM(config), 0))
