@@ -1,0 +1,164 @@
+"""The whole chain as a user runs it: the smoke study in a copy of the repository, with real models."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import verify_study
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def snakemake(folder: Path, *words: str) -> str:
+    """Snakemake as the README says, with the interpreter's own environment on no PATH."""
+    command = [
+        *(sys.executable, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
+        *("--configfile", "config/smoke.yaml"),
+    ]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment["PATH"] = "/usr/bin:/bin"
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(folder: Path) -> dict[str, int]:
+    """Jobs by rule that Snakemake would run now."""
+    out = snakemake(folder, "-n")
+    if "Nothing to be done" in out:
+        return {}
+    table = out.split("Job stats:")[1].split("total")[0]
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.M) if m[1] != "all"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A copy of the repository in which the smoke study has run once."""
+    folder = tmp_path_factory.mktemp("copy") / "tinycats"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    started = time.monotonic()
+    snakemake(folder)
+    print(f"smoke study: {time.monotonic() - started:.0f} s")
+    return folder
+
+
+def content(folder: Path) -> dict[str, str]:
+    """What two runs must agree on: records without their clocks, scores, tables, drawings."""
+    results = folder / "results/smoke"
+    found = {}
+    for path in sorted(results.glob("policies/**/training.csv")):
+        rows = list(csv.DictReader(path.open()))
+        for row in rows:
+            del row["seconds"], row["samples_per_second"]
+        found[str(path.relative_to(results))] = str(rows)
+    for pattern in ("scores/*", "frontier/*", "tables/*", "figures/*.svg", "stories/**/*.jsonl"):
+        for path in sorted(results.glob(pattern)):
+            found[str(path.relative_to(results))] = path.read_text()
+    for path in sorted(results.glob("policies/**/model.safetensors")):
+        found[str(path.relative_to(results))] = path.read_bytes().hex()
+    return found
+
+
+def test_report_shows_the_numbers_of_this_run(study):
+    page = (study / "results/smoke/report.html").read_text()
+    rows = list(csv.DictReader((study / "results/smoke/tables/summary.csv").open()))
+    base = next(r for r in rows if r["model"] == "base" and r["metric"] == "completion_similarity")
+    assert 0.10 <= float(base["mean"]) <= 0.20, "the base's reward is not the post's"
+    assert f"{float(base['mean']):.3f}" in page or f"{float(base['mean']):.2f}" in page
+
+
+def test_an_independent_program_finds_the_same_numbers(study):
+    assert verify_study.main(study / "results/smoke", study / "resources/models") == 0
+
+
+def test_nothing_to_do_after_a_run_nor_after_touching_everything(study):
+    assert planned(study) == {}
+    for path in study.rglob("*"):
+        if path.is_file() and not {"results", "resources", ".snakemake", "logs"} & set(
+            path.relative_to(study).parts[:1]
+        ):
+            path.touch()
+    for path in (study / "resources").rglob("*"):
+        path.touch()
+    assert planned(study) == {}
+
+
+def test_an_edited_objective_reruns_policies_and_what_follows(study):
+    path = study / "src/tinycats/objective.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planned(study)
+    finally:
+        path.write_text(before)
+    assert jobs["policy"] == 4
+    assert {"stories", "completions", "scores", "frontier", "tables", "figure", "report"} <= set(
+        jobs
+    )
+    assert not {"base_model", "reward_encoder", "reference"} & set(jobs)
+    assert planned(study) == {}
+
+
+def test_an_edited_figure_is_redrawn_alone(study):
+    path = study / "src/tinycats/figures/told_not_to.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planned(study)
+    finally:
+        path.write_text(before)
+    assert jobs == {"figure": 1, "report": 1}
+
+
+def test_a_changed_setting_reruns_what_it_touches(study):
+    path = study / "config/smoke.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("bootstrap_samples: 50", "bootstrap_samples: 60"))
+    try:
+        jobs = planned(study)
+    finally:
+        path.write_text(before)
+    assert "frontier" in jobs
+    assert "policy" not in jobs
+
+
+def test_snakemake_s_own_report(study):
+    snakemake(study, "--report", "snakemake-report.html")
+    text = (study / "snakemake-report.html").read_text()
+    assert "told_not_to" in text
+    assert not re.search(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", text)
+
+
+def test_the_same_seed_gives_the_same_bytes(study):
+    """Results deleted and made again, rewards' memo and all: nothing but the clocks differs."""
+    first = content(study)
+    assert len(first) > 30
+    shutil.rmtree(study / "results")
+    shutil.rmtree(study / ".snakemake")
+    snakemake(study)
+    second = content(study)
+    assert first.keys() == second.keys()
+    different = [name for name in first if first[name] != second[name]]
+    assert different == []
