@@ -112,3 +112,11 @@ def test_words_of_a_concept_are_derived():
     }.items():
         assert Study.check({**config, "concept": concept}).concept_words == words
     assert "kitten" in Study.check(DEFAULT).concept_words
+
+
+def test_schema_offers_what_the_objective_knows():
+    from tinycats import objective
+
+    variant = yaml.safe_load(SCHEMA.read_text())["properties"]["variants"]["additionalProperties"]
+    assert variant["properties"]["baseline"]["enum"] == list(objective.BASELINES)
+    assert variant["properties"]["kl"]["enum"] == list(objective.KL_DIRECTIONS)

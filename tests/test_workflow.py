@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 import verify_study
 
 ROOT = Path(__file__).parents[1]

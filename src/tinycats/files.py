@@ -182,7 +182,7 @@ TABLES: dict[str, dict[str, str]] = {
         "variant": _WHO["variant"],
         "kl_factor": _WHO["kl_factor"],
         "seed": _WHO["seed"],
-        "step": "as in training.csv",
+        "step": "as in training.csv; one past the last: the finished policy's completions",
         "reward": "mean reward",
         **_KL,
     },

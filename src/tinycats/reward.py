@@ -20,7 +20,7 @@ from torch import Tensor
 from tinycats.program import UserError
 
 ROWS_PER_BLOCK = 64
-BLOCK_WIDTHS = (12, 16, 24, 32, 64, 128, 256)  # tokens, [CLS] and [SEP] counted
+BLOCK_WIDTHS = (12, 16, 24, 32, 64, 128, 192, 256)  # tokens, [CLS] and [SEP] counted
 
 
 class RewardEncoder:
