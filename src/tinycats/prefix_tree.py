@@ -22,18 +22,19 @@ class Level:
     inputs: Tensor  # (rows, length) token ids fed to the model
     parents: Tensor  # (rows,) row of the level above
     select: Tensor  # (states,) which of rows · length positions predict a token
-    sample: Tensor  # (entries,) completion
-    step: Tensor  # (entries,) index of the new token, from 0
-    state: Tensor  # (entries,) row of ``select``
-    token: Tensor  # (entries,) token taken
-    visits: Tensor  # (states,) completions that pass through, float32
-    log_density: Tensor  # (entries,) log π of the token taken
-    kl_policy_to_reference: Tensor  # (states,) nats
-    kl_reference_to_policy: Tensor  # (states,) nats
-    entropy: Tensor  # (states,) nats
+    sample: Tensor = field(init=False)  # (entries,) completion
+    step: Tensor = field(init=False)  # (entries,) index of the new token, from 0
+    state: Tensor = field(init=False)  # (entries,) row of ``select``
+    token: Tensor = field(init=False)  # (entries,) token taken
+    visits: Tensor = field(init=False)  # (states,) completions that pass through, float32
+    log_density: Tensor = field(init=False)  # (entries,) log π of the token taken
+    kl_policy_to_reference: Tensor = field(init=False)  # (states,) nats
+    kl_reference_to_policy: Tensor = field(init=False)  # (states,) nats
+    entropy: Tensor = field(init=False)  # (states,) nats
     cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
     cache_reference: Cache = field(default_factory=list)
-    hidden_reference: Tensor = field(default_factory=lambda: torch.empty(0))  # (states, width)
+    hidden_reference: Tensor = field(init=False)  # (states, width)
+    log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, reference's, where kept
     graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
 
 
@@ -49,8 +50,36 @@ class Rollout:
     kl_policy_to_reference: Tensor  # Σ_t KL(π‖p_ref), nats
     kl_reference_to_policy: Tensor  # Σ_t KL(p_ref‖π), nats
     entropy: Tensor  # Σ_t entropy, nats
-    levels: list[Level] = field(default_factory=list)
-    tokens: Tensor | None = None  # (batch, new tokens), −1 after the end
+    levels: list[Level]
+    tokens: Tensor  # (batch, new tokens), −1 after the end
+
+    @classmethod
+    def of(cls, levels: list[Level], tokens: Tensor, log_reference: Tensor) -> Rollout:
+        """Sum the levels' entries by completion and find the distinct completions."""
+
+        def total(name: str, by_state: bool) -> Tensor:
+            out = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+            for level in levels:
+                values: Tensor = getattr(level, name)
+                values = values[level.state] if by_state else values
+                out.index_add_(0, level.sample, values.double())
+            return out.cpu()
+
+        distinct, index, counts = torch.unique(
+            tokens.cpu(), dim=0, return_inverse=True, return_counts=True
+        )
+        return cls(
+            token_ids=[tuple(i for i in row if i >= 0) for row in distinct.tolist()],
+            index=index,
+            counts=counts,
+            log_density=total("log_density", by_state=False),
+            log_density_reference=log_reference.double().cpu(),
+            kl_policy_to_reference=total("kl_policy_to_reference", by_state=True),
+            kl_reference_to_policy=total("kl_reference_to_policy", by_state=True),
+            entropy=total("entropy", by_state=True),
+            levels=levels,
+            tokens=tokens,
+        )
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:

@@ -37,6 +37,8 @@ from tinycats.program import UserError
 TREE_DEPTH = 12
 #: Logits held at once by the head: 16 MB, so that softmax and its gradient stay in cache.
 LOGITS_PER_CHUNK = 2**22
+#: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
+LOGITS_KEPT = 2**26
 
 
 class Sampler:
@@ -108,7 +110,7 @@ class Sampler:
         else:
             if len(alive):
                 self._add_tail(inputs, parents, alive, row, u, given)
-        return self._finish(batch)
+        return Rollout.of(self.levels, self.tokens, self.log_reference)
 
     def _add_level(
         self,
@@ -123,14 +125,12 @@ class Sampler:
     ) -> Tensor:
         """Append a level of one state a row; returns the token each completion takes."""
         rows, length = inputs.shape
-        level = self._empty_level(
-            inputs, parents, torch.arange(rows, device=self.device) * length + length - 1
-        )
+        level = Level(inputs, parents, torch.arange(rows, device=self.device) * length + length - 1)
         level.sample, level.step, level.state = alive, torch.full_like(alive, step), row
         level.visits = torch.bincount(row, minlength=rows).float()
         level.token = torch.empty_like(row) if known is None else known
         self.levels.append(level)
-        self._measure(level, self._states(level, keep_graph), u)
+        self._measure(level, self._states(level, keep_graph), u, keep_graph)
         return level.token
 
     def _add_tail(
@@ -158,7 +158,7 @@ class Sampler:
         predicted = rest[:, :length] >= 0  # (rows, length)
         fed = torch.cat([inputs[first], rest[:, : length - 1]], dim=1)
         select = predicted.flatten().nonzero()[:, 0]
-        level = self._empty_level(fed.clamp(min=0), parents[first], select)
+        level = Level(fed.clamp(min=0), parents[first], select)
         place = torch.full((predicted.numel(),), -1, device=self.device)
         place[select] = torch.arange(len(select), device=self.device)
         taken = predicted[row]  # (alive, length)
@@ -168,7 +168,7 @@ class Sampler:
         level.token = self.tokens[level.sample, level.step]
         level.visits = torch.bincount(level.state, minlength=len(select)).float()
         self.levels.append(level)
-        self._measure(level, self._states(level, keep_graph=False), None)
+        self._measure(level, self._states(level, keep_graph=False), None, keep=False)
 
     @torch.no_grad()
     def _draw_tail(
@@ -202,14 +202,6 @@ class Sampler:
 
     # ------------------------------------------------------------------ one level's arithmetic
 
-    def _empty_level(self, inputs: Tensor, parents: Tensor, select: Tensor) -> Level:
-        nothing = torch.zeros(len(select), device=self.device)
-        none = torch.empty(0, dtype=torch.long, device=self.device)
-        return Level(
-            inputs, parents, select, none, none, none, none, nothing,
-            nothing, nothing.clone(), nothing.clone(), nothing.clone(),
-        )  # fmt: skip
-
     def _states(self, level: Level, keep_graph: bool) -> Tensor:
         """Hidden states of the policy at the level's states; fills the level's caches."""
         keep_graph = keep_graph and level.inputs.numel() <= self.micro_batch
@@ -239,10 +231,18 @@ class Sampler:
         return torch.cat(outputs)[level.select], joined
 
     @torch.no_grad()
-    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None) -> None:
+    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None, keep: bool) -> None:
         """Both distributions at each state: draw the tokens (where ``u`` is given), measure them."""
         level.log_density = torch.zeros(len(level.state), device=self.device)
-        size = LOGITS_PER_CHUNK // int(self.policy.head.weight.shape[0])
+        vocabulary = int(self.policy.head.weight.shape[0])
+        size = LOGITS_PER_CHUNK // vocabulary
+        for name in ("kl_policy_to_reference", "kl_reference_to_policy", "entropy"):
+            setattr(level, name, torch.empty(len(hidden), device=self.device))
+        if keep and len(hidden) * vocabulary <= LOGITS_KEPT:
+            level.log_probabilities = (
+                torch.empty(len(hidden), vocabulary, device=self.device),
+                torch.empty(len(hidden), vocabulary, device=self.device),
+            )
         order = torch.argsort(level.state, stable=True)
         bounds = torch.searchsorted(
             level.state[order].contiguous(),
@@ -252,6 +252,9 @@ class Sampler:
         for part, end in zip(chunks(len(hidden), size), bounds, strict=True):
             log_p = self.policy.log_probabilities(hidden[part])
             log_ref = self.reference.log_probabilities(level.hidden_reference[part])
+            if level.log_probabilities is not None:
+                level.log_probabilities[0][part] = log_p
+                level.log_probabilities[1][part] = log_ref
             level.kl_policy_to_reference[part] = objective.kl_policy_to_reference(log_p, log_ref)
             level.kl_reference_to_policy[part] = objective.kl_reference_to_policy(log_p, log_ref)
             level.entropy[part] = objective.entropy(log_p)
@@ -263,35 +266,6 @@ class Sampler:
             token = level.token[entries]
             level.log_density[entries] = log_p[state, token]
             self.log_reference.index_add_(0, level.sample[entries], log_ref[state, token])
-
-    def _finish(self, batch: int) -> Rollout:
-        """Sum the levels' entries by completion and find the distinct completions."""
-
-        def total(name: str, by_state: bool) -> Tensor:
-            out = torch.zeros(batch, dtype=torch.float64, device=self.device)
-            for level in self.levels:
-                values: Tensor = getattr(level, name)
-                out.index_add_(
-                    0, level.sample, (values[level.state] if by_state else values).double()
-                )
-            return out.cpu()
-
-        distinct, index, counts = torch.unique(
-            self.tokens.cpu(), dim=0, return_inverse=True, return_counts=True
-        )
-        ids = [tuple(i for i in row if i >= 0) for row in distinct.tolist()]
-        return Rollout(
-            token_ids=ids,
-            index=index,
-            counts=counts,
-            log_density=total("log_density", by_state=False),
-            log_density_reference=self.log_reference.double().cpu(),
-            kl_policy_to_reference=total("kl_policy_to_reference", by_state=True),
-            kl_reference_to_policy=total("kl_reference_to_policy", by_state=True),
-            entropy=total("entropy", by_state=True),
-            levels=self.levels,
-            tokens=self.tokens,
-        )
 
     # ------------------------------------------------------------------ the gradient
 
@@ -330,7 +304,7 @@ class Sampler:
                             outputs.append(output)
                             seeds.append(leaf.grad[part])
                 torch.autograd.backward(outputs, seeds)
-            level.graph, level.cache = None, []
+            level.graph, level.cache, level.log_probabilities = None, [], None
 
     def _token_weights(
         self, rollout: Rollout, advantage: Tensor, coefficient: float, kl_direction: str
@@ -372,10 +346,7 @@ class Sampler:
         entry_state = level.state - states[0]
         for part in chunks(len(hidden), size):
             entries = ((entry_state >= part.start) & (entry_state < part.stop)).nonzero()[:, 0]
-            log_p = self.policy.log_probabilities(hidden[part])
-            log_ref = log_p
-            if coefficient:
-                log_ref = self.reference.log_probabilities(level.hidden_reference[states[part]])
+            log_p, log_ref = self._distributions(level, hidden[part], states[part], coefficient)
             d_logits = objective.logit_gradient(
                 log_p,
                 log_ref,
@@ -391,3 +362,18 @@ class Sampler:
             if head.bias is not None:
                 head.bias.grad += d_logits.sum(0)
         return d_hidden
+
+    def _distributions(
+        self, level: Level, hidden: Tensor, states: Tensor, coefficient: float
+    ) -> tuple[Tensor, Tensor]:
+        """log π and log p_ref at some of a level's states: as kept, or computed again.
+
+        Where the KL has no weight the reference is not asked, and log π stands in its place.
+        """
+        if level.log_probabilities is not None:
+            begin, end = int(states[0]), int(states[-1]) + 1  # states of a chunk are consecutive
+            return level.log_probabilities[0][begin:end], level.log_probabilities[1][begin:end]
+        log_p = self.policy.log_probabilities(hidden)
+        if not coefficient:
+            return log_p, log_p
+        return log_p, self.reference.log_probabilities(level.hidden_reference[states])
