@@ -27,7 +27,7 @@ class Recipe:
     heads: int = 4
     context: int = 512
     batch_tokens: int = 8192
-    epochs: float = 12.0
+    epochs: float = 9.0
     muon_learning_rate: float = 0.02
     adam_learning_rate: float = 3.0e-3
     muon_weight_decay: float = 0.1
