@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycats import files, frontier
+from tinycats import files, frontier, whole_files
 from tinycats.best_of_n import best_of_n, powers_of_two
 from tinycats.program import UserError
 
@@ -456,7 +457,7 @@ def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
     write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)])
     done = run_script(tmp_path)
     assert done.returncode == 0, done.stderr
-    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
     assert set(first) == {"limit.csv", "best_of_n.csv", "policies.csv", "prompted.csv"}
     rows = files.read_table("frontier/policies.csv", tmp_path / "out" / "policies.csv")
     assert [row["kl_factor"] for row in rows] == ["6000", "6000"]
@@ -468,7 +469,7 @@ def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
     assert prompted["text"] == " a cat"
     assert float(prompted["kl_policy_to_reference_nats"]) == 1.5
     run_script(tmp_path)
-    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
 
 
 def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
@@ -477,6 +478,10 @@ def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
     one, other = (tmp_path / "post/kl=6000" / f"seed={s}.csv" for s in (0, 1))
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())  # the wrong policy's completions
+    done = run_script(tmp_path)
+    assert done.returncode == 1
+    assert f"{one}: not as it was written" in done.stderr
+    shutil.rmtree(one.parent / whole_files.FOLDER)  # whoever removes the checksums is found too
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

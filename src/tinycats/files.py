@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tinycats import whole_files
+from tinycats.whole_files import write_text
 
 Row = dict[str, Any]
 
@@ -237,22 +239,6 @@ def _check(name: str, columns: Iterable[str], path: Path) -> None:
         )
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` whole or not at all: to a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-
-
 def format_number(value: Any) -> str:
     """Numbers as text that is the same on every run: 7 significant digits, no exponent games."""
     if value is None:
@@ -288,13 +274,15 @@ def write_table(name: str, path: str | Path, rows: Iterable[Mapping[str, Any]]) 
                 raise TableError(f"{path}: column {column} would be infinite")
         writer.writerow([format_number(row[column]) for column in columns])
     write_text(path, buffer.getvalue())
+    whole_files.seal(path)
 
 
 def read_table(name: str, path: str | Path) -> list[dict[str, str]]:
     """Rows of a CSV table as text, after checking its columns.
 
     Raises:
-        TableError: the file is cut short, or its columns are not the documented ones.
+        TableError: the file is cut short, is not what its stage wrote, or its columns are not the
+            documented ones.
     """
     path = Path(path)
     with open(path, encoding="utf-8", newline="") as file:
@@ -304,6 +292,8 @@ def read_table(name: str, path: str | Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise TableError(f"{path}: line {number} is cut short or too long")
+    if problem := whole_files.problem(path):
+        raise TableError(problem)
     return rows
 
 
@@ -340,13 +330,14 @@ def write_lines(
             raise TableError(f"{path}: a line has fields {list(row)}, should be {list(fields)}")
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
     write_text(path, "".join(line + "\n" for line in lines))
+    whole_files.seal(path)
 
 
 def read_lines(path: str | Path, fields: Mapping[str, str]) -> Iterator[Row]:
     """Read what :func:`write_lines` wrote.
 
     Raises:
-        TableError: a line is cut short or has other fields.
+        TableError: a line is cut short or has other fields, or the file is not what its stage wrote.
     """
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -357,6 +348,8 @@ def read_lines(path: str | Path, fields: Mapping[str, str]) -> Iterator[Row]:
             if list(row) != list(fields):
                 raise TableError(f"{path}: line {number} has fields {list(row)}")
             yield row
+    if problem := whole_files.problem(path):
+        raise TableError(problem)
 
 
 def read_run(path: str | Path) -> Row:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinycats import files
+from tinycats import files, whole_files
 from tinycats.program import UserError
 
 Array = npt.NDArray[np.float64]
@@ -85,6 +85,8 @@ def read_samples(path: str | Path) -> Samples:
             )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a file of the completions stage: {error}") from error
+    if problem := whole_files.problem(path):
+        raise UserError(problem)
     try:
         return Samples(models, log_density.astype(float), reward.astype(float), counts)
     except UserError as error:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinycats import whole_files
 from tinycats.program import UserError
 
 ROWS_PER_BLOCK = 64
@@ -115,23 +116,17 @@ class RewardModel:
 
 def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_sha256: str) -> None:
     """Write the concept's unit vector with the concept and the encoder's checksum as metadata."""
-    import os
-
-    from safetensors.numpy import save_file
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     metadata = {"concept": concept, "encoder_sha256": encoder_sha256}
-    save_file({"embedding": vector.astype(np.float32)}, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    whole_files.write_tensors(path, {"embedding": vector.astype(np.float32)}, metadata)
 
 
-def load_reference(path: str | Path, concept: str | None = None) -> np.ndarray:
+def load_reference(
+    path: str | Path, concept: str | None = None, encoder_sha256: str | None = None
+) -> np.ndarray:
     """The concept's unit vector, ``(384,)`` float32.
 
     Raises:
-        UserError: the file is damaged, not a unit vector, or of another concept.
+        UserError: the file is damaged, not a unit vector, or of another concept or encoder.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -148,5 +143,12 @@ def load_reference(path: str | Path, concept: str | None = None) -> np.ndarray:
         raise UserError(
             f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun"
         )
+    if encoder_sha256 is not None and metadata.get("encoder_sha256") != encoder_sha256:
+        raise UserError(
+            f"{path}: made by another encoder (sha256 {metadata.get('encoder_sha256')}, ours is"
+            f" {encoder_sha256}); delete it and rerun"
+        )
+    if problem := whole_files.problem(path):
+        raise UserError(problem)
     result: np.ndarray = vector
     return result

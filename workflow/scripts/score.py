@@ -54,13 +54,14 @@ def main() -> None:
     completion_tokens = files.read_run(args.run)["new_tokens"]
 
     from tinycats.devices import choose_device, set_threads
-    from tinycats.models import load_tokenizer, verify_folder
+    from tinycats.models import load_tokenizer, sha256_file, verify_folder
     from tinycats.reward import RewardEncoder, load_reference
 
     set_threads(args.threads)
     verify_folder(args.encoder)
     encoder = RewardEncoder(args.encoder, choose_device(args.device))
-    reference = load_reference(args.reference)
+    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
+    reference = load_reference(args.reference, encoder_sha256=encoder_sha256)
     tokenizer = load_tokenizer(args.tokenizer)
 
     @functools.cache
