@@ -240,11 +240,20 @@ def load_causal_lm(
 def save_policy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Save a trained model as a plain Hugging Face folder with ``manifest.json``, whole or not."""
-    with new_folder(folder) as new:
-        model.save_pretrained(new, max_shard_size="1000GB")
-        tokenizer.save_pretrained(new)
-        write_manifest(new, {"source": "trained here"})
+    """Save a trained model as a plain Hugging Face folder with ``manifest.json``, whole or not.
+
+    Raises:
+        UserError: it cannot be written (a full disk, say).
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with new_folder(folder) as new:
+            model.save_pretrained(new, max_shard_size="1000GB")
+            tokenizer.save_pretrained(new)
+            write_manifest(new, {"source": "trained here"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: the model cannot be written: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

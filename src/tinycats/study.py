@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinycats.models import kind_of
 from tinycats.program import UserError
 
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
@@ -83,6 +84,12 @@ class Study:
                 "config: evaluation.prompts.training: should hold training.prompt,"
                 f" {prompt!r}, which summary.csv is about"
             )
+        for key in ("base_model", "tokenizer"):
+            if model := config.get(key):
+                try:
+                    kind_of(model)
+                except UserError as error:
+                    raise UserError(f"config: {key}: {error}") from None
         for key, text in (("training.prompt", prompt), ("concept", config["concept"])):
             if not text.strip():
                 raise UserError(f"config: {key}: is blank; it should have a word at least")

@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from pathlib import Path
 
-from tinycats import files, program
+from tinycats import files, program, whole_files
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ def main() -> None:
     from tinycats.completions import Collector
     from tinycats.devices import choose_device, set_threads
     from tinycats.models import load_causal_lm, sha256_file, verify_folder
+    from tinycats.provenance import check_policy
     from tinycats.reward import RewardEncoder, RewardModel, load_reference
     from tinycats.reward_memo import load_memo, save_memo
 
@@ -52,7 +52,11 @@ def main() -> None:
     device = choose_device(args.device)
     verify_folder(args.encoder)
     encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
-    reward = RewardModel(RewardEncoder(args.encoder, device), load_reference(args.reference))
+    concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
+    for folder in args.policies:
+        expected = {"prompt": args.prompt, "num_tokens": args.num_tokens}
+        check_policy(folder, args.base_model, expected, args.reference)
+    reward = RewardModel(RewardEncoder(args.encoder, device), concept)
     known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
     base, tokenizer = load_causal_lm(args.base_model, device)
     collector = Collector(base, tokenizer, reward, args.prompt, args.num_tokens, args.micro_batch)
@@ -91,12 +95,8 @@ def main() -> None:
             yield load_causal_lm(folder / "model", device)[0]
 
     tensors, metadata = collector.densities(models(), 1 + len(args.policies))
-    from safetensors.numpy import save_file
-
     path = args.out / "densities.safetensors"
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"models": json.dumps(metadata)})
-    os.replace(temporary, path)
+    whole_files.write_tensors(path, tensors, {"models": json.dumps(metadata)})
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def main() -> None:
     from tinycats.devices import choose_device, set_threads
     from tinycats.models import load_causal_lm
     from tinycats.network import Network
+    from tinycats.provenance import check_policy
     from tinycats.storytelling import find_stories, requests, tell_stories
 
     set_threads(args.threads)
@@ -57,6 +58,8 @@ def main() -> None:
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:
+        if (args.policy.parent / "run.json").exists():  # by hand, any model may tell stories
+            check_policy(args.policy.parent, args.base_model)
         policy = Network(load_causal_lm(args.policy, device)[0])
         files.write_lines(args.out, stories(policy, "", args.seeds[0]), files.STORY_FIELDS)
         theirs = list(files.read_lines(args.base_stories, files.STORY_FIELDS))

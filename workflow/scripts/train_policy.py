@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tinycats import __version__, program
 from tinycats.files import write_table, write_text
+from tinycats.whole_files import check_writable
 
 
 def parse() -> argparse.Namespace:
@@ -51,6 +52,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    check_writable(args.out)
     import torch
     import transformers
 
@@ -68,14 +70,14 @@ def main() -> None:
     policy, tokenizer = load_causal_lm(args.base_model, device)
     reference, _ = load_causal_lm(args.base_model, device)
     encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
-    reward = RewardModel(RewardEncoder(args.encoder, device), load_reference(args.reference))
+    concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
+    reward = RewardModel(RewardEncoder(args.encoder, device), concept)
     known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
     data = {
         "base_model_sha256": sha256_file(args.base_model / "model.safetensors"),
         "encoder_sha256": encoder_sha256,
         "reference_sha256": sha256_file(args.reference),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         *(policy, reference, tokenizer, reward, settings),
         identity=run_identity(settings, data),
@@ -93,8 +95,11 @@ def main() -> None:
         "settings": {name: getattr(settings, name) for name in names},
         "kl_coefficient_per_nat": trainer.coefficient,
         "new_tokens": trainer.sampler.new_tokens,
+        "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),
         **data,
-        "device": torch.cuda.get_device_name() if "cuda" in device else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name()
+        if "cuda" in device
+        else platform.processor() or "cpu",
         "threads": threads,
         "seconds": round(trainer.seconds_before, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
