@@ -38,6 +38,8 @@ def run(main: Callable[[], None], network: bool = False) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def progress(items: Iterable[T], total: int, what: str, every_seconds: float = 20.0) -> Iterator[T]:

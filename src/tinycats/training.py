@@ -52,7 +52,7 @@ class TrainingSettings:
 
 
 class Terminated(SystemExit):
-    """The job was asked to stop (SIGTERM: preempted, timed out); its state has been written."""
+    """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
 
 
 def uniform_generator(seed: int, step: int) -> torch.Generator:
@@ -62,14 +62,24 @@ def uniform_generator(seed: int, step: int) -> torch.Generator:
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM into a flag while the block runs, so that a step is whole or not at all."""
+def stop_between_steps() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C while the block runs, so that a step is whole or not at all.
+
+    Yields the signals that have arrived; a second one acts at once.
+    """
     asked: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, previous[number])
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in kinds}
     try:
-        yield lambda: bool(asked)
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Trainer:
@@ -99,6 +109,16 @@ class Trainer:
     ) -> None:
         self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
         self.settings, self.identity, self.state_file = settings, identity, state_file
+        for key, known in (
+            ("baseline", objective.BASELINES),
+            ("kl", objective.KL_DIRECTIONS),
+            ("precision", ("fp32", "bf16")),
+        ):
+            if getattr(settings, key) not in known:
+                raise UserError(
+                    f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
+                    f" {', '.join(known)}"
+                )
         self.prompt_ids = tokenizer(settings.prompt, add_special_tokens=False).input_ids
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
@@ -254,25 +274,25 @@ class Trainer:
         """Train to the end, from the state file if it is this run's.
 
         Raises:
-            Terminated: SIGTERM arrived; the state was written.
+            Terminated: SIGTERM or Ctrl-C arrived; the state was written.
             UserError: loss or gradient stopped being finite, or the state cannot be written.
         """
         self.load_state()
         started = saved = time.monotonic()
         already = self.seconds_before
-        with stop_between_steps() as asked_to_stop:
+        with stop_between_steps() as asked:
             for _ in progress(
                 range(self.step, self.settings.steps), self.settings.steps - self.step, "steps"
             ):
                 self.take_step()
                 self.seconds_before = already + time.monotonic() - started
                 due = time.monotonic() - saved >= checkpoint_seconds
-                if asked_to_stop() or (due and self.step < self.settings.steps):
+                if asked or (due and self.step < self.settings.steps):
                     self.save_state()
                     saved = time.monotonic()
-                if asked_to_stop():
+                if asked:
                     log.warning("asked to stop at step %d; run again to go on", self.step)
-                    raise Terminated(143)
+                    raise Terminated(128 + asked[0])
 
     def save_state(self) -> None:
         """Write the state whole or not at all."""
@@ -286,8 +306,12 @@ class Trainer:
             "top": json.dumps(self.top),
             "seconds": self.seconds_before,
         }
+        state["checksum"] = checksum(state)  # torch's file format would not notice a changed byte
         try:
-            torch.save(state, temporary)
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # a network's disk may say only now that it is full
             os.replace(temporary, self.state_file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
@@ -303,6 +327,8 @@ class Trainer:
         try:
             device = next(self.policy.parameters()).device
             state = torch.load(self.state_file, map_location=device, weights_only=True)
+            if state.pop("checksum") != checksum(state):
+                raise ValueError("it is damaged: its checksum is another")
             if state["identity"] != self.identity:
                 raise ValueError("it was made from other parameters, code or data")
             rows, top = json.loads(state["rows"]), json.loads(state["top"])
@@ -317,6 +343,31 @@ class Trainer:
         self.rows, self.top, self.step = rows, top, state["step"]
         self.seconds_before = state["seconds"]
         log.info("going on from step %d of %d", self.step, self.settings.steps)
+
+
+def checksum(state: Any) -> str:
+    """sha256 of nested dictionaries and lists of tensors, numbers and texts, order included."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            add((str(value.dtype), list(value.shape)))
+            digest.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                add(key)
+                add(inner)
+        elif isinstance(value, list | tuple):
+            digest.update(b"[%d]" % len(value))
+            for inner in value:
+                add(inner)
+        else:
+            digest.update(repr(value).encode() + b"\0")
+
+    add(state)
+    return digest.hexdigest()
 
 
 def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:

@@ -1,0 +1,478 @@
+"""Training a policy cannot lose a run: killed, damaged, full, read-only, not finite, two at once.
+
+A real (tiny) model, the real reward, the real program in a process of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import encoder_folder, environment, program, write_model
+
+pytestmark = pytest.mark.slow
+STEPS = 12
+NOT_COMPARED = ("seconds", "samples_per_second")
+
+
+@dataclass
+class World:
+    """A base model, the encoder, the embedding of `cat`, and one undisturbed run of ``STEPS``."""
+
+    folder: Path
+    model: Path
+    reference: Path
+    undisturbed: Path
+
+    def command(self, out: Path, **more: object) -> list[str]:
+        settings: dict[str, object] = {
+            "base_model": self.model,
+            "encoder": encoder_folder(),
+            "reference": self.reference,
+            "out": out,
+            "kl_factor": 6000,
+            "steps": STEPS,
+            "batch_size": 24,
+            "learning_rate": 1e-3,
+            "checkpoint_seconds": 0,
+            "device": "cpu",
+            "threads": 1,
+        }
+        words = program("train_policy")
+        for name, value in (settings | more).items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return words
+
+    def start(self, out: Path, **more: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(out, **more),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(self, out: Path, **more: object) -> str:
+        """Train to the end; returns what was said on the way."""
+        process = self.start(out, **more)
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+        return said
+
+    def refused(self, *runs: tuple[Path, dict[str, object]]) -> list[str]:
+        """Start runs that should fail; returns the one line of each."""
+        lines = []
+        waiting = [self.start(out, **more) for out, more in runs]
+        for process in waiting:
+            said = process.communicate(timeout=300)[1]
+            assert process.returncode == 1, said
+            assert "Traceback" not in said
+            errors = [line for line in said.splitlines() if line.startswith("error: ")]
+            assert len(errors) == 1, said
+            lines += errors
+        return lines
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("training")
+    reference = folder / "cat.safetensors"
+    embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
+    subprocess.run([*embed, "--out", reference], env=environment(), check=True)
+    made = World(folder, write_model(folder / "model"), reference, folder / "undisturbed")
+    made.train(made.undisturbed)
+    return made
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "training.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(folder: Path) -> dict[str, object]:
+    """What must not depend on how often a run was interrupted."""
+    return {
+        "weights": (folder / "model/model.safetensors").read_bytes(),
+        "top": (folder / "top_completions.csv").read_bytes(),
+        "training": [{k: v for k, v in r.items() if k not in NOT_COMPARED} for r in rows(folder)],
+    }
+
+
+def assert_same_results(folder: Path, other: Path) -> None:
+    ours, theirs = results(folder), results(other)
+    assert ours["training"] == theirs["training"]
+    assert ours["top"] == theirs["top"]
+    assert ours["weights"] == theirs["weights"]
+    assert not (folder / "state.pt").exists()
+
+
+def saved_step(state: Path) -> int:
+    return torch.load(state, weights_only=True)["step"] if state.exists() else 0
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not true() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def interrupt(process: subprocess.Popen[str], number: int) -> str:
+    process.send_signal(number)
+    return process.communicate(timeout=300)[1]
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process has come to its steps, as the system sees it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+# ---- the run itself ------------------------------------------------------------------------------
+
+
+def test_a_run_trains_and_records(world: World) -> None:
+    training = rows(world.undisturbed)
+    assert [row["step"] for row in training] == [str(i + 1) for i in range(STEPS)]
+    assert float(training[0]["kl_policy_to_reference_nats"]) == pytest.approx(0, abs=1e-6)
+    assert float(training[-1]["kl_policy_to_reference_nats"]) > 1e-4
+    assert all(float(row["gradient_norm"]) > 0 for row in training)
+    assert all(row["gradient_snr"] == "" for row in training)
+    run = json.loads((world.undisturbed / "run.json").read_text())
+    assert run["new_tokens"] == 4
+    assert run["settings"]["learning_rate"] == 1e-3
+    base = (world.model / "model.safetensors").read_bytes()
+    assert results(world.undisturbed)["weights"] != base
+
+
+def test_options_change_the_result_and_snr_is_measured(world: World, tmp_path: Path) -> None:
+    options: dict[str, dict[str, object]] = {
+        "mean": {"baseline": "mean"},
+        "leave_one_out": {"baseline": "leave_one_out", "snr_every": 2},
+        "reverse": {"kl": "policy_to_reference"},
+        "bf16": {"precision": "bf16"},
+    }
+    waiting = [world.start(tmp_path / name, steps=4, **o) for name, o in options.items()]
+    for process in waiting:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    first = {name: rows(tmp_path / name)[0] for name in options}
+    plain = rows(world.undisturbed)[0]
+    for name, row in first.items():  # the same batch of the same base
+        assert float(row["reward_mean"]) == pytest.approx(float(plain["reward_mean"]), abs=0.05)
+        assert float(row["gradient_norm"]) > 0
+        if name != "bf16":
+            assert row["distinct_completions"] == plain["distinct_completions"]
+    assert float(first["mean"]["gradient_norm"]) < float(plain["gradient_norm"])
+    assert len({results(tmp_path / name)["weights"] for name in options}) == len(options)
+    measured = [row["gradient_snr"] for row in rows(tmp_path / "leave_one_out")]
+    assert [value != "" for value in measured] == [True, False, True, False]
+    assert all(float(value) >= 0 for value in measured if value)
+
+
+def test_micro_batch_bounds_memory_and_changes_only_rounding(world: World, tmp_path: Path) -> None:
+    world.train(tmp_path / "out", micro_batch=7, steps=4)
+    for row, plain in zip(rows(tmp_path / "out"), rows(world.undisturbed), strict=False):
+        assert float(row["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-3)
+
+
+# ---- interrupted ---------------------------------------------------------------------------------
+
+
+def test_killed_at_several_points_ends_as_if_undisturbed(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    state = out / "state.pt"
+    points: list[Callable[[], bool]] = [
+        lambda: out.exists(),  # before the first step
+        lambda: saved_step(state) >= 2,
+        lambda: saved_step(state) >= 7,
+        lambda: any(out.glob("*model*")) or any(out.glob(".model*")),  # while the policy is saved
+    ]
+    went_on = []
+    for point in points:
+        process = world.start(out)
+        wait_until(point, process)
+        went_on.append("going on from step" in interrupt(process, signal.SIGKILL))
+    assert went_on[2:] == [True, True]
+    world.train(out)
+    assert_same_results(out, world.undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_writes_a_state_within_seconds(
+    world: World, tmp_path: Path, number: int, code: int
+) -> None:
+    """A preempted or timed-out job, and Ctrl-C."""
+    out = tmp_path / "out"
+    process = world.start(out, checkpoint_seconds=3600)
+    wait_until(lambda: catches_sigterm(process.pid), process)
+    assert not (out / "state.pt").exists()
+    begin = time.monotonic()
+    said = interrupt(process, number)
+    assert time.monotonic() - begin < 20
+    assert process.returncode == code, said
+    assert "asked to stop at step" in said
+    assert "Traceback" not in said
+    step = saved_step(out / "state.pt")
+    assert not (out / "model").exists()
+    assert f"going on from step {step} of {STEPS}" in world.train(out)
+    assert_same_results(out, world.undisturbed)
+
+
+# ---- a state that must not be used ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def state(world: World) -> Path:
+    """State of a run that was stopped half-way."""
+    out = world.folder / "stopped"
+    process = world.start(out)
+    wait_until(lambda: saved_step(out / "state.pt") >= 4, process)
+    interrupt(process, signal.SIGTERM)
+    return out / "state.pt"
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_one_byte(path: Path) -> None:
+    """Of a weight, where a file format alone notices nothing."""
+    data = bytearray(path.read_bytes())
+    weights = torch.load(path, weights_only=True)["policy"]
+    name = next(name for name in weights if name.endswith("c_fc.weight"))
+    place = data.find(weights[name].numpy().tobytes())
+    assert place > 0
+    data[place + 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_short, change_one_byte, empty])
+def test_a_damaged_state_is_set_aside(
+    world: World, state: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(state, out / "state.pt")
+    damage(out / "state.pt")
+    said = world.train(out)
+    assert f"state set aside as {out / 'state.pt.set-aside'}, starting over: " in said
+    assert (out / "state.pt.set-aside").exists()
+    assert_same_results(out, world.undisturbed)
+
+
+def test_a_state_of_other_parameters_is_set_aside(
+    world: World, state: Path, tmp_path: Path
+) -> None:
+    for name in ("changed", "fresh"):
+        (tmp_path / name).mkdir()
+    shutil.copy(state, tmp_path / "changed/state.pt")
+    said = world.train(tmp_path / "changed", learning_rate=2e-3)
+    assert "starting over: it was made from other parameters, code or data" in said
+    world.train(tmp_path / "fresh", learning_rate=2e-3)
+    assert_same_results(tmp_path / "changed", tmp_path / "fresh")
+    assert results(tmp_path / "fresh")["weights"] != results(world.undisturbed)["weights"]
+
+
+# ---- disks ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Disk:
+    """A small file system of its own."""
+
+    folder: Path
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount the small file system that this needs")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tinycats-test", folder],
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"this machine mounts no file system: {mounted.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_keeps_the_last_good_state(world: World, disk: Disk) -> None:
+    out = disk.folder / "out"
+    disk.remount(f"size={int(1.5 * size_of_a_state(world))}")
+    (line,) = world.refused((out, {}))
+    assert f"{out / 'state.pt'}: the state cannot be written" in line
+    assert "No space left" in line or "the last good one is kept" in line
+    assert saved_step(out / "state.pt") == 1  # there is room for one, not for two
+    assert sorted(p.name for p in out.iterdir()) == ["state.pt"]
+    disk.remount("size=30m")
+    assert "going on from step 1" in world.train(out)
+    assert_same_results(out, world.undisturbed)
+
+
+def size_of_a_state(world: World) -> int:
+    """Bytes: weights and AdamW's two averages of each, and a little."""
+    return 3 * (world.model / "model.safetensors").stat().st_size + 40_000
+
+
+def test_a_disk_too_full_for_the_policy(world: World, disk: Disk) -> None:
+    out = disk.folder / "out"
+    disk.remount("size=120k")
+    (line,) = world.refused((out, {"checkpoint_seconds": 3600, "steps": 2}))
+    assert str(out / "model") in line
+    assert "cannot be" in line
+    assert "space" in line
+    assert not (out / "model").exists()
+    assert not (out / "run.json").exists()
+    assert not list(out.glob(".model*"))
+
+
+def test_a_read_only_folder_is_said_at_once(world: World, disk: Disk) -> None:
+    (disk.folder / "there").mkdir()
+    disk.remount("ro")
+    folders = [disk.folder / "there", disk.folder / "not-there"]
+    endless = {"steps": 10**9, "checkpoint_seconds": 3600}
+    lines = world.refused(*((out, endless) for out in folders))
+    for out, line in zip(folders, lines, strict=True):
+        assert str(out) in line
+        assert "Read-only file system" in line
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (line,) = world.refused((out, {"learning_rate": 1e30}))
+    assert "training.learning_rate: 1e+30 gave a loss of" in line
+    assert "try a smaller rate" in line
+    assert str(out / "state.pt") in line
+    kept = torch.load(out / "state.pt", weights_only=True)
+    assert kept["step"] >= 1
+    assert all(torch.isfinite(w).all() for w in kept["policy"].values())
+    assert not (out / "model").exists()
+
+
+def test_requests_that_cannot_be_met_are_one_line(
+    world: World, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    short = write_model(tmp_path_factory.mktemp("short") / "model", context=8)
+    asked: dict[str, dict[str, object]] = {
+        "training.num_tokens: 6 leaves no token to generate": {"num_tokens": 6},
+        "is more than the model's context of 8": {"base_model": short},
+        "the prompt has no tokens": {"prompt": ""},
+        "baseline: 'best' is unknown; should be one of none,": {"baseline": "best"},
+        "kl: 'sideways' is unknown": {"kl": "sideways"},
+        "precision: 'fp8' is unknown; should be one of fp32, bf16": {"precision": "fp8"},
+        "no such model folder": {"base_model": tmp_path / "nowhere"},
+        "nowhere.safetensors": {"reference": tmp_path / "nowhere.safetensors"},
+    }
+    for begin in range(0, len(asked), 4):
+        some = list(asked)[begin : begin + 4]
+        runs = [(tmp_path / str(i), asked[part]) for i, part in enumerate(some)]
+        for part, line in zip(some, world.refused(*runs), strict=True):
+            assert part in line
+
+
+# ---- rewards shared between jobs -----------------------------------------------------------------
+
+
+def test_shared_rewards_change_nothing_and_damaged_ones_are_passed_over(
+    world: World, tmp_path: Path
+) -> None:
+    rewards = tmp_path / "rewards"
+    world.train(tmp_path / "first", rewards=rewards)
+    (memo,) = rewards.glob("*.json")
+    assert len(json.loads(memo.read_text())["rewards"]) > 20
+    begin = time.monotonic()
+    world.train(tmp_path / "second", rewards=rewards)
+    assert time.monotonic() - begin > 0
+    assert list(rewards.glob("*.json")) == [memo]  # there was nothing new to add
+    memo.write_text(memo.read_text()[:1000])
+    said = world.train(tmp_path / "third", rewards=rewards)
+    assert f"{memo} is damaged; its rewards will be computed again" in said
+    for name in ("first", "second", "third"):
+        assert_same_results(tmp_path / name, world.undisturbed)
+
+
+# ---- several GPUs --------------------------------------------------------------------------------
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from tinycats.devices import claim_gpu
+print(claim_gpu(2, Path(sys.argv[1])), flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_jobs_never_claim_the_same_gpu(tmp_path: Path) -> None:
+    jobs: list[subprocess.Popen[str]] = []
+
+    def claim() -> str:
+        job = subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path / "locks")],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        jobs.append(job)
+        assert job.stdout is not None
+        return job.stdout.readline().strip()
+
+    try:
+        assert [claim(), claim()] == ["0", "1"]
+        jobs[0].kill()
+        jobs[0].wait()
+        assert claim() == "0"  # a killed job leaves no claim behind
+        assert claim() == "0"  # all are taken: shared, with a warning
+        jobs[-1].kill()
+        assert "all 2 GPUs are claimed" in jobs[-1].communicate()[1]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+
+
+def test_gpus_are_told_apart_by_their_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs may see one GPU under different numbers."""
+    from tinycats import devices
+
+    monkeypatch.setattr(devices, "_held", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert devices.claim_gpu(2, tmp_path) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.MonkeyPatch.context() as patch:
+        warned: list[str] = []
+        patch.setattr(devices.log, "warning", lambda text, *_: warned.append(text))
+        assert devices.claim_gpu(1, tmp_path) == 0
+        assert warned
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert devices.claim_gpu(1, tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-3.lock", "gpu-5.lock"]
