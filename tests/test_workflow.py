@@ -22,7 +22,7 @@ def snakemake(folder: Path, *words: str) -> str:
     """Snakemake as the README says, with the interpreter's own environment on no PATH."""
     command = [
         *(sys.executable, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
-        *("--configfile", "config/smoke.yaml"),
+        *("--configfile", "config/smoke.yaml", "--config", "threads=1"),
     ]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment["PATH"] = "/usr/bin:/bin"
