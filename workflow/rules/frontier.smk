@@ -19,6 +19,9 @@ rule frontier:
         f"{RESULTS}/benchmarks/frontier.jsonl"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=mem_mb,
+        runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "densities"),
     params:
         forced=config["evaluation"]["prompted_with"],
         bootstrap=config["evaluation"]["bootstrap_samples"],

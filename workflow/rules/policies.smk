@@ -47,6 +47,8 @@ rule policy:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(training_work()),
         checkpoint_seconds=config["training"]["checkpoint_seconds"],
         torch_threads=config["threads"],
         device=config["device"],

@@ -25,6 +25,8 @@ rule scores:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(len(story_files()) * story_work(), "encoder"),
         torch_threads=config["threads"],
         device=config["device"],
     params:

@@ -20,6 +20,8 @@ rule base_stories:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(2 * len(STUDY.seeds) * story_work()),
         torch_threads=config["threads"],
         device=config["device"],
     params:
@@ -52,6 +54,8 @@ rule stories:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(2 * story_work()),
         torch_threads=config["threads"],
         device=config["device"],
     params:
@@ -93,6 +97,8 @@ rule completions:
         ENVIRONMENT
     resources:
         gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(completions_work()),
         torch_threads=config["threads"],
         device=config["device"],
     params:
