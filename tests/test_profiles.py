@@ -1,0 +1,69 @@
+"""Profiles and rules agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def profile(name: str) -> dict:
+    return yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))
+
+
+def rules() -> dict[str, str]:
+    """The text of each rule."""
+    text = "\n".join(path.read_text() for path in sorted(ROOT.glob("workflow/rules/*.smk")))
+    parts = re.split(r"^rule (\w+):\n", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", ["slurm", "multi-gpu"])
+def test_a_profile_keeps_the_settings_of_the_default_that_it_replaces(name):
+    default = profile("default")
+    del default["resources"]  # one GPU: what the others are there to change
+    assert default.items() <= profile(name).items()
+
+
+def test_slurm_sends_each_rule_that_asks_for_a_gpu_to_the_gpu_partition():
+    asking = {name for name, text in rules().items() if "gpu=1" in text}
+    assert len(asking) > 4
+    named = profile("slurm")["set-resources"]
+    assert named.keys() == asking
+    assert {entry["slurm_partition"] for entry in named.values()} == {"gpu"}
+
+
+def test_each_rule_of_a_study_is_local_or_says_what_it_needs():
+    for name, text in rules().items():
+        local = "localrule: True" in text or "shell:" not in text
+        if not (local or name.startswith("pretrain")):
+            assert "mem_mb=" in text, name
+            assert "runtime=" in text, name
+
+
+def test_a_group_shares_a_gpu_but_the_cluster_does_not():
+    slurm = profile("slurm")
+    assert slurm["resources"] == {"gpu": 1}
+    assert slurm["set-resource-scopes"] == {"gpu": "local"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "multi-gpu"])
+def test_snakemake_takes_the_profile(name):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "-n", "--workflow-profile", f"profiles/{name}"),
+            *("--configfile", "config/smoke.yaml", "--config", "study=profile", "--nolock"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^policy +4$", done.stdout + done.stderr, re.M)
