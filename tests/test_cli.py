@@ -1,0 +1,221 @@
+"""`tinycats tell` in a folder as the workflow leaves it, with a (tiny) policy that was trained."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny_model import ROOT, encoder_folder, environment, program, write_model
+
+from tinycats import cli
+from tinycats.models import load_causal_lm, sha256_file, write_manifest
+from tinycats.network import Network
+from tinycats.program import UserError
+from tinycats.provenance import check_policy
+from tinycats.reward import RewardEncoder, save_reference
+from tinycats.storytelling import Request, measure_stories, sample_stories
+
+WEIGHTS = "model.safetensors"
+PROMPT = "Once upon a time there was"
+POLICY = "results/default/policies/post/kl=6000/seed=0"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with config.yaml, Snakefile, a base model and one policy of the default study."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    (home / "Snakefile").write_text("")
+    base = write_model(home / "resources/models/tiny")
+    write_manifest(base, {"source": "made in a test"})
+    encoder = encoder_folder()
+    vector = RewardEncoder(encoder).embed(["cat"])[0]
+    save_reference(home / "cat.safetensors", "cat", vector, sha256_file(encoder / WEIGHTS))
+    train = [*program("train_policy"), "--base-model", base, "--encoder", encoder]
+    train += ["--reference", home / "cat.safetensors", "--out", home / POLICY]
+    train += ["--kl-factor", "6000", "--steps", "5", "--batch-size", "24", "--threads", "1"]
+    train += ["--learning-rate", "1e-2", "--device", "cpu"]
+    subprocess.run([str(word) for word in train], env=environment(), check=True)
+    return home
+
+
+@dataclass
+class Told:
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+Tell = Callable[..., Told]
+
+
+@pytest.fixture
+def tell(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Runs the command in this process, which has the libraries in memory."""
+
+    def run(*words: str, **settings: str) -> Told:
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, "argv", ["tinycats", "tell", *words])
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = error.code
+        return Told(code, *capsys.readouterr())
+
+    return run
+
+
+def in_a_terminal(home: Path, *words: str, **more: str) -> str:
+    """What a terminal gets."""
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "tinycats.cli", "tell", *words]
+    settings = environment(TERM="xterm-256color", **more)
+    process = subprocess.Popen(command, cwd=home, env=settings, stdout=side)
+    os.close(side)
+    data = b""
+    while select.select([main], [], [], 120)[0]:
+        try:
+            part = os.read(main, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        data += part
+    assert process.wait() == 0
+    os.close(main)
+    return data.decode(errors="replace").replace("\r\n", "\n")
+
+
+def without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_story_is_told_plainly_and_the_same_twice(tell: Tell) -> None:
+    first, second = (tell(PROMPT, "--new-tokens", "30") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith(PROMPT)
+    assert len(first.stdout) > len(PROMPT) + 10
+    assert "\x1b" not in first.stdout
+    other = tell(PROMPT, "--new-tokens", "30", "--story", "1")
+    assert other.stdout != first.stdout
+
+
+def test_a_terminal_gets_colours_and_no_color_none(home: Path, tell: Tell) -> None:
+    words = (PROMPT, "--new-tokens", "60")
+    plain = tell(*words).stdout
+    coloured = in_a_terminal(home, *words)
+    assert re.search(r"\x1b\[38;5;\d+m", coloured)
+    assert without_colours(coloured).startswith(plain)
+    assert "log π − log π_ref, nats" in coloured
+    assert "\x1b" not in in_a_terminal(home, *words, NO_COLOR="1")
+
+
+def test_two_stories_side_by_side(tell: Tell) -> None:
+    done = tell(PROMPT, "--new-tokens", "40", "--compare", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("base")
+    assert "│ KL factor 6000, seed 0" in lines[0]
+    columns = [[line[:38].rstrip(), line[41:].rstrip()] for line in lines[2:] if line.strip()]
+    for column in (0, 1):
+        assert " ".join(row[column] for row in columns).startswith(PROMPT[:20])
+    alone = tell(PROMPT, "--new-tokens", "40").stdout
+    assert "".join(r[1] for r in columns).replace(" ", "") == re.sub(r"\s", "", alone)
+
+
+def test_tokens_and_differences_are_those_of_the_stories_stage(home: Path) -> None:
+    base_model, tokenizer = load_causal_lm(home / "resources/models/tiny")
+    base, policy = Network(base_model), Network(load_causal_lm(home / POLICY / "model")[0])
+    ids = tuple(tokenizer(PROMPT).input_ids)
+    request = Request("training", PROMPT, ids, (), 7)
+    numbers = np.random.default_rng(7).random(40)
+    end = tokenizer.eos_token_id
+    for teller in (policy, base):
+        told = sample_stories(teller, [request], 40, end)
+        streamed = list(cli.stream(teller, policy, base, ids, numbers, end))
+        assert [token for token, _ in streamed] == told[0]
+        (found,) = measure_stories(policy, base, [request], told)
+        difference = found["log_p_policy"] - found["log_p_reference"]
+        assert [d for _, d in streamed] == pytest.approx(difference.tolist(), abs=1e-4)
+        assert np.abs(difference).max() > 1e-3
+
+
+def test_bytes_wait_until_they_are_a_letter() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+
+    class Bytes:
+        def decode(self, ids: list[int], **_: object) -> str:
+            return str(tokenizer.decode(ids))
+
+    ids = tokenizer.encode("кот 猫\x1b[2J").ids
+    told = [p.text for p in cli.pieces(Bytes(), "Тут", ((i, 0.0) for i in ids), -1)]
+    assert told[:5] == ["Тут", "к", "о", "т", " "]
+    assert "".join(told) == "Туткот 猫[2J"  # the escape that would clear the screen is gone
+    assert cli.printable("a\x07b\nc\u202e") == "ab\nc"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--kl", "500"), "--config 'training={kl_factors: [500]}'"),
+        (("--kl", "0", "--seed", "1"), "kl=0/seed=1/run.json --cores 1 --resources gpu=1\n"),
+        (("--seed", "77"), "--config 'training={seeds: [77]}'"),
+        (("--study", "../elsewhere"), "--study: '../elsewhere' should be letters"),
+        (("--variant", "none"), "the study default has no variant 'none'"),
+        (("--new-tokens", "500"), "context of 128 tokens; at most 122 will do"),
+        (("",), "the prompt is empty"),
+    ],
+)
+def test_what_cannot_be_told_is_one_line(tell: Tell, words: tuple[str, ...], says: str) -> None:
+    done = tell(*words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+
+
+def test_the_command_for_a_missing_policy_plans_it() -> None:
+    """Snakemake understands it: nested settings are merged, the policy is among the jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        with pytest.raises(UserError) as error:
+            cli.policy_folder("blog-of-mine", "post", "123", 45)
+    command = str(error.value).split("make it with: ")[1]
+    assert yaml.safe_load((ROOT / "config.yaml").read_text())["study"] == "default"
+    done = subprocess.run(
+        f"{sys.executable} -m {command} -n --nolock",
+        shell=True,
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "results/blog-of-mine/policies/post/kl=123/seed=45/run.json" in done.stdout, done.stderr
+
+
+def test_a_swapped_policy_is_refused(home: Path, tmp_path: Path) -> None:
+    check_policy(home / POLICY, home / "resources/models/tiny")
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"not a policy of this study: .*base_model_sha256"):
+        check_policy(home / POLICY, other)
