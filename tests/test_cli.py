@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
 
 from tinycats import cli
@@ -176,9 +175,9 @@ def test_bytes_wait_until_they_are_a_letter() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--kl", "500"), "--config 'training={kl_factors: [500]}'"),
+        (("--kl", "500"), "add 500 to training.kl_factors in config.yaml and make it with: snake"),
         (("--kl", "0", "--seed", "1"), "kl=0/seed=1/run.json --cores 1 --resources gpu=1\n"),
-        (("--seed", "77"), "--config 'training={seeds: [77]}'"),
+        (("--seed", "77", "--kl", "7"), "add 7 to training.kl_factors and 77 to training.seeds in"),
         (("--study", "../elsewhere"), "--study: '../elsewhere' should be letters"),
         (("--variant", "none"), "the study default has no variant 'none'"),
         (("--new-tokens", "500"), "context of 128 tokens; at most 122 will do"),
@@ -194,24 +193,27 @@ def test_what_cannot_be_told_is_one_line(tell: Tell, words: tuple[str, ...], say
     assert says in done.stderr
 
 
-def test_the_command_for_a_missing_policy_plans_it() -> None:
-    """Snakemake understands it: nested settings are merged, the policy is among the jobs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        with pytest.raises(UserError) as error:
-            cli.policy_folder("blog-of-mine", "post", "123", 45)
-    command = str(error.value).split("make it with: ")[1]
-    assert yaml.safe_load((ROOT / "config.yaml").read_text())["study"] == "default"
+@pytest.mark.parametrize("study", ["default", "smoke", "one-of-mine"])
+def test_the_command_for_a_missing_policy_plans_it(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Path, "exists", lambda path: (path.suffix == ".yaml" and path.is_file()) or path.name == "Snakefile")  # fmt: skip
+    with pytest.raises(UserError) as error:
+        cli.policy_folder(study, "post", "6000", 1)
+    monkeypatch.undo()
+    words = str(error.value).split("make it with: ")[1].split()
+    assert words[0] == "snakemake"
     done = subprocess.run(
-        f"{sys.executable} -m {command} -n --nolock",
-        shell=True,
+        [sys.executable, "-m", *words, "-n", "--nolock", "--forceall"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "results/blog-of-mine/policies/post/kl=123/seed=45/run.json" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"results/{study}/policies/post/kl=6000/seed=1/run.json" in done.stdout
 
 
 def test_a_swapped_policy_is_refused(home: Path, tmp_path: Path) -> None:

@@ -224,19 +224,19 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
     if variant not in (config.get("variants") or {}):
         raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
     training = config.get("training") or {}
+    own = Path(f"config/{study}.yaml")
     lacking = []
     if factor not in [canonical(f) for f in training.get("kl_factors", [])]:
-        lacking.append(f"kl_factors: [{factor}]")
+        lacking.append(f"{factor} to training.kl_factors")
     if seed not in training.get("seeds", []):
-        lacking.append(f"seeds: [{seed}]")
-    values = [] if config.get("study") == study else [f"study={study}"]
-    values += [f"'training={{{', '.join(lacking)}}}'"] if lacking else []
+        lacking.append(f"{seed} to training.seeds")
+    first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
+        lacking
+    )
     command = f"snakemake {folder}/run.json --cores 1 --resources gpu=1"
-    if (path := Path(f"config/{study}.yaml")).exists():
-        command += f" --configfile {path}"
-    if values:
-        command += f" --config {' '.join(values)}"
-    raise UserError(f"{folder}: no such policy yet; make it with: {command}")
+    command += f" --configfile {own}" if own.exists() else ""
+    command += "" if config.get("study") == study else f" --config study={study}"
+    raise UserError(f"{folder}: no such policy yet; {first}make it with: {command}")
 
 
 def _config(study: str) -> dict[str, Any]:
