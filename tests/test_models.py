@@ -718,7 +718,7 @@ def test_failed_save_leaves_the_old_policy(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(tokenizer, "save_pretrained", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         models.save_policy(model, tokenizer, tmp_path / "model")
     assert contents(tmp_path) == before
 
