@@ -74,7 +74,8 @@ def content(folder: Path) -> dict[str, str]:
         found[str(path.relative_to(results))] = str(rows)
     for pattern in ("scores/*", "frontier/*", "tables/*", "figures/*.svg", "stories/**/*.jsonl"):
         for path in sorted(results.glob(pattern)):
-            found[str(path.relative_to(results))] = path.read_text()
+            if path.is_file():
+                found[str(path.relative_to(results))] = path.read_text()
     for path in sorted(results.glob("policies/**/model.safetensors")):
         found[str(path.relative_to(results))] = path.read_bytes().hex()
     return found

@@ -178,8 +178,9 @@ def figure_module(wildcards):
     return figures.find(wildcards.name)[0].module
 
 
-def figure_factor(wildcards):
-    return figures.find(wildcards.name)[1] or "all"
+def figure_labels(wildcards):
+    factor = figures.find(wildcards.name)[1] or "all"
+    return {"figure": figure_module(wildcards), "KL factor": factor}
 
 
 # ---- models

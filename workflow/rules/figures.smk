@@ -12,7 +12,7 @@ rule figure:
             f"{RESULTS}/figures/{{name}}.svg",
             caption="../report/captions/figure.rst",
             category=figure_category,
-            labels={"figure": figure_module, "KL factor": figure_factor},
+            labels=figure_labels,
         ),
         png=f"{RESULTS}/figures/{{name}}.png",
         words=f"{RESULTS}/figures/{{name}}.json",
