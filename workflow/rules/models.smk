@@ -27,11 +27,10 @@ rule base_model:
         revision=config["base_model_revision"] or "",
         tokenizer=config["tokenizer"] or "",
         tokenizer_revision=config["tokenizer_revision"] or "",
-        nano=NANO,
     shell:
         "python workflow/scripts/obtain_models.py base-model --model {params.model:q}"
         " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
-        " --tokenizer-revision={params.tokenizer_revision:q} --nano {params.nano}"
+        " --tokenizer-revision={params.tokenizer_revision:q} --nano workflow/resources/nano"
         " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
 
 
