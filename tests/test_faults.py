@@ -1,0 +1,477 @@
+"""A study survives what happens to studies: killed, damaged, swapped, started twice, mistyped.
+
+Everything goes through Snakemake, on a tiny study in a copy of the repository, with real models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_model import ROOT, environment, write_model
+
+from tinycats.program import UserError
+from tinycats.study import Study
+
+pytestmark = pytest.mark.slow
+
+STUDY = {
+    "study": "tiny",
+    "base_model": "nano" if (ROOT / "workflow/resources/nano").is_dir() else "models/tiny",
+    "training": {
+        "kl_factors": [0, 6000],
+        "seeds": [0],
+        "steps": 3,
+        "batch_size": 50,
+        "learning_rate": 1.0e-4,
+        "checkpoint_seconds": 0,
+    },
+    "evaluation": {
+        "prompts": {"training": ["Once upon a time there was"], "other": ["One day, a bird"]},
+        "stories_per_training_prompt": 2,
+        "stories_per_other_prompt": 1,
+        "new_tokens": 20,
+        "base_completions": 200,
+        "policy_completions": 100,
+        "bootstrap_samples": 20,
+    },
+    "device": "cpu",
+    "threads": 1,
+}
+RESULTS = "results/tiny"
+POLICY = f"{RESULTS}/policies/post/kl=6000/seed=0"
+TARGETS = (f"{RESULTS}/tables/summary.csv", f"{RESULTS}/frontier/limit.csv")
+
+
+def copy_repository(folder: Path) -> Path:
+    """What git would hand out, with a tiny study in config/tiny.yaml."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "config/tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    if STUDY["base_model"] != "nano":
+        write_model(folder / str(STUDY["base_model"]))
+    return folder
+
+
+def command(*words: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
+        *("--configfile", "config/tiny.yaml"),
+    ]
+
+
+def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
+    """Run Snakemake in a copy; returns all it said."""
+    done = subprocess.run(
+        command(*words), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, said
+    return said
+
+
+@contextmanager
+def configured(folder: Path, change: dict[str, object]) -> Iterator[None]:
+    """The tiny study's configuration, changed for a while."""
+    path = folder / "config/tiny.yaml"
+    kept = path.read_text()
+    path.write_text(yaml.safe_dump(merge(STUDY, change), allow_unicode=True))
+    try:
+        yield
+    finally:
+        path.write_text(kept)
+
+
+def merge(below: dict, above: dict) -> dict:
+    both = dict(below)
+    for key, value in above.items():
+        inner = isinstance(value, dict) and isinstance(below.get(key), dict)
+        both[key] = merge(below[key], value) if inner else value
+    return both
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[Path], object]) -> Iterator[None]:
+    """A file, changed for a while; its time stamp stays that of the result."""
+    kept, stat = path.read_bytes(), path.stat()
+    change(path)
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def change_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x01
+    path.write_bytes(data)
+
+
+def without_last_line(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository that has its models and nothing else."""
+    folder = copy_repository(tmp_path_factory.mktemp("models") / "tinycats")
+    snakemake(folder, "models")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which the tiny study has run undisturbed, up to its tables."""
+    folder = tmp_path_factory.mktemp("study") / "tinycats"
+    shutil.copytree(models, folder, symlinks=True)
+    snakemake(folder, *TARGETS)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes | list[str]]:
+    """Results, clocks aside."""
+    found: dict[str, bytes | list[str]] = {}
+    results = folder / RESULTS
+    for pattern in ("stories/**/*.jsonl", "completions/**/*.csv", "scores/*", "tables/*.csv"):
+        for path in sorted(results.glob(pattern)):
+            if path.is_file():
+                found[str(path.relative_to(results))] = path.read_bytes()
+    for path in sorted(results.glob("policies/**/*.safetensors")):
+        found[str(path.relative_to(results))] = path.read_bytes()
+    for path in sorted(results.glob("policies/**/training.csv")):
+        rows = [line.rsplit(",", 2)[0] for line in path.read_text().splitlines()]
+        found[str(path.relative_to(results))] = rows
+    return found
+
+
+# ---- killed, started twice -----------------------------------------------------------------------
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*words),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Snakemake and its jobs at once, as a machine that loses its power."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 400
+    while not there() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[1]
+
+
+def test_killed_in_several_stages_ends_as_if_undisturbed(
+    models: Path, study: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tinycats"
+    shutil.copytree(models, folder)
+    results = folder / RESULTS
+
+    def job_of(stage: str) -> Callable[[], bool]:
+        """Whether a stage's log exists: its program is at work."""
+        return lambda: (
+            any((folder / "logs/tiny").glob(f"{stage}*/**/*.log"))
+            or any((folder / "logs/tiny").glob(f"{stage}.log"))
+        )
+
+    points: list[Callable[[], bool]] = [
+        lambda: any(results.glob("policies/**/state.pt")),
+        job_of("stories"),
+        job_of("completions"),
+    ]
+    for number, point in enumerate(points):
+        process = start(folder, *TARGETS)
+        until(point, process)
+        kill_all(process)
+        if number == 0:  # the lock that a killed Snakemake leaves behind is said, and taken off
+            said = snakemake(folder, *TARGETS, ok=False)
+            assert "cannot be locked" in said
+            assert "--unlock" in said
+        snakemake(folder, "--unlock")
+    snakemake(folder, *TARGETS)
+    undisturbed, ours = content(study), content(folder)
+    assert undisturbed.keys() == ours.keys()
+    assert [name for name in ours if ours[name] != undisturbed[name]] == []
+    assert not list(results.glob("**/state.pt*"))
+
+
+def test_a_second_invocation_waits_its_turn(study: Path) -> None:
+    """It ends with Snakemake's message and touches nothing; the first goes on to its end."""
+    target = f"{RESULTS}/scores/stories.csv"
+    before = content(study)
+    first = start(study, target, "--force")
+    until(lambda: any((study / ".snakemake/locks").glob("*.lock")), first)
+    said = snakemake(study, target, "--force", ok=False)
+    assert "cannot be locked" in said
+    assert first.communicate()[1] is not None
+    assert first.returncode == 0
+    assert content(study) == before
+
+
+# ---- what a stage reads is what another wrote ----------------------------------------------------
+
+DAMAGES = {
+    "base model": (
+        "resources/models/{base}/model.safetensors",
+        change_one_byte,
+        f"{RESULTS}/stories/base/seed=0.jsonl",
+        "model.safetensors: wrong bytes (damaged, cut short or swapped)",
+    ),
+    "encoder": (
+        "resources/models/all-MiniLM-L6-v2/model.safetensors",
+        cut_short,
+        f"{RESULTS}/scores/stories.csv",
+        "all-MiniLM-L6-v2/model.safetensors: wrong bytes",
+    ),
+    "reference": (
+        f"{RESULTS}/reference/cat.safetensors",
+        change_one_byte,
+        f"{RESULTS}/scores/stories.csv",
+        f"{RESULTS}/reference/cat.safetensors: not as it was written",
+    ),
+    "policy": (
+        f"{POLICY}/model/model.safetensors",
+        change_one_byte,
+        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl",
+        f"{POLICY}: not a policy of this study: its run.json says policy_sha256",
+    ),
+    "stories swapped": (
+        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl",
+        shutil.copyfile,
+        f"{RESULTS}/scores/stories.csv",
+        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl: not as it was written",
+    ),
+    "completions": (
+        f"{RESULTS}/completions/post/kl=0/seed=0.csv",
+        without_last_line,
+        f"{RESULTS}/frontier/limit.csv",
+        f"{RESULTS}/completions/post/kl=0/seed=0.csv: not as it was written",
+    ),
+    "table": (
+        f"{RESULTS}/tables/summary.csv",
+        without_last_line,
+        f"{RESULTS}/figures/scores_by_kl.svg",
+        f"{RESULTS}/tables/summary.csv: not as it was written",
+    ),
+    "table cut short": (
+        f"{RESULTS}/scores/stories.csv",
+        cut_short,
+        f"{RESULTS}/tables/summary.csv",
+        f"{RESULTS}/scores/stories.csv: cut short",
+    ),
+}
+
+
+@pytest.fixture
+def spare(study: Path, tmp_path: Path) -> Iterator[Path]:
+    """The study, put back as it was afterwards: a job that fails takes its outputs with it."""
+    places = ("results", ".snakemake", "resources")
+    for place in places:
+        subprocess.run(["cp", "-a", study / place, tmp_path / place], check=True)
+    yield study
+    for place in places:
+        shutil.rmtree(study / place)
+        subprocess.run(["cp", "-a", tmp_path / place, study / place], check=True)
+
+
+@pytest.mark.parametrize("what", list(DAMAGES))
+def test_damage_is_named_by_the_stage_that_reads_it(spare: Path, what: str) -> None:
+    path, damage, target, says = DAMAGES[what]
+    (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {"all-MiniLM-L6-v2"}
+    file = spare / path.format(base=base)
+    if damage is shutil.copyfile:
+        damage(spare / RESULTS / "stories/post/kl=0/seed=0.jsonl", file)
+    else:
+        damage(file)
+    said = snakemake(spare, target, "--forcerun", rule_of(target), ok=False)
+    errors = {line for line in said.splitlines() if line.strip().startswith("error: ")}
+    assert len(errors) == 1, said
+    assert says in errors.pop()
+    assert "Traceback" not in said
+
+
+def rule_of(target: str) -> str:
+    name = target.removeprefix(f"{RESULTS}/")
+    if name.startswith("stories/base"):
+        return "base_stories"
+    return {"figures": "figure"}.get(name.split("/")[0], name.split("/")[0])
+
+
+def test_a_policy_folder_of_another_study(spare: Path) -> None:
+    """Copied whole, checksums and all: what it was trained on tells."""
+    run = spare / POLICY / "run.json"
+    other = json.loads(run.read_text())
+    other["reference_sha256"] = "1" * 64
+    run.write_text(json.dumps(other))
+    said = snakemake(spare, f"{RESULTS}/frontier/limit.csv", "--forcerun", "completions", ok=False)
+    assert f"{POLICY}: not a policy of this study: its run.json says reference_sha256 '111" in said
+    assert "Traceback" not in said
+
+
+# ---- older code ----------------------------------------------------------------------------------
+
+
+def test_results_of_older_code_are_made_again(study: Path) -> None:
+    with changed(
+        study / "src/tinycats/objective.py", lambda p: p.write_text(p.read_text() + "\n# newer\n")
+    ):
+        said = snakemake(study, "-n", *TARGETS)
+    jobs = said.split("Job stats:")[1].split("total")[0].split()
+    assert jobs[jobs.index("policy") + 1] == "2"
+    assert {"stories", "completions", "scores", "tables", "frontier"} <= set(jobs)
+    assert not {"base_model", "reward_encoder", "reference"} & set(jobs)
+
+
+# ---- unusual requests ----------------------------------------------------------------------------
+
+
+def test_other_scripts_and_concepts_of_several_words(models: Path) -> None:
+    """A prompt in Cyrillic, one in Chinese, a concept of two words: the study just works."""
+    prompt = "Жил-был кот"
+    change = {
+        "study": "words",
+        "concept": "полосатый кот",
+        "concept_words": None,
+        "training": {"prompt": prompt, "num_tokens": 40, "kl_factors": [6000], "steps": 1},
+        "evaluation": {"prompts": {"training": [prompt], "other": ["從前有一隻貓"]}},
+    }
+    with configured(models, change):
+        snakemake(models, "results/words/scores/stories.csv")
+    assert (models / "results/words/reference/полосатый-кот.safetensors").exists()
+    stories = (models / "results/words/stories/base/seed=0.jsonl").read_text(encoding="utf-8")
+    assert {prompt, "從前有一隻貓"} <= {json.loads(li)["prompt"] for li in stories.splitlines()}
+
+
+def test_the_line_of_a_job_reaches_the_user(models: Path) -> None:
+    """Here: a base model whose tokenizer has no end token."""
+    folder = models / "models/endless"
+    write_model(folder)
+    path = folder / "tokenizer_config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in about.items() if k != "eos_token"}))
+    said = snakemake(
+        *(models, "results/endless/stories/base/seed=0.jsonl", "--config"),
+        *("study=endless", "base_model=models/endless"),
+        ok=False,
+    )
+    assert "the tokenizer has no end token, so no story could end by itself" in said
+    assert "Traceback" not in said
+
+
+def test_thousands_of_kl_factors_are_planned_in_time(models: Path) -> None:
+    begin = time.monotonic()
+    with configured(models, {"training": {"kl_factors": list(range(3000))}}):
+        said = snakemake(models, "-n", "--quiet", "rules")
+    jobs = said.split("Job stats:")[1].split()
+    assert jobs[jobs.index("policy") + 1] == "3000"
+    assert int(jobs[jobs.index("figure") + 1]) < 12 + 20  # 12 of one factor each, the rest once
+    assert time.monotonic() - begin < 300
+
+
+MISTAKES: list[tuple[dict[str, object], str]] = [
+    ({"training": {"learning_rte": 1e-5}}, "did you mean learning_rate?"),
+    ({"training": {"learning_rate": "2e-6"}}, "YAML reads 2e-6 as text, write it with a point"),
+    ({"training": {"kl_factors": [-1]}}, "training.kl_factors.0: -1 is not allowed"),
+    ({"training": {"seeds": [1, 1]}}, "no two equal"),
+    ({"training": {"batch_size": 0}}, "training.batch_size: 0 is not allowed"),
+    ({"training": {"prompt": ""}}, "training.prompt"),
+    ({"base_model": "a/b; touch stolen"}, "config: base_model: unknown model 'a/b; touch stolen'"),
+    ({"base_model": "../../secrets"}, "base_model: unknown model"),
+    ({"tokenizer": "$(touch stolen)"}, "config: tokenizer: unknown model"),
+    ({"study": "../outside"}, "study: "),
+    ({"study": "a b; touch stolen"}, "study: "),
+    ({"study": "a\n"}, "study: "),
+    ({"device": "cpu; touch stolen"}, "device: "),
+    ({"variants": {"../up": {"baseline": "none", "kl": "reference_to_policy"}}}, "variants"),
+    ({"variants": {"a\n": {"baseline": "none", "kl": "reference_to_policy"}}}, "variants"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), MISTAKES)
+def test_config_mistakes_are_one_line(change: dict, says: str) -> None:
+    default = yaml.safe_load((ROOT / "config.yaml").read_text())
+    Study.check(merge(default, STUDY))
+    with pytest.raises(UserError) as error:
+        Study.check(merge(merge(default, STUDY), change))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_config_mistakes_stop_snakemake_before_any_job(models: Path) -> None:
+    for change, says in (MISTAKES[0], MISTAKES[6], ({"base_model": "nanno"}, "should be nano")):
+        with configured(models, change):
+            said = snakemake(models, "-n", *TARGETS, ok=False)
+        assert "Traceback" not in said
+        (line,) = (line for line in said.splitlines() if line.startswith("error: "))
+        assert says in line
+
+
+def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
+    """Prompt, concept and folder names with everything that a shell would act on."""
+    evil = "cat'; touch stolen; $(touch stolen) `touch stolen` \" & | > stolen #"
+    folder = models / "models" / "a model; touch stolen"
+    write_model(folder)
+    change = {
+        "study": "evil",
+        "base_model": str(folder.relative_to(models)),
+        "concept": evil,
+        "training": {"prompt": evil, "num_tokens": 128, "kl_factors": [0], "steps": 1},
+        "evaluation": {"prompts": {"training": [evil]}, "new_tokens": 4},
+    }
+    with configured(models, change):
+        snakemake(
+            models,
+            "results/evil/policies/post/kl=0/seed=0/run.json",
+            "results/evil/stories/base/seed=0.jsonl",
+        )
+    assert not list(models.rglob("stolen"))
+    run = json.loads((models / "results/evil/policies/post/kl=0/seed=0/run.json").read_text())
+    assert run["settings"]["prompt"] == evil
+
+
+@pytest.mark.parametrize("page", ["reliability", "security"])
+def test_documents_name_tests_that_exist(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 2
+    assert [name for name in named if f"def {name}(" not in tests] == []
+    assert [n for n in re.findall(r"`(tests/\w+\.py)`", text) if not (ROOT / n).exists()] == []
