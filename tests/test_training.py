@@ -65,9 +65,15 @@ class World:
 
     def train(self, out: Path, **more: object) -> str:
         """Train to the end; returns what was said on the way."""
-        process = self.start(out, **more)
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, said
+        (said,) = self.train_all((out, more))
+        return said
+
+    def train_all(self, *runs: tuple[Path, dict[str, object]]) -> list[str]:
+        """Several runs side by side."""
+        waiting = [self.start(out, **more) for out, more in runs]
+        said = [process.communicate(timeout=600)[1] for process in waiting]
+        for process, text in zip(waiting, said, strict=True):
+            assert process.returncode == 0, text
         return said
 
     def refused(self, *runs: tuple[Path, dict[str, object]]) -> list[str]:
@@ -75,7 +81,7 @@ class World:
         lines = []
         waiting = [self.start(out, **more) for out, more in runs]
         for process in waiting:
-            said = process.communicate(timeout=300)[1]
+            said = process.communicate(timeout=600)[1]
             assert process.returncode == 1, said
             assert "Traceback" not in said
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -122,7 +128,7 @@ def saved_step(state: Path) -> int:
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not true() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -130,7 +136,7 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None
 
 def interrupt(process: subprocess.Popen[str], number: int) -> str:
     process.send_signal(number)
-    return process.communicate(timeout=300)[1]
+    return process.communicate(timeout=600)[1]
 
 
 def catches_sigterm(pid: int) -> bool:
@@ -164,10 +170,7 @@ def test_options_change_the_result_and_snr_is_measured(world: World, tmp_path: P
         "reverse": {"kl": "policy_to_reference"},
         "bf16": {"precision": "bf16"},
     }
-    waiting = [world.start(tmp_path / name, steps=4, **o) for name, o in options.items()]
-    for process in waiting:
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, said
+    world.train_all(*((tmp_path / name, {"steps": 4, **o}) for name, o in options.items()))
     first = {name: rows(tmp_path / name)[0] for name in options}
     plain = rows(world.undisturbed)[0]
     for name, row in first.items():  # the same batch of the same base
@@ -263,18 +266,18 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut_short, change_one_byte, empty])
-def test_a_damaged_state_is_set_aside(
-    world: World, state: Path, tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    shutil.copy(state, out / "state.pt")
-    damage(out / "state.pt")
-    said = world.train(out)
-    assert f"state set aside as {out / 'state.pt.set-aside'}, starting over: " in said
-    assert (out / "state.pt.set-aside").exists()
-    assert_same_results(out, world.undisturbed)
+def test_a_damaged_state_is_set_aside(world: World, state: Path, tmp_path: Path) -> None:
+    damages = {"cut-short": cut_short, "one-byte": change_one_byte, "empty": empty}
+    for name, damage in damages.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(state, tmp_path / name / "state.pt")
+        damage(tmp_path / name / "state.pt")
+    heard = world.train_all(*((tmp_path / name, {}) for name in damages))
+    for name, said in zip(damages, heard, strict=True):
+        aside = tmp_path / name / "state.pt.set-aside"
+        assert f"state set aside as {aside}, starting over: " in said
+        assert aside.exists()
+        assert_same_results(tmp_path / name, world.undisturbed)
 
 
 def test_a_state_of_other_parameters_is_set_aside(
@@ -283,9 +286,10 @@ def test_a_state_of_other_parameters_is_set_aside(
     for name in ("changed", "fresh"):
         (tmp_path / name).mkdir()
     shutil.copy(state, tmp_path / "changed/state.pt")
-    said = world.train(tmp_path / "changed", learning_rate=2e-3)
+    said, _ = world.train_all(
+        *((tmp_path / name, {"learning_rate": 2e-3}) for name in ("changed", "fresh"))
+    )
     assert "starting over: it was made from other parameters, code or data" in said
-    world.train(tmp_path / "fresh", learning_rate=2e-3)
     assert_same_results(tmp_path / "changed", tmp_path / "fresh")
     assert results(tmp_path / "fresh")["weights"] != results(world.undisturbed)["weights"]
 
@@ -407,13 +411,15 @@ def test_shared_rewards_change_nothing_and_damaged_ones_are_passed_over(
     world.train(tmp_path / "first", rewards=rewards)
     (memo,) = rewards.glob("*.json")
     assert len(json.loads(memo.read_text())["rewards"]) > 20
-    begin = time.monotonic()
-    world.train(tmp_path / "second", rewards=rewards)
-    assert time.monotonic() - begin > 0
+    (tmp_path / "damaged").mkdir()
+    damaged = tmp_path / "damaged" / memo.name
+    damaged.write_text(memo.read_text()[:1000])
+    _, said = world.train_all(
+        (tmp_path / "second", {"rewards": rewards}),
+        (tmp_path / "third", {"rewards": damaged.parent}),
+    )
     assert list(rewards.glob("*.json")) == [memo]  # there was nothing new to add
-    memo.write_text(memo.read_text()[:1000])
-    said = world.train(tmp_path / "third", rewards=rewards)
-    assert f"{memo} is damaged; its rewards will be computed again" in said
+    assert f"{damaged} is damaged; its rewards will be computed again" in said
     for name in ("first", "second", "third"):
         assert_same_results(tmp_path / name, world.undisturbed)
 
