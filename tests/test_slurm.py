@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from slurm import cluster
+import slurm_cluster as cluster
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = (
@@ -29,9 +29,9 @@ WORKFLOW = (
     "profiles",
     "src",
     "workflow",
-    "tests/slurm",
+    "tests/slurm_study.yaml",
 )
-CONFIGURATION = "config/smoke.yaml tests/slurm/study.yaml"
+CONFIGURATION = "config/smoke.yaml tests/slurm_study.yaml"
 STEPS = 16
 NUMBERS = ("completions", "scores", "frontier", "tables")
 PATIENCE = 900  # seconds; a machine with nothing else to do needs a tenth

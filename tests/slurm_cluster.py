@@ -1,7 +1,7 @@
 """A Slurm cluster of one node on loopback, for tests and for trying the profile by hand.
 
-    python tests/slurm/cluster.py start FOLDER
-    python tests/slurm/cluster.py stop FOLDER
+    python tests/slurm_cluster.py start FOLDER
+    python tests/slurm_cluster.py stop FOLDER
 
 munged, slurmctld and slurmd run from one folder; the node has partitions ``cpu`` and ``gpu`` and one
 GPU, which is /dev/null: Slurm hands it out as it would a real one, and programs find no CUDA device
@@ -80,7 +80,7 @@ def start(folder: Path) -> None:
     """
     if LINK.is_symlink():
         raise RuntimeError(
-            f"{LINK} leads to {os.readlink(LINK)}: stop that cluster first, by cluster.py stop"
+            f"{LINK} leads to {os.readlink(LINK)}: stop that cluster first, by slurm_cluster.py stop"
         )
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # every user must reach munge's socket
