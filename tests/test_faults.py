@@ -237,9 +237,15 @@ def test_a_second_invocation_waits_its_turn(study: Path) -> None:
     """It ends with Snakemake's message and touches nothing; the first goes on to its end."""
     target = f"{RESULTS}/scores/stories.csv"
     before = content(study)
+    locks = study / ".snakemake/locks"
+    shutil.rmtree(locks, ignore_errors=True)  # of runs that were killed
     first = start(study, target, "--force")
-    until(lambda: any((study / ".snakemake/locks").glob("*.lock")), first)
-    said = snakemake(study, target, "--force", ok=False)
+    until(lambda: len([lock for lock in locks.glob("*.lock") if lock.stat().st_size]) == 2, first)
+    os.killpg(first.pid, signal.SIGSTOP)  # it must not be done before the second has looked
+    try:
+        said = snakemake(study, target, "--force", ok=False)
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
     assert "cannot be locked" in said
     assert first.communicate()[1] is not None
     assert first.returncode == 0

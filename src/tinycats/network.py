@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tinycats.linear import use_onednn
 from tinycats.program import UserError
 
 #: Keys and values of each block: ``(rows, heads, tokens, head width)`` each.
@@ -26,6 +27,7 @@ class Network:
     """
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
+        use_onednn(model)
         self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()

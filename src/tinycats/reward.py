@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tinycats import whole_files
+from tinycats.linear import use_onednn
 from tinycats.program import UserError
 
 ROWS_PER_BLOCK = 64
@@ -56,6 +57,7 @@ class RewardEncoder:
         )
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
         self.model = model.eval().to(self.device)
+        use_onednn(self.model)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(BLOCK_WIDTHS[-1])
         self.tokenizer.no_padding()

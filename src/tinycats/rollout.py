@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from tinycats import objective
+from tinycats.linear import matmul
 from tinycats.network import Cache, Network
 from tinycats.prefix_tree import Level, Rollout, ancestors, chunks, draw
 from tinycats.program import UserError
@@ -357,8 +358,8 @@ class Sampler:
                 coefficient,
                 kl_direction,
             ).mul_(scale)
-            torch.mm(d_logits, head.weight, out=d_hidden[part])
-            head.weight.grad.addmm_(d_logits.T, hidden[part])
+            d_hidden[part] = matmul(d_logits, head.weight)
+            head.weight.grad += matmul(d_logits.T, hidden[part])
             if head.bias is not None:
                 head.bias.grad += d_logits.sum(0)
         return d_hidden

@@ -373,7 +373,7 @@ def checksum(state: Any) -> str:
 def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
     """Hash of parameters, data and this package's training code."""
     here = Path(__file__).parent
-    names = ("network", "objective", "prefix_tree", "reward", "rollout", "training")
+    names = ("linear", "network", "objective", "prefix_tree", "reward", "rollout", "training")
     code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}
     content = json.dumps([asdict(settings), data, code], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
