@@ -52,24 +52,33 @@ class _Product(torch.autograd.Function):
 class OneDnnLinear(nn.Linear):
     """``nn.Linear`` by oneDNN for float32 on the CPU, and as it ever was for anything else."""
 
+    packed: Tensor | None = None  # the weight in oneDNN's own order, where it is frozen
+
     def forward(self, input: Tensor) -> Tensor:
         plain = input.dtype == self.weight.dtype == torch.float32
         if not plain or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features)
-        result: Tensor = _Product.apply(rows, self.weight, self.bias)
+        if self.packed is not None:
+            result = _product(rows, self.packed, self.bias)
+        else:
+            result = _Product.apply(rows, self.weight, self.bias)
         return result.view(*input.shape[:-1], self.out_features)
 
 
-def use_onednn(model: nn.Module) -> None:
+def use_onednn(model: nn.Module, frozen: bool = False) -> None:
     """Let the model's linear layers compute by oneDNN from now on, where it is available.
 
-    Weights, names and hooks stay what they are: only the layers' class changes.
+    Weights and names stay what they are: only the layers' class changes. The weights of a
+    ``frozen`` model, which no gradient asks for and nothing changes, are put in order once.
     """
-    if available():
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = OneDnnLinear
+    if frozen:
+        model.requires_grad_(False)
+    for module in model.modules() if available() else ():
+        if type(module) in (nn.Linear, OneDnnLinear):
+            module.__class__ = OneDnnLinear
+            if frozen and module.weight.device.type == "cpu":
+                module.packed = torch.ops.mkldnn._reorder_linear_weight(module.weight, None)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

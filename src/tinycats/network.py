@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinycats.program import UserError
 
 #: Keys and values of each block: ``(rows, heads, tokens, head width)`` each.
 Cache = list[tuple[Tensor, Tensor]]
+#: The same in parts along the tokens, which attention joins with the new ones in one copy.
+Past = list[tuple[list[Tensor], list[Tensor]]]
 
 
 class Network:
@@ -21,13 +24,14 @@ class Network:
     Args:
         model: any ``AutoModelForCausalLM`` whose logits are a linear map of its last hidden state.
         precision: ``fp32``, or ``bf16`` for the body; logits, softmax and KL are always float32.
+        frozen: nothing will change the model's weights, nor ask for their gradient.
 
     Raises:
         UserError: the model does something else to its logits, such as a soft cap.
     """
 
-    def __init__(self, model: Any, precision: str = "fp32") -> None:
-        use_onednn(model)
+    def __init__(self, model: Any, precision: str = "fp32", frozen: bool = False) -> None:
+        use_onednn(model, frozen)
         self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()
@@ -42,28 +46,47 @@ class Network:
                     " logits are a linear map of the last hidden state can be trained"
                 )
 
-    def forward(self, inputs: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+    def forward(self, inputs: Tensor, past: Past) -> tuple[Tensor, Cache]:
         """Hidden states ``(rows, length, width)`` and the new keys and values of each block.
 
-        ``inputs`` is ``(rows, length)``; ``past`` holds for each block keys and values
-        ``(rows, heads, tokens before, head width)``, and is empty for a prompt.
+        ``inputs`` is ``(rows, length)``; ``past`` holds for each block keys and values of the
+        tokens before, ``(rows, heads, tokens, head width)`` each part, and is empty for a prompt.
         """
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(past):
-            cache.update(keys, values, layer)
+        cache = _branch(past)
         device = self.device.type
         low = torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with low:
             hidden = self.body(
                 input_ids=inputs, past_key_values=cache, use_cache=True
             ).last_hidden_state
-        length = inputs.shape[1]
-        layers: list[Any] = list(cache.layers)
-        new = [(layer.keys[:, :, -length:], layer.values[:, :, -length:]) for layer in layers]
-        return hidden.float(), new
+        return hidden.float(), [layer.new for layer in cache.layers]
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """log π at each state, ``(states, vocabulary)`` float32, of ``hidden`` ``(states, width)``."""
         return torch.log_softmax(self.head(hidden), dim=-1)
+
+
+def _branch(past: Past) -> Any:
+    """A cache that joins ``past`` and a pass's new keys and values, and keeps the new apart."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class Branch(DynamicLayer):
+        new: tuple[Tensor, Tensor]
+
+        def __init__(self, keys: Sequence[Tensor] = (), values: Sequence[Tensor] = ()) -> None:
+            super().__init__()
+            self.parts = keys, values
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, Tensor]:
+            self.new = key_states, value_states
+            keys, values = self.parts
+            return torch.cat([*keys, key_states], 2), torch.cat([*values, value_states], 2)
+
+        def get_seq_length(self) -> int:
+            return sum(part.shape[2] for part in self.parts[0])
+
+    if not past:
+        return Cache(layer_class_to_replicate=Branch)
+    return Cache(layers=[Branch(keys, values) for keys, values in past])

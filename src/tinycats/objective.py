@@ -82,19 +82,24 @@ def advantages(rewards: Tensor, baseline: str) -> Tensor:
 # ---------------------------------------------------------------------------- one state
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ over the vocabulary of a · b, ``(states,)``, without writing the products down."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
 def kl_reference_to_policy(log_p: Tensor, log_ref: Tensor) -> Tensor:
     """KL(p_ref‖π) at each state in nats, ``(states,)``: what the post's code computes, times V."""
-    return (log_ref.exp() * (log_ref - log_p)).sum(-1)
+    return _dot(log_ref.exp(), log_ref - log_p)
 
 
 def kl_policy_to_reference(log_p: Tensor, log_ref: Tensor) -> Tensor:
     """KL(π‖p_ref) at each state in nats, ``(states,)``: what the post's formula says."""
-    return (log_p.exp() * (log_p - log_ref)).sum(-1)
+    return _dot(log_p.exp(), log_p - log_ref)
 
 
 def entropy(log_p: Tensor) -> Tensor:
     """Entropy of π at each state in nats, ``(states,)``."""
-    return -(log_p.exp() * log_p).sum(-1)
+    return -_dot(log_p.exp(), log_p)
 
 
 # ---------------------------------------------------------------------------- the batch
@@ -163,7 +168,7 @@ def logit_gradient(
         gradient = p * (pushed + pulled)[:, None] - log_ref.exp() * pulled[:, None]
     else:
         ratio = log_p - log_ref
-        kl = (p * ratio).sum(-1, keepdim=True)
+        kl = _dot(p, ratio)[:, None]
         gradient = p * (pushed[:, None] + coefficient * visits[:, None] * (ratio - kl))
     gradient.index_put_((state, token), -weight, accumulate=True)
     return gradient

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tinycats.network import Cache
+from tinycats.network import Cache, Past
 
 
 @dataclass
@@ -104,8 +104,11 @@ def draw(log_p: Tensor, u: Tensor, state: Tensor) -> Tensor:
     return token.clamp_(0, vocabulary - 1)
 
 
-def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> Cache:
-    """Keys and values of all tokens before rows whose ``parents`` in the last level are given."""
+def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> Past:
+    """Keys and values of all tokens before rows whose ``parents`` in the last level are given.
+
+    One part a level: the prompt's is shared by all rows, the others are gathered.
+    """
     if not levels:
         return []
     path = [parents]
@@ -114,9 +117,9 @@ def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> 
     path.reverse()  # path[j]: the ancestor's row in level j
     caches = [level.cache_reference if reference else level.cache for level in levels]
 
-    def gather(layer: int, which: int) -> Tensor:
-        parts = [caches[0][layer][which].expand(len(parents), -1, -1, -1)]
-        parts += [c[layer][which][rows] for c, rows in zip(caches[1:], path[1:], strict=True)]
-        return torch.cat(parts, dim=2)
+    def parts(layer: int, which: int) -> list[Tensor]:
+        prompt = caches[0][layer][which].expand(len(parents), -1, -1, -1)
+        below = zip(caches[1:], path[1:], strict=True)
+        return [prompt, *(c[layer][which].index_select(0, rows) for c, rows in below)]
 
-    return [(gather(layer, 0), gather(layer, 1)) for layer in range(len(caches[0]))]
+    return [(parts(layer, 0), parts(layer, 1)) for layer in range(len(caches[0]))]

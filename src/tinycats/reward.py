@@ -23,6 +23,7 @@ from tinycats.program import UserError
 
 ROWS_PER_BLOCK = 64
 BLOCK_WIDTHS = (12, 16, 24, 32, 64, 128, 192, 256)  # tokens, [CLS] and [SEP] counted
+FUSED_ATTENTION_FROM = 64  # narrower blocks are faster as plain matrix products
 
 
 class RewardEncoder:
@@ -57,7 +58,7 @@ class RewardEncoder:
         )
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
         self.model = model.eval().to(self.device)
-        use_onednn(self.model)
+        use_onednn(self.model, frozen=True)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(BLOCK_WIDTHS[-1])
         self.tokenizer.no_padding()
@@ -70,6 +71,7 @@ class RewardEncoder:
         width = [next(w for w in BLOCK_WIDTHS if len(row) <= w) for row in ids]
         vectors: dict[str, np.ndarray] = {}
         for w in sorted(set(width)):
+            self.model.set_attn_implementation("sdpa" if w >= FUSED_ATTENTION_FROM else "eager")
             members = [i for i, value in enumerate(width) if value == w]
             for begin in range(0, len(members), ROWS_PER_BLOCK):
                 block = members[begin : begin + ROWS_PER_BLOCK]

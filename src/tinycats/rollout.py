@@ -169,7 +169,8 @@ class Sampler:
         level.token = self.tokens[level.sample, level.step]
         level.visits = torch.bincount(level.state, minlength=len(select)).float()
         self.levels.append(level)
-        self._measure(level, self._states(level, keep_graph=False), None, keep=False)
+        states = self._states(level, keep_graph=False, keep_cache=False)  # nothing comes below
+        self._measure(level, states, None, keep=False)
 
     @torch.no_grad()
     def _draw_tail(
@@ -179,11 +180,12 @@ class Sampler:
         from transformers import DynamicCache
 
         depth = len(self.levels)
-        for part in chunks(len(alive), self.micro_batch):
+        # their caches fill up, to as many tokens as four passes have
+        for part in chunks(len(alive), 4 * self.micro_batch // self.new_tokens):
             members, fed = alive[part], inputs[row[part]]
             cache = DynamicCache()
             for layer, (k, v) in enumerate(ancestors(self.levels, parents[row[part]])):
-                cache.update(k, v, layer)
+                cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
             going = torch.arange(len(members), device=self.device)
             for step in range(depth, self.new_tokens):
                 low = self.policy.precision == "bf16"
@@ -203,19 +205,21 @@ class Sampler:
 
     # ------------------------------------------------------------------ one level's arithmetic
 
-    def _states(self, level: Level, keep_graph: bool) -> Tensor:
+    def _states(self, level: Level, keep_graph: bool, keep_cache: bool = True) -> Tensor:
         """Hidden states of the policy at the level's states; fills the level's caches."""
         keep_graph = keep_graph and level.inputs.numel() <= self.micro_batch
         with torch.set_grad_enabled(keep_graph):
-            hidden, new = self._forward(level, reference=False)
+            hidden, new = self._forward(level, reference=False, keep_cache=keep_cache)
         if keep_graph:
             level.graph = (hidden, new)
         level.cache = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in new]
         with torch.no_grad():
-            level.hidden_reference, level.cache_reference = self._forward(level, reference=True)
+            level.hidden_reference, level.cache_reference = self._forward(
+                level, reference=True, keep_cache=keep_cache
+            )
         return hidden.detach()
 
-    def _forward(self, level: Level, reference: bool) -> tuple[Tensor, Cache]:
+    def _forward(self, level: Level, reference: bool, keep_cache: bool) -> tuple[Tensor, Cache]:
         """All rows of the last level through a network, ``micro_batch`` tokens at a time."""
         network = self.reference if reference else self.policy
         rows, length = level.inputs.shape
@@ -224,7 +228,7 @@ class Sampler:
             past = ancestors(self.levels[:-1], level.parents[part], reference)
             hidden, new = network.forward(level.inputs[part], past)
             outputs.append(hidden.flatten(0, 1))
-            caches.append(new)
+            caches.append(new if keep_cache else [])
         joined = [
             (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches]))
             for i in range(len(caches[0]))
@@ -299,7 +303,7 @@ class Sampler:
                     level, hidden.detach(), states, weights[depth], coefficient, kl_direction, scale
                 )
                 outputs, seeds = [hidden], [d_hidden]
-                for fresh, kept in zip(new, level.cache, strict=True):
+                for fresh, kept in zip(new, level.cache, strict=False):  # the tail keeps none
                     for output, leaf in zip(fresh, kept, strict=True):
                         if leaf.grad is not None:
                             outputs.append(output)

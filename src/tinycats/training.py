@@ -135,14 +135,12 @@ class Trainer:
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
             Network(policy, settings.precision),
-            Network(reference, settings.precision),
+            Network(reference, settings.precision, frozen=True),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,
             settings.micro_batch,
         )
-        for parameter in reference.parameters():
-            parameter.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=settings.learning_rate,
