@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 
 from tinycats import files, frontier, whole_files
 from tinycats.best_of_n import best_of_n, powers_of_two
+from tinycats.completions import pool_of
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +298,7 @@ def test_gaps_match_enumeration_without_the_policy_in_the_pool():
     base = float(samples.counts[0] @ samples.reward / samples.counts[0].sum())
     for policy, row in zip(policies, rows, strict=True):
         exact = toy.exact_limit(toy.kl(policy))
-        assert row["effective_sample_size"] >= frontier.ENOUGH_SAMPLES
+        assert row["effective_sample_size"] >= files.ENOUGH_SAMPLES
         assert row["limit"] == pytest.approx(exact, abs=0.01)
         assert row["limit_low"] - 0.003 <= exact <= row["limit_high"] + 0.003
         assert row["gap"] == pytest.approx(exact - policy @ toy.r, abs=0.015)
@@ -395,8 +397,10 @@ def test_densities_of_hundreds_of_nats_do_not_overflow():
     assert all(math.isfinite(row["reward"] + row["low"] + row["log_z"]) for row in rows)
 
 
-def write_study(folder: Path, toy: Toy, policies: list[np.ndarray]) -> None:
-    """Files as the completions stage writes them."""
+def write_study(
+    folder: Path, toy: Toy, policies: list[np.ndarray], others: Sequence[dict] = ()
+) -> None:
+    """Files as the completions stage writes them; ``others`` are policies outside the pool."""
     from safetensors.numpy import save_file
 
     samples = toy.samples(policies, base_draws=3000, draws=1000)
@@ -407,7 +411,7 @@ def write_study(folder: Path, toy: Toy, policies: list[np.ndarray]) -> None:
             "counts": np.ascontiguousarray(samples.counts),
         },
         folder / "densities.safetensors",
-        metadata={"models": json.dumps(samples.models)},
+        metadata={"models": json.dumps(samples.models), "others": json.dumps(list(others))},
     )
 
     def table(path: Path, counts: np.ndarray, log_density: np.ndarray, kl: float) -> None:
@@ -470,6 +474,28 @@ def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
     assert float(prompted["kl_policy_to_reference_nats"]) == 1.5
     run_script(tmp_path)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
+
+
+def test_a_policy_outside_the_pool_is_held_against_the_whole_pool(tmp_path):
+    toy = Toy(5)
+    other = {"model": "policy", "variant": "post", "kl_factor": "1", "seed": 7}
+    write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)], [other])
+    samples = frontier.read_samples(tmp_path / "densities.safetensors")
+    counts = toy.samples([toy.best(0.05)], 3000, 1000).counts[1]
+    own = frontier.Drawn(counts, toy.r[: len(counts)], counts * 0.0, counts * 0 + 0.4, counts * 0.0)
+    drawn = [frontier.read_drawn(tmp_path / f"post/kl=6000/seed={s}.csv") for s in (0, 1)]
+    rows = frontier.policy_rows(samples, frontier.Bootstrap(samples, 20, 0), [*drawn, own])
+    assert [row["seed"] for row in rows] == [0, 1, 7]
+    pool, strength = frontier.pooled(samples), frontier.strengths(samples.reward)
+    highest = float(pool.reward[pool.counts > 0].max())
+    whole = frontier.limit_at(0.4, strength, frontier.log_z(pool, strength), highest)[0]
+    assert rows[2]["limit"] == pytest.approx(float(whole))
+
+
+def test_the_pool_grows_no_further_than_64_policies():
+    assert pool_of(40) == list(range(40))
+    large = pool_of(1000)
+    assert (len(set(large)), large[0], large[-1]) == (64, 0, 999)
 
 
 def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,29 @@ from tinycats.reward import RewardModel
 from tinycats.rollout import Sampler
 from tinycats.training import uniform_generator
 
-#: Added to a policy's seed so that its completions are not those of its training.
-DRAW_STREAM = 1_000_000
+#: Policies whose completions make up the limit's pool, at most.
+LARGEST_POOL = 64
 #: First tokens less probable than this are left out of first_token.csv.
 LEAST_PROBABILITY = 1e-4
+
+
+def pool_of(policies: int) -> list[int]:
+    """Which policies lend their completions to the limit: all, or 64 evenly spread over the study.
+
+    Each member is asked for the density of every completion of all others, so without an end to
+    them the cost would grow with the square of the policies.
+    """
+    if policies <= LARGEST_POOL:
+        return list(range(policies))
+    return [i * (policies - 1) // (LARGEST_POOL - 1) for i in range(LARGEST_POOL)]
+
+
+def stream(name: str) -> int:
+    """Where a model's random numbers begin: apart from other models' and from those of training.
+
+    The limit's bootstrap resamples models by themselves, so their draws must be independent.
+    """
+    return 1_000_000 + zlib.crc32(name.encode())
 
 
 class Collector:
@@ -60,7 +81,7 @@ class Collector:
 
     def draw_base(self, count: int) -> None:
         """The base's own completions."""
-        rollout = self.sampler(self.base).sample(count, uniform_generator(0, DRAW_STREAM))
+        rollout = self.sampler(self.base).sample(count, uniform_generator(0, stream("base")))
         who = {"model": "base", "variant": "", "kl_factor": "", "seed": ""}
         self.tables.append((who, self.rows(rollout)))
         self.note_first_token(who, self.base)
@@ -68,7 +89,8 @@ class Collector:
     def draw_policy(self, who: Row, policy: Any, count: int) -> None:
         """Completions of one policy, measured under it and under the base."""
         network = Network(policy)
-        generator = uniform_generator(who["seed"], DRAW_STREAM)
+        own = stream(f"{who['variant']} {who['kl_factor']}")
+        generator = uniform_generator(who["seed"], own)
         self.tables.append((who, self.rows(self.sampler(network).sample(count, generator))))
         self.note_first_token(who, network)
 
@@ -90,7 +112,7 @@ class Collector:
             drawn: list[tuple[tuple[int, ...], int, float]] = [(forced, count, -paid)]
         else:
             sampler = self.sampler(self.base, forced)
-            rollout = sampler.sample(count, uniform_generator(0, DRAW_STREAM + 1))
+            rollout = sampler.sample(count, uniform_generator(0, stream("prompted")))
             density = self.by_distinct(rollout, rollout.log_density_reference)
             drawn = [
                 (forced + ids, int(n), float(d) - paid)
@@ -162,25 +184,36 @@ class Collector:
     # ------------------------------------------------------------------ densities
 
     def densities(
-        self, models: Iterable[Any], number: int
-    ) -> tuple[dict[str, np.ndarray], list[Row]]:
-        """Log density of every distinct completion under every model, with counts and rewards.
+        self, models: Iterable[Any], members: Sequence[int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Log density of the pool's distinct completions under its models, with counts and rewards.
+
+        Args:
+            models: the members of the pool, in order.
+            members: which of the models drawn from they are; 0, the base, is the first.
 
         Returns:
             Tensors ``log_density`` (models, completions) float64, ``counts`` likewise int64 and
-            ``reward`` (completions,) float32, and who the models are.
+            ``reward`` (completions,) float32; and as metadata who the ``models`` are, and who the
+            ``others``, policies that are not in the pool.
         """
-        ids = sorted({tuple(map(int, r["token_ids"].split())) for _, t in self.tables for r in t})
+        tables, number = [self.tables[i] for i in members], len(members)
+        ids = sorted({tuple(map(int, r["token_ids"].split())) for _, t in tables for r in t})
         place = {tokens: i for i, tokens in enumerate(ids)}
         counts = np.zeros((number, len(ids)), dtype=np.int64)
         reward = np.zeros(len(ids), dtype=np.float32)
-        for row, (_, table) in enumerate(self.tables):
+        for row, (_, table) in enumerate(tables):
             for entry in table:
                 i = place[tuple(map(int, entry["token_ids"].split()))]
                 counts[row, i], reward[i] = entry["count"], entry["reward"]
         density = np.zeros((number, len(ids)))
         for row, model in enumerate(progress(models, number, "densities")):
             density[row] = self.sampler(Network(model)).follow(ids).log_density.numpy()
-        return {"log_density": density, "counts": counts, "reward": reward}, [
-            who for who, _ in self.tables
-        ]
+        others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
+        metadata = {"models": [who for who, _ in tables], "others": others}
+        tensors: dict[str, np.ndarray] = {
+            "log_density": density,
+            "counts": counts,
+            "reward": reward,
+        }
+        return tensors, {name: json.dumps(value) for name, value in metadata.items()}

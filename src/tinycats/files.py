@@ -37,6 +37,9 @@ _INTERVAL = {
     "seeds": "number of seeds",
 }
 
+#: effective samples from which on an estimate of the limit is trusted; below, a lower bound
+ENOUGH_SAMPLES = 200
+
 #: metric name → (label for people, unit, which direction is better: "up", "down" or "none")
 METRICS: dict[str, tuple[str, str, str]] = {
     "completion_similarity": ("reward (prompt + completion)", "cosine", "up"),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ from tinycats.program import UserError
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
-#: below this the limit is drawn dashed and called a lower bound
-ENOUGH_SAMPLES = 200.0
 _GRID = 256  # strengths λ over which R*(K) is minimised
 _POINTS = 60  # rows of limit.csv for each pool
 _SMALLEST_KL = 1e-4  # nats, where the drawn curve begins
@@ -47,12 +45,14 @@ class Samples:
     log_density: (models, completions) log probability of each completion under each model, nats
     reward: (completions,)
     counts: (models, completions) how often each was drawn from each model
+    others: descriptions of policies of the study that are not in the pool
     """
 
     models: list[dict[str, Any]]
     log_density: Array
     reward: Array
     counts: npt.NDArray[np.int64]
+    others: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = (len(self.models), len(self.reward))
@@ -79,7 +79,8 @@ def read_samples(path: str | Path) -> Samples:
 
     try:
         with safe_open(path, "numpy") as file:
-            models = json.loads((file.metadata() or {})["models"])
+            metadata = file.metadata() or {}
+            models, others = json.loads(metadata["models"]), json.loads(metadata["others"])
             log_density, reward, counts = (
                 file.get_tensor(name) for name in ("log_density", "reward", "counts")
             )
@@ -88,7 +89,7 @@ def read_samples(path: str | Path) -> Samples:
     if problem := whole_files.problem(path):
         raise UserError(problem)
     try:
-        return Samples(models, log_density.astype(float), reward.astype(float), counts)
+        return Samples(models, log_density.astype(float), reward.astype(float), counts, others)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -319,11 +320,15 @@ def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) 
     """Rows of frontier/policies.csv: each policy against the limit of a pool without it.
 
     Args:
-        drawn: the completions of each policy, in the order of ``samples.models[1:]``.
+        drawn: the completions of each policy, first of ``samples.models[1:]``, then of
+            ``samples.others``, which the whole pool is without.
     """
     strength, rows = strengths(samples.reward), []
-    mean = samples.counts @ samples.reward / samples.counts.sum(axis=1)
-    for k, own in enumerate(drawn, start=1):
+    base = float(samples.counts[0] @ samples.reward / samples.counts[0].sum())
+    for number, own in enumerate(drawn, start=1):
+        k = number if number < len(samples.models) else None
+        who = [*samples.models, *samples.others][number]
+        mean = own.mean(own.reward)
         pool = pooled(samples, without=k)
         highest = float(pool.reward[pool.counts > 0].max())
         kl = max(own.mean(own.kl_policy_to_reference), 0.0)
@@ -333,19 +338,19 @@ def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) 
         log_z_again = log_z(pool, strength, bootstrap.pooled(without=k))
         again, _ = limit_at(np.maximum(kl_again, 0.0), strength, log_z_again, highest)
         low, high = band(reward, again)
-        gain = float(reward) - mean[0]
+        gain = float(reward) - base
         rows.append(
             {
-                **{name: samples.models[k][name] for name in ("variant", "kl_factor", "seed")},
-                "reward": mean[k],
+                **{name: who[name] for name in ("variant", "kl_factor", "seed")},
+                "reward": mean,
                 "kl_policy_to_reference_nats": kl,
                 "kl_reference_to_policy_nats": own.mean(own.kl_reference_to_policy),
                 "limit": float(reward),
                 "limit_low": float(low),
                 "limit_high": float(high),
-                "gap": float(reward) - mean[k],
+                "gap": float(reward) - mean,
                 # nothing to attain at KL 0, or where all rewards are equal
-                "share_of_attainable_gain": (mean[k] - mean[0]) / gain if gain > 1e-9 else None,
+                "share_of_attainable_gain": (mean - base) / gain if gain > 1e-9 else None,
                 "effective_sample_size": limit(pool, 1 / best_strength).effective_sample_size[0],
             }
         )

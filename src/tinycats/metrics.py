@@ -104,7 +104,7 @@ def self_bleu(stories: Sequence[Words], order: int = 4) -> float:
     highest count of each n-gram and the highest in any *other* story are kept: time grows with
     the number of words, not with the number of pairs.
 
-    Stories without words are left out; with fewer than two others the value is undefined.
+    Stories without words are left out; with fewer than two left the value is undefined.
     """
     stories = [story for story in stories if story]
     if len(stories) < 2:

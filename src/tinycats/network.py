@@ -66,6 +66,34 @@ class Network:
         return torch.log_softmax(self.head(hidden), dim=-1)
 
 
+def growing_cache(capacity: int) -> Any:
+    """An empty cache for up to ``capacity`` tokens, which new ones are written into, not joined to."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class Growing(DynamicLayer):
+        length = 0
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, Tensor]:
+            begin, self.length = self.length, self.length + key_states.shape[2]
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+                rows, heads, _, width = key_states.shape
+                self.keys = key_states.new_empty(rows, heads, capacity, width)
+                self.values = value_states.new_empty(rows, heads, capacity, width)
+            assert self.keys is not None
+            assert self.values is not None
+            self.keys[:, :, begin : self.length] = key_states
+            self.values[:, :, begin : self.length] = value_states
+            return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+        def get_seq_length(self) -> int:
+            return self.length
+
+    return Cache(layer_class_to_replicate=Growing)
+
+
 def _branch(past: Past) -> Any:
     """A cache that joins ``past`` and a pass's new keys and values, and keeps the new apart."""
     from transformers.cache_utils import Cache, DynamicLayer

@@ -20,6 +20,7 @@ from tinycats import report_words as words
 from tinycats.files import METRICS
 from tinycats.report_files import SECTIONS, Figure, Study
 from tinycats.report_stories import Story, pack_stories, pack_tables
+from tinycats.study import with_article
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "workflow" / "report"
 POST_FACTOR = "6000"  # the post's own KL_FACTOR: shown first wherever the study has it
@@ -47,7 +48,7 @@ def facts(study: Study) -> dict[str, Any]:
     positive = [factor for factor in factors if float(factor) > 0]
     factor = POST_FACTOR if POST_FACTOR in factors else (positive or factors or [""])[0]
     shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
-    paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), study.concept)
+    paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []))
     figures: dict[str, list[Figure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
         figures[figure.section if figure.section in figures else "further"].append(figure)
@@ -59,7 +60,7 @@ def facts(study: Study) -> dict[str, Any]:
         "study": study,
         "concept": study.concept,
         "base_model": base_model(study.config),
-        "a_concept": words.article(study.concept),
+        "a_concept": with_article(study.concept),
         "models": [{"key": key, "name": words.model_name(key, variants)} for key in models],
         "variants": variants,
         "factors": factors,

@@ -11,14 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinycats.files import METRICS
-from tinycats.study import canonical
+from tinycats.files import ENOUGH_SAMPLES, METRICS
+from tinycats.study import canonical, with_article
 
 Row = Mapping[str, str]
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
-#: below this effective sample size the limit is only a lower bound (docs/methods.md)
-TRUSTED = 200
 
 #: heading → metrics, in the order of the table "what broke and what held"
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -57,10 +55,6 @@ def label(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     return metric in METRICS and METRICS[metric][1] == "share"
-
-
-def article(concept: str) -> str:
-    return f"{'an' if concept[:1].lower() in 'aeiou' else 'a'} {concept}"
 
 
 def _digits(value: float, half_width: float | None) -> int:
@@ -184,7 +178,7 @@ class Comparison:
         )
 
 
-def _who(name: str, concept: str) -> str:
+def _who(name: str) -> str:
     if name == "base":
         return "the base"
     if name == "prompted":
@@ -197,15 +191,13 @@ def join(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def comparisons(rows: Iterable[Row], concept: str) -> list[Comparison]:
+def comparisons(rows: Iterable[Row]) -> list[Comparison]:
     """Rows of tables/paired_differences.csv gathered by pair, in the table's order."""
     found: dict[tuple[str, str, str], Comparison] = {}
     for row in rows:
         key = (row["minuend"], row["subtrahend"], row["variant"])
         if key not in found:
-            found[key] = Comparison(
-                _who(row["minuend"], concept), _who(row["subtrahend"], concept), row["variant"]
-            )
+            found[key] = Comparison(_who(row["minuend"]), _who(row["subtrahend"]), row["variant"])
         if number(row["mean"]) is None:
             continue
         place = {"better": "better", "worse": "worse", "undecided": "undecided"}
@@ -238,7 +230,7 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
         line: dict[str, Any] = {"key": key, "name": model_name(key, variants)}
         line["seeds"] = len(groups[key])
         sizes = [number(row["effective_sample_size"]) or 0 for row in groups[key]]
-        line["at_most"] = min(sizes) < TRUSTED
+        line["at_most"] = min(sizes) < ENOUGH_SAMPLES
         for column in (
             "reward",
             "kl_policy_to_reference_nats",
@@ -272,7 +264,7 @@ def lead_sentence(
     if before and after:
         parts.append(
             f"With KL factor {key.rsplit('/', 1)[1]}, {after} of the stories mention"
-            f" {article(concept)} (the base model: {before})"
+            f" {with_article(concept)} (the base model: {before})"
         )
     share = next((line for line in shares if line["key"] == key), None)
     if share and share["share_of_attainable_gain"] is not None:

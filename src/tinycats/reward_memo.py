@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
-    """What rewards depend on to the last bit: encoder, concept and the machine's arithmetic."""
+    """What rewards depend on to the last bit: encoder, concept, code, the machine's arithmetic."""
     import torch
 
     arithmetic = (
@@ -31,8 +31,11 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
         if model.encoder.device.type == "cpu"
         else torch.cuda.get_device_name(model.encoder.device)
     )
+    here = Path(__file__).parent
+    code = b"".join((here / f"{name}.py").read_bytes() for name in ("linear", "reward"))
     return {
         "encoder_sha256": encoder_sha256,
+        "code_sha256": hashlib.sha256(code).hexdigest(),
         "reference_sha256": hashlib.sha256(model.reference.tobytes()).hexdigest(),
         "arithmetic": f"torch {torch.__version__}, {platform.machine()}, {arithmetic}",
     }

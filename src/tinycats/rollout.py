@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tinycats import objective
 from tinycats.linear import matmul
-from tinycats.network import Cache, Network
+from tinycats.network import Cache, Network, growing_cache
 from tinycats.prefix_tree import Level, Rollout, ancestors, chunks, draw
 from tinycats.program import UserError
 
@@ -177,13 +177,11 @@ class Sampler:
         self, inputs: Tensor, parents: Tensor, alive: Tensor, row: Tensor, u: Tensor
     ) -> None:
         """Draw tokens past the tree's depth, one row a completion, with an ordinary cache."""
-        from transformers import DynamicCache
-
         depth = len(self.levels)
         # their caches fill up, to as many tokens as four passes have
         for part in chunks(len(alive), 4 * self.micro_batch // self.new_tokens):
             members, fed = alive[part], inputs[row[part]]
-            cache = DynamicCache()
+            cache = growing_cache(self.prompt.shape[1] + self.new_tokens)
             for layer, (k, v) in enumerate(ancestors(self.levels, parents[row[part]])):
                 cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
             going = torch.arange(len(members), device=self.device)

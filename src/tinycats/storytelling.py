@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinycats import objective
 from tinycats.files import Row
-from tinycats.network import Network
+from tinycats.network import Network, growing_cache
 from tinycats.prefix_tree import chunks, draw
 
 #: Tokens in one teacher-forced pass while measuring.
@@ -66,18 +66,16 @@ def sample_stories(
 
     All stories advance together: a story whose prompt is longer than the shortest one takes its
     own next prompt token instead of a sampled one, so no padding is needed. Stories that have
-    ended leave the batch.
+    ended leave the batch, a fifth of it at a time.
     """
-    from transformers import DynamicCache
-
     given = [r.prompt_ids + r.forced_ids for r in asked]
     shortest = min(len(r.prompt_ids) for r in asked)
     numbers = torch.from_numpy(
         np.stack([np.random.default_rng(r.sample_seed).random(new_tokens) for r in asked])
     ).to(network.device)
     told: list[list[int]] = [[] for _ in asked]
-    active = list(range(len(asked)))
-    cache = DynamicCache()
+    active, ended = list(range(len(asked))), set[int]()
+    cache = growing_cache(max(map(len, given)) + new_tokens)
     fed = torch.tensor([ids[:shortest] for ids in given], device=network.device)
     position = shortest
     while active:
@@ -91,17 +89,22 @@ def sample_stories(
         drawn = draw(log_p, numbers[active, index], rows).tolist()
         tokens, stay = [], []
         for row, i in enumerate(active):
+            if i in ended:
+                tokens.append(end_token)
+                continue
             token = given[i][position] if position < len(given[i]) else drawn[row]
             tokens.append(token)
             if position >= len(asked[i].prompt_ids):
                 told[i].append(token)
                 if token == end_token or len(told[i]) == new_tokens:
+                    ended.add(i)
                     continue
             stay.append(row)
-        if len(stay) < len(active):
+        if len(stay) <= 0.8 * len(active):
             cache.batch_select_indices(torch.tensor(stay, device=network.device, dtype=torch.long))
             active = [active[row] for row in stay]
-        fed = torch.tensor([[tokens[row]] for row in stay], device=network.device)
+            tokens = [tokens[row] for row in stay]
+        fed = torch.tensor(tokens, device=network.device)[:, None]
         position += 1
     return told
 

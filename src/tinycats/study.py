@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,19 @@ def canonical(factor: float) -> str:
     """One spelling of a KL factor for paths: 6000.0 and 6e3 are ``6000``, 0.50 is ``0.5``."""
     factor = float(factor)
     return str(int(factor)) if factor.is_integer() else repr(factor)
+
+
+def with_article(noun: str) -> str:
+    """``a cat``, ``an owl``."""
+    return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
+
+
+def _not_finite(value: Any, key: str = "") -> str:
+    """The first key below ``value`` that holds .nan or .inf, which the schema cannot refuse."""
+    if isinstance(value, Mapping | list):
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return next(filter(None, (_not_finite(v, f"{key}.{k}".lstrip(".")) for k, v in inner)), "")
+    return key if isinstance(value, float) and not math.isfinite(value) else ""
 
 
 def _complaint(error: Any) -> str:
@@ -74,6 +88,8 @@ class Study:
         )
         if errors:
             raise UserError(f"config: {_complaint(errors[0])}")
+        if key := _not_finite(config):
+            raise UserError(f"config: {key}: should be a finite number")
         study = cls(config)
         spelled = [canonical(f) for f in config["training"]["kl_factors"]]
         if len(set(spelled)) < len(spelled):
@@ -93,7 +109,60 @@ class Study:
         for key, text in (("training.prompt", prompt), ("concept", config["concept"])):
             if not text.strip():
                 raise UserError(f"config: {key}: is blank; it should have a word at least")
+        concept = config["concept"].strip().lower()
+        if concept not in (word.lower() for word in study.concept_words):
+            raise UserError(
+                f"config: concept_words: should hold the concept itself, {concept!r}, or be null"
+            )
+        batch, snr_every = config["training"]["batch_size"], config["training"].get("snr_every", 0)
+        loo = any(v["baseline"] == "leave_one_out" for v in config["variants"].values())
+        if batch < 2 and (loo or snr_every):
+            raise UserError(
+                "config: training.batch_size: 1 leaves nothing to compare a completion with, which"
+                " baseline leave_one_out and snr_every ask for; should be at least 2"
+            )
         return study
+
+    def check_lengths(self, folder: Path) -> None:
+        """Hold the config's lengths against the base model's tokenizer and context.
+
+        Args:
+            folder: the base model; where it is not there yet, its jobs say the same later.
+        """
+        if not (folder / "tokenizer.json").is_file():
+            return
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+        def tokens(text: str) -> int:
+            return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        training, evaluation = self.config["training"], self.config["evaluation"]
+        prompt, total = tokens(training["prompt"]), training["num_tokens"]
+        if total <= prompt:
+            raise UserError(
+                f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
+                f" {training['prompt']!r} has {prompt}; it must be larger"
+            )
+        forced = tokens(self.prompted_with)
+        if not 0 < forced <= total - prompt:
+            raise UserError(
+                f"config: evaluation.prompted_with: {self.prompted_with!r} has {forced} tokens; it"
+                f" should have 1 to {total - prompt}, the new tokens of a completion"
+            )
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        context = about.get("max_position_embeddings", math.inf)
+        longest = max(tokens(p) for group in evaluation["prompts"].values() for p in group)
+        for key, length in (
+            ("training.num_tokens", total),
+            ("evaluation.new_tokens", longest + evaluation["new_tokens"]),
+        ):
+            if length > context:
+                raise UserError(
+                    f"config: {key}: with its prompt, {length} tokens; the model's context has"
+                    f" {context}"
+                )
 
     # ------------------------------------------------------------------ names
 
@@ -124,6 +193,12 @@ class Study:
         return re.sub(r"[^\w]+", "-", self.config["concept"].strip()).strip("-") or "concept"
 
     @property
+    def prompted_with(self) -> str:
+        """What the prompted base begins with: the config's, or the concept with its article."""
+        text = self.config["evaluation"].get("prompted_with")
+        return str(text) if text else f" {with_article(self.config['concept'].strip())}"
+
+    @property
     def concept_words(self) -> list[str]:
         """Words that count as mentioning the concept: the config's, or the concept and its plural."""
         listed = self.config.get("concept_words")
@@ -137,6 +212,16 @@ class Study:
         else:
             plural = word + "s"
         return [word, plural]
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The config with what was derived from the concept, for the record of the study."""
+        evaluation = {**self.config["evaluation"], "prompted_with": self.prompted_with}
+        return {
+            **self.config,
+            "concept_words": self.concept_words,
+            "evaluation": evaluation,
+        }
 
     def policies(self) -> Iterator[tuple[str, str, int]]:
         """(variant, KL factor, seed) of every policy."""

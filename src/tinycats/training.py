@@ -8,6 +8,7 @@ that was killed and goes on from its state is the uninterrupted run, byte for by
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -177,10 +178,11 @@ class Trainer:
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not (np.isfinite(float(loss)) and np.isfinite(norm)):
+            kept = f"; the last good state is kept in {self.state_file}"
             raise UserError(
                 f"training.learning_rate: {s.learning_rate} gave a loss of {float(loss)} with a"
-                f" gradient of norm {norm} at step {self.step + 1}; the last good state is kept in"
-                f" {self.state_file}; try a smaller rate"
+                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
+                f"{kept if self.state_file.exists() else ''}"
             )
         self.optimizer.step()
         self.step += 1
@@ -323,22 +325,28 @@ class Trainer:
         if not self.state_file.exists():
             return
         try:
-            device = next(self.policy.parameters()).device
-            state = torch.load(self.state_file, map_location=device, weights_only=True)
+            content = self.state_file.read_bytes()
+        except OSError as error:  # a disk that does not answer says nothing about the state
+            raise UserError(
+                f"{self.state_file}: the state cannot be read ({error}); nothing was changed; run"
+                " again, or delete it to start over"
+            ) from error
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if state.pop("checksum") != checksum(state):
                 raise ValueError("it is damaged: its checksum is another")
             if state["identity"] != self.identity:
                 raise ValueError("it was made from other parameters, code or data")
-            rows, top = json.loads(state["rows"]), json.loads(state["top"])
-            self.policy.load_state_dict(state["policy"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:
+        except Exception as error:  # torch has a dozen ways to say that a file is damaged
             aside = self.state_file.with_name(self.state_file.name + ".set-aside")
             os.replace(self.state_file, aside)
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             log.warning("state set aside as %s, starting over: %s", aside, reason)
             return
-        self.rows, self.top, self.step = rows, top, state["step"]
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.top = json.loads(state["rows"]), json.loads(state["top"])
+        self.step = state["step"]
         self.seconds_before = state["seconds"]
         log.info("going on from step %d of %d", self.step, self.settings.steps)
 

@@ -62,8 +62,10 @@ def minutes(completions, model="weights"):
     return runtime
 
 
+# In completions of four tokens, the post's. Its prompt has more tokens than what is left out here.
 def training_work():
-    return config["training"]["steps"] * config["training"]["batch_size"]
+    t = config["training"]
+    return t["steps"] * t["batch_size"] * max(4, t["num_tokens"] - 6) // 4
 
 
 # A seed's stories: their tokens cost what as many tokens of completions do, four to each.
@@ -73,16 +75,34 @@ def story_work():
     return stories * e["new_tokens"] // 4
 
 
-# Each model measures all completions; a tenth of them are distinct, and nothing is differentiated.
+# Each model of the pool measures its completions; a tenth of them are distinct, and nothing is
+# differentiated. Every policy draws some.
 def completions_work():
     e, policies = config["evaluation"], len(run_files())
-    drawn = e["base_completions"] + policies * e["policy_completions"]
-    return (policies + 1) * drawn // 10
+    pool = min(policies, 64)
+    measured = (
+        (pool + 1) * (e["base_completions"] + pool * e["policy_completions"]) // 10
+    )
+    return measured + policies * e["policy_completions"]
 
 
 def per_policy(pattern):
     """A pattern of {variant}, {factor} and {seed} for every policy of the study."""
     return [pattern.format(variant=v, factor=f, seed=s) for v, f, s in STUDY.policies()]
+
+
+def spread(pattern):
+    """The same for a shell, by bash's braces: a short command however many the policies are."""
+
+    def braces(values):
+        values = [str(value) for value in values]
+        return values[0] if len(values) == 1 else "{" + ",".join(values) + "}"
+
+    return pattern.format(
+        variant=braces(STUDY.variants),
+        factor=braces(STUDY.factors),
+        seed=braces(STUDY.seeds),
+    )
 
 
 def run_files():
@@ -191,3 +211,8 @@ from tinycats.sources import local_files
 BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
 NANO = "workflow/resources/nano"
+
+try:
+    STUDY.check_lengths(Path(NANO if config["base_model"] == "nano" else BASE_MODEL))
+except UserError as error:
+    sys.exit(f"error: {error}")

@@ -23,7 +23,7 @@ rule frontier:
         mem_mb=mem_mb,
         runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "densities"),
     params:
-        forced=config["evaluation"]["prompted_with"],
+        forced=STUDY.prompted_with,
         bootstrap=config["evaluation"]["bootstrap_samples"],
         folder=subpath(output.limit, parent=True),
     shell:

@@ -59,7 +59,8 @@ rule study_config:
         ENVIRONMENT
     params:
         config=json.dumps(
-            {k: v for k, v in config.items() if k != "pretrain"}, ensure_ascii=False
+            {k: v for k, v in STUDY.resolved.items() if k != "pretrain"},
+            ensure_ascii=False,
         ),
     shell:
         "python workflow/scripts/write_config.py --config {params.config:q}"

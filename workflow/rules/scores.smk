@@ -33,11 +33,15 @@ rule scores:
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
+        policies=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
+        forgetting=spread(
+            f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
+        ),
         folder=subpath(output.stories, parent=True),
     shell:
         "python workflow/scripts/score.py --base-stories {input.base:q}"
-        " --prompted-stories {input.prompted:q} --policy-stories {input.policies:q}"
-        " --forgetting {input.forgetting:q} --encoder {params.encoder:q}"
+        " --prompted-stories {input.prompted:q} --policy-stories {params.policies}"
+        " --forgetting {params.forgetting} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --tokenizer {params.tokenizer:q}"
         " --concept-words {params.words:q} --run {input.run:q}"
         " --device {resources.device} --threads {resources.torch_threads}"
@@ -49,8 +53,8 @@ rule tables:
         scores=rules.scores.output.stories,
         sets=rules.scores.output.sets,
         stories=story_files(),
-        completions=[rules.completions.output.base, rules.completions.output.prompted]
-        + rules.completions.output.policies,
+        base=[rules.completions.output.base, rules.completions.output.prompted],
+        completions=rules.completions.output.policies,
         first_token=rules.completions.output.first_token,
         training=per_policy(f"{POLICY}/training.csv"),
         top=per_policy(f"{POLICY}/top_completions.csv"),
@@ -71,11 +75,16 @@ rule tables:
     params:
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
+        base_stories=[f for f in story_files() if "/kl=" not in f],
+        stories=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
+        completions=spread(f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"),
+        training=spread(f"{POLICY}/training.csv"),
+        top=spread(f"{POLICY}/top_completions.csv"),
         folder=subpath(output[0], parent=True),
     shell:
         "python workflow/scripts/make_tables.py --story-scores {input.scores:q}"
-        " --set-scores {input.sets:q} --stories {input.stories:q}"
-        " --completions {input.completions:q} --training {input.training:q}"
-        " --top-completions {input.top:q} --first-token {input.first_token:q}"
+        " --set-scores {input.sets:q} --stories {params.base_stories:q} {params.stories}"
+        " --completions {input.base:q} {params.completions} --training {params.training}"
+        " --top-completions {params.top} --first-token {input.first_token:q}"
         " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"
         " --out {params.folder:q} 2> {log:q}"

@@ -28,7 +28,7 @@ rule base_stories:
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
         stories=story_arguments(),
-        forced=config["evaluation"]["prompted_with"],
+        forced=STUDY.prompted_with,
         seeds=STUDY.seeds,
     shell:
         "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
@@ -103,11 +103,11 @@ rule completions:
         device=config["device"],
     params:
         base_model=subpath(input.weights, parent=True),
-        policies=per_policy(POLICY),
+        policies=spread(POLICY),
         encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/rewards",
         prompt=config["training"]["prompt"],
-        forced=config["evaluation"]["prompted_with"],
+        forced=STUDY.prompted_with,
         num_tokens=config["training"]["num_tokens"],
         base_count=config["evaluation"]["base_completions"],
         policy_count=config["evaluation"]["policy_completions"],
@@ -115,7 +115,7 @@ rule completions:
         folder=subpath(output.first_token, parent=True),
     shell:
         "python workflow/scripts/sample_completions.py --base-model {params.base_model:q}"
-        " --policies {params.policies:q} --encoder {params.encoder:q}"
+        " --policies {params.policies} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --rewards {params.rewards:q}"
         " --prompt {params.prompt:q} --forced {params.forced:q} --num-tokens {params.num_tokens}"
         " --base-count {params.base_count} --policy-count {params.policy_count}"

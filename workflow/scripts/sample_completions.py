@@ -2,13 +2,12 @@
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
 densities.safetensors: the log density of every distinct completion under every model, computed, for
-the limit. The encoder is loaded once, and a text is rewarded once whoever told it.
+the limit (of at most 64 policies, evenly spread). The encoder is loaded once, and a text is rewarded once whoever told it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
 
-    from tinycats.completions import Collector
+    from tinycats.completions import Collector, pool_of
     from tinycats.devices import choose_device, set_threads
     from tinycats.models import load_causal_lm, sha256_file, verify_folder
     from tinycats.provenance import check_policy
@@ -88,15 +87,16 @@ def main() -> None:
     first = args.out / "first_token.csv"
     files.write_table("completions/first_token.csv", first, collector.first_tokens)
 
-    # every completion under every model, in a second pass over the policies: the pool is known now
+    # the pool's completions under its models, in a second pass: they are all known now
+    pool = pool_of(len(args.policies))
+
     def models():  # type: ignore[no-untyped-def]
         yield base
-        for folder in args.policies:
-            yield load_causal_lm(folder / "model", device)[0]
+        for i in pool:
+            yield load_causal_lm(args.policies[i] / "model", device)[0]
 
-    tensors, metadata = collector.densities(models(), 1 + len(args.policies))
-    path = args.out / "densities.safetensors"
-    whole_files.write_tensors(path, tensors, {"models": json.dumps(metadata)})
+    tensors, metadata = collector.densities(models(), [0, *(1 + i for i in pool)])
+    whole_files.write_tensors(args.out / "densities.safetensors", tensors, metadata)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Score the stories of a study: similarity, mentions, perplexity, repetition, diversity.
 
 One job scores every model and seed, so that the encoder is loaded once. By hand:
-python workflow/scripts/score.py --base-stories results/default/stories/base/seed=*.jsonl
+PYTHONPATH=src python workflow/scripts/score.py --base-stories results/default/stories/base/seed=*.jsonl
 --prompted-stories results/default/stories/prompted/seed=*.jsonl
---policy-stories results/default/stories/post/kl=*/seed=?.jsonl
+--policy-stories results/default/stories/post/kl=*/seed=*[0-9].jsonl
 --forgetting results/default/stories/post/kl=*/seed=*.base.jsonl
 --encoder resources/models/all-MiniLM-L6-v2 --reference results/default/reference/cat.safetensors
 --tokenizer resources/models/nano --concept-words '["cat", "cats"]' --run results/default/policies/post/kl=0/seed=0/run.json

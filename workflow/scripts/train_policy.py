@@ -75,6 +75,7 @@ def main() -> None:
     known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
     data = {
         "base_model_sha256": sha256_file(args.base_model / "model.safetensors"),
+        "tokenizer_sha256": sha256_file(args.base_model / "tokenizer.json"),
         "encoder_sha256": encoder_sha256,
         "reference_sha256": sha256_file(args.reference),
     }

@@ -15,11 +15,10 @@ from matplotlib.axes import Axes
 
 from tinycats.figures import reading, showcase, style
 from tinycats.figures.reading import Row, Tables, Who, number, percent
+from tinycats.files import ENOUGH_SAMPLES
 
 POLICY_TO_BASE = "kl_policy_to_reference_nats"
 BASE_TO_POLICY = "kl_reference_to_policy_nats"
-#: Below this effective sample size an estimate of the limit is only a lower bound.
-ENOUGH = 200
 
 
 def draw(tables: Tables) -> style.Drawing:
@@ -91,7 +90,7 @@ def draw(tables: Tables) -> style.Drawing:
         _finding(tables, ends, prompted),
         "Reward against the square root of KL(policy‖base), in nats on the upper axis: the largest "
         "reward that any policy can have (solid where the effective sample size is at least "
-        f"{ENOUGH}, dashed where it is a lower bound, with its 95% bootstrap band), best-of-n, the "
+        f"{ENOUGH_SAMPLES}, dashed where it is a lower bound, with its 95% bootstrap band), best-of-n, the "
         "base made to begin with the concept, and every run's way and end point. Below, the same "
         "runs against the square root of KL(base‖policy)"
         + (f", with the published end points ({reading.PUBLISHED_LABEL})." if published else "."),
@@ -151,7 +150,7 @@ def _draw_limit(ax: Axes, rows: list[Row]) -> None:
         x, [row["low"] for row in rows], [row["high"] for row in rows],
         color=style.INK, alpha=0.15, linewidth=0,
     )  # fmt: skip
-    short = [i for i, row in enumerate(rows) if not row["effective_sample_size"] >= ENOUGH]
+    short = [i for i, row in enumerate(rows) if not row["effective_sample_size"] >= ENOUGH_SAMPLES]
     turn = short[0] if short else len(rows)
     ax.plot(
         x[:turn], y[:turn], color=style.INK, linewidth=2.6, zorder=3, label="limit of any policy"
@@ -255,7 +254,7 @@ def _finding(tables: Tables, ends: list[Row], prompted: list[Row]) -> str:
         )
         share = _mean(mine, "share_of_attainable_gain")
         if _real(share):
-            bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH
+            bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH_SAMPLES
             text += f" ({'at most ' if bound else ''}{percent(share)} of the gain attainable there)"
         parts.append(text)
     for row in prompted[:1]:

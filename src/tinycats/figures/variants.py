@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 from tinycats.figures import style
 from tinycats.figures.reading import (
@@ -88,7 +89,7 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
             rows.sort(key=lambda row: row["step"])
             value = interval(rows[-1])
             if metric == "gradient_snr":
-                middle = sorted(row["mean"] for row in rows)[len(rows) // 2]
+                middle = statistics.median(row["mean"] for row in rows)
                 value = Interval(middle, math.nan, math.nan)
             values[variant, factor, metric] = value
     shares: dict[tuple[str, str], list[float]] = {}
