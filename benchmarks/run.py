@@ -176,12 +176,20 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "trl": "1.16.0",
+        "trl": trl_version(args.trl_python),
         "commit": provenance.commit(),
     }
     if args.device == "cuda":
         about["gpu"] = torch.cuda.get_device_name()
     return about
+
+
+def trl_version(python: Path | None) -> str:
+    """Of the environment that TRL was measured in."""
+    if python is None:
+        return "not measured"
+    words = [str(python), "-c", "import importlib.metadata as m; print(m.version('trl'))"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def memory_bytes(field: str) -> int:

@@ -27,12 +27,6 @@ POST_FACTOR = "6000"  # the post's own KL_FACTOR: shown first wherever the study
 HERO = "frontier"
 
 
-def command_for(name: str) -> str:
-    """The command that regenerates a study: config.yaml is `default`, others lie in config/."""
-    own = "" if name == "default" else f" --configfile config/{name}.yaml"
-    return f"snakemake --cores 1 --resources gpu=1{own}"
-
-
 def base_model(config: Mapping[str, Any]) -> str:
     """The base model's name: a Hub id as it is, of a folder its last part."""
     name = str(config.get("base_model", "nano"))

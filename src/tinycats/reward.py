@@ -34,7 +34,7 @@ class RewardEncoder:
         device: torch device of the encoder.
 
     Raises:
-        UserError: the folder's encoder pools or normalises in another way than mean and unit length.
+        UserError: the folder's encoder is not a BERT, or pools in another way than by the mean.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -52,7 +52,12 @@ class RewardEncoder:
             raise UserError(
                 f"{folder}: this encoder does not pool by the mean, which is all we know"
             )
-        self.device = torch.device(device)
+        about = json.loads((folder / "config.json").read_text())
+        if about.get("model_type") != "bert":
+            raise UserError(
+                f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
+            )
+        self.device, self.width = torch.device(device), int(about["hidden_size"])
         model = BertModel.from_pretrained(
             folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
         )
@@ -65,7 +70,7 @@ class RewardEncoder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors ``(texts, 384)``, float32; equal texts get equal bits whatever their company."""
+        """Unit vectors ``(texts, width)``, float32; equal texts get equal bits whatever their company."""
         distinct = list(dict.fromkeys(texts))
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(distinct)]
         width = [next(w for w in BLOCK_WIDTHS if len(row) <= w) for row in ids]
@@ -78,7 +83,9 @@ class RewardEncoder:
                 found = self._encode_block([ids[i] for i in block], w)
                 vectors.update(zip((distinct[i] for i in block), found, strict=False))
         return (
-            np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, 384), "float32")
+            np.stack([vectors[text] for text in texts])
+            if texts
+            else np.zeros((0, self.width), "float32")
         )
 
     def _encode_block(self, rows: list[list[int]], width: int) -> np.ndarray:
@@ -96,7 +103,7 @@ class RewardEncoder:
         return vectors[: len(rows)]
 
     def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:
-        """Cosine of each text with the unit vector ``reference`` (384,): ``(texts,)``, float32."""
+        """Cosine of each text with the unit vector ``reference`` (width,): ``(texts,)``, float32."""
         # a fixed-order float64 sum: a BLAS product's bits would depend on the number of texts
         products = self.embed(texts).astype(np.float64) * reference.astype(np.float64)
         return products.sum(axis=1).astype(np.float32)
@@ -127,7 +134,7 @@ def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_s
 def load_reference(
     path: str | Path, concept: str | None = None, encoder_sha256: str | None = None
 ) -> np.ndarray:
-    """The concept's unit vector, ``(384,)`` float32.
+    """The concept's unit vector, ``(width,)`` float32.
 
     Raises:
         UserError: the file is damaged, not a unit vector, or of another concept or encoder.
@@ -141,8 +148,8 @@ def load_reference(
         raise UserError(
             f"{path}: damaged reference embedding ({error}); delete it and rerun"
         ) from error
-    if vector.shape != (384,) or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
-        raise UserError(f"{path}: not a unit vector of 384 numbers; delete it and rerun")
+    if vector.ndim != 1 or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
+        raise UserError(f"{path}: not a unit vector; delete it and rerun")
     if concept is not None and metadata.get("concept") != concept:
         raise UserError(
             f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun"

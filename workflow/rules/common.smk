@@ -98,11 +98,14 @@ def spread(pattern):
         values = [str(value) for value in values]
         return values[0] if len(values) == 1 else "{" + ",".join(values) + "}"
 
-    return pattern.format(
+    spread_out = pattern.format(
         variant=braces(STUDY.variants),
         factor=braces(STUDY.factors),
         seed=braces(STUDY.seeds),
     )
+    return (
+        lambda wildcards: spread_out
+    )  # as plain text, Snakemake would look for wildcards
 
 
 def run_files():
@@ -155,6 +158,16 @@ def story_arguments():
         f" --per-prompt {shlex.quote(json.dumps(STUDY.story_counts()))}"
         f" --new-tokens {e['new_tokens']}"
     )
+
+
+def study_command():
+    """The command that makes this study again, for its report."""
+    words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
+    if workflow.overwrite_configfiles:
+        words += ["--configfile", *map(os.path.relpath, workflow.overwrite_configfiles)]
+    if given := workflow.config_settings.config:
+        words += ["--config", *(f"{key}={value}" for key, value in given.items())]
+    return shlex.join(words)
 
 
 # ---- figures

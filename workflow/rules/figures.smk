@@ -17,7 +17,7 @@ rule figure:
         png=f"{RESULTS}/figures/{{name}}.png",
         words=f"{RESULTS}/figures/{{name}}.json",
     log:
-        f"{RESULTS}/logs/figures/{{name}}.log",
+        f"logs/{STUDY.name}/figures/{{name}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/figures/{{name}}.jsonl"
     wildcard_constraints:

@@ -1,7 +1,5 @@
 # The page and the Markdown, from files alone: no model, no GPU, no network.
 
-from tinycats.report import command_for
-
 
 rule report:
     input:
@@ -39,7 +37,7 @@ rule report:
         ENVIRONMENT
     params:
         results=subpath(output.page, parent=True),
-        command=command_for(STUDY.name),
+        command=study_command(),
     shell:
         "python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q}"

@@ -25,7 +25,9 @@ def main() -> None:
         nargs="*",
         help="Snakemake's benchmark files or folders of them; default: benchmarks/ in the results",
     )
-    parser.add_argument("--command", help="what regenerates the study; default: from its name")
+    parser.add_argument(
+        "--command", help="what regenerates the study; default: one with its config"
+    )
     parser.add_argument("--out", type=Path, help="the page; default: report.html in the results")
     parser.add_argument("--markdown", type=Path, help="default: results.md in the results")
     parser.add_argument(
@@ -36,7 +38,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     study = read_study(args.results, args.models, args.concept, args.benchmarks)
-    command = args.command or report.command_for(study.name)
+    again = f"snakemake --cores 1 --resources gpu=1 --configfile {args.results / 'config.yaml'}"
+    command = args.command or again
     page = report.render(study, command)
     out = args.out or args.results / "report.html"
     markdown = args.markdown or args.results / "results.md"
