@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import sparse
 
 UNDEFINED = math.nan
 
@@ -159,16 +160,17 @@ def vendi_score(stories: Sequence[Words], orders: Sequence[int] = (1, 2, 3, 4)) 
     kernel = np.zeros((len(stories), len(stories)))
     for n in orders:
         counts = [Counter(ngrams(story, n)) or Counter({(): 1}) for story in stories]
-        # a story's counts as a sparse row: stories that share an n-gram meet in its column
-        columns: dict[Ngram, list[tuple[int, int]]] = {}
+        # a story's counts are a sparse row; stories that share an n-gram meet in its column
+        column: dict[Ngram, int] = {}
+        rows: list[int] = []
+        columns: list[int] = []
+        values: list[int] = []
         for i, count in enumerate(counts):
-            for gram, c in count.items():
-                columns.setdefault(gram, []).append((i, c))
-        products = np.zeros_like(kernel)
-        for column in columns.values():
-            rows = np.array([i for i, _ in column])
-            values = np.array([c for _, c in column], dtype=np.float64)
-            products[np.ix_(rows, rows)] += np.outer(values, values)
+            rows += [i] * len(count)
+            columns += [column.setdefault(gram, len(column)) for gram in count]
+            values += count.values()
+        matrix = sparse.csr_array((values, (rows, columns)), dtype=np.float64)
+        products = (matrix @ matrix.T).toarray()
         norms = np.sqrt(np.diag(products))
         kernel += products / np.outer(norms, norms) / len(orders)
     spectrum = np.linalg.eigvalsh(kernel / len(stories))

@@ -24,14 +24,13 @@ class Network:
     Args:
         model: any ``AutoModelForCausalLM`` whose logits are a linear map of its last hidden state.
         precision: ``fp32``, or ``bf16`` for the body; logits, softmax and KL are always float32.
-        frozen: nothing will change the model's weights, nor ask for their gradient.
 
     Raises:
         UserError: the model does something else to its logits, such as a soft cap.
     """
 
-    def __init__(self, model: Any, precision: str = "fp32", frozen: bool = False) -> None:
-        use_onednn(model, frozen)
+    def __init__(self, model: Any, precision: str = "fp32") -> None:
+        use_onednn(model)
         self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()

@@ -22,7 +22,7 @@ from tinycats.linear import use_onednn
 from tinycats.program import UserError
 
 ROWS_PER_BLOCK = 64
-BLOCK_WIDTHS = (12, 16, 24, 32, 64, 128, 192, 256)  # tokens, [CLS] and [SEP] counted
+BLOCK_WIDTHS = (12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256)  # tokens, [CLS] and [SEP] counted
 FUSED_ATTENTION_FROM = 64  # narrower blocks are faster as plain matrix products
 
 

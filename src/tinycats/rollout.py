@@ -70,6 +70,7 @@ class Sampler:
         self.prompt = torch.tensor([prompt_ids], device=self.device)
         self.new_tokens, self.end_token = new_tokens, end_token
         self.micro_batch, self.tree_depth = micro_batch, tree_depth
+        self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
     # ------------------------------------------------------------------ drawing
 
@@ -211,10 +212,15 @@ class Sampler:
         if keep_graph:
             level.graph = (hidden, new)
         level.cache = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in new]
-        with torch.no_grad():
-            level.hidden_reference, level.cache_reference = self._forward(
-                level, reference=True, keep_cache=keep_cache
-            )
+        if len(self.levels) == 1 and self.prompt_reference is not None:
+            level.hidden_reference, level.cache_reference = self.prompt_reference
+        else:
+            with torch.no_grad():
+                level.hidden_reference, level.cache_reference = self._forward(
+                    level, reference=True, keep_cache=keep_cache
+                )
+        if len(self.levels) == 1:
+            self.prompt_reference = level.hidden_reference, level.cache_reference
         return hidden.detach()
 
     def _forward(self, level: Level, reference: bool, keep_cache: bool) -> tuple[Tensor, Cache]:

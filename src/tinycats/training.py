@@ -136,12 +136,13 @@ class Trainer:
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
             Network(policy, settings.precision),
-            Network(reference, settings.precision, frozen=True),
+            Network(reference, settings.precision),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,
             settings.micro_batch,
         )
+        reference.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=settings.learning_rate,

@@ -112,12 +112,18 @@ def run_files():
     return per_policy(f"{POLICY}/run.json")
 
 
+def base_story_files():
+    return expand(
+        f"{RESULTS}/stories/{{name}}/seed={{seed}}.jsonl",
+        name=["base", "prompted"],
+        seed=STUDY.seeds,
+    )
+
+
 def story_files():
-    return [
-        f"{RESULTS}/stories/{name}/seed={seed}.jsonl"
-        for name in ("base", "prompted")
-        for seed in STUDY.seeds
-    ] + per_policy(f"{RESULTS}/stories/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl")
+    return base_story_files() + per_policy(
+        f"{RESULTS}/stories/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"
+    )
 
 
 def policy_weights():

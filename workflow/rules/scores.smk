@@ -75,7 +75,7 @@ rule tables:
     params:
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
-        base_stories=[f for f in story_files() if "/kl=" not in f],
+        base_stories=base_story_files(),
         stories=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
         completions=spread(f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"),
         training=spread(f"{POLICY}/training.csv"),

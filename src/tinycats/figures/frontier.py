@@ -62,7 +62,9 @@ def draw(tables: Tables) -> style.Drawing:
     drawn = [r["reward"] for r in limit if math.sqrt(r[POLICY_TO_BASE]) <= right]
     low, high = min([*marks, *drawn]), max([*marks, *drawn])
     pad = 0.07 * (high - low or 1)
-    far = [math.sqrt(r[BASE_TO_POLICY]) for r in [*ends, *endings] if _real(r[BASE_TO_POLICY])]
+    far = [
+        math.sqrt(max(r[BASE_TO_POLICY], 0)) for r in [*ends, *endings] if _real(r[BASE_TO_POLICY])
+    ]
     far += [math.sqrt(row["kl"]) for row in published]
     below.set_xlim(0, 1.22 * max([*far, 1.0]))
     rewards = [r["reward"] for r in [*endings, *ends, *published] if _real(r["reward"])] or [
