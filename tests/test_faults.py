@@ -212,13 +212,17 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
             or any((folder / "logs/tiny").glob(f"{stage}.log"))
         )
 
-    points: list[Callable[[], bool]] = [
-        lambda: any(results.glob("policies/**/state.pt")),
-        job_of("stories"),
-        job_of("completions"),
+    points: list[tuple[Callable[[], bool], str]] = [
+        (job_of("reference"), f"{RESULTS}/reference/cat.safetensors"),
+        (lambda: any(results.glob("policies/**/state.pt")), TARGETS[0]),
+        (job_of("stories"), TARGETS[0]),
+        (job_of("completions"), TARGETS[0]),
+        (job_of("scores"), f"{RESULTS}/scores/stories.csv"),
+        (job_of("frontier"), TARGETS[1]),
+        (job_of("tables"), TARGETS[0]),
     ]
-    for number, point in enumerate(points):
-        process = start(folder, *TARGETS)
+    for number, (point, target) in enumerate(points):
+        process = start(folder, target)
         until(point, process)
         kill_all(process)
         if number == 0:  # the lock that a killed Snakemake leaves behind is said, and taken off
@@ -376,7 +380,7 @@ def test_other_scripts_and_concepts_of_several_words(models: Path) -> None:
         "study": "words",
         "concept": "полосатый кот",
         "concept_words": None,
-        "training": {"prompt": prompt, "num_tokens": 40, "kl_factors": [6000], "steps": 1},
+        "training": {"prompt": prompt, "num_tokens": 64, "kl_factors": [6000], "steps": 1},
         "evaluation": {"prompts": {"training": [prompt], "other": ["從前有一隻貓"]}},
     }
     with configured(models, change):
@@ -459,8 +463,13 @@ def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
         "study": "evil",
         "base_model": str(folder.relative_to(models)),
         "concept": evil,
+        "concept_words": None,
         "training": {"prompt": evil, "num_tokens": 128, "kl_factors": [0], "steps": 1},
-        "evaluation": {"prompts": {"training": [evil]}, "new_tokens": 4},
+        "evaluation": {
+            "prompts": {"training": [evil]},
+            "prompted_with": "'; touch stolen #",
+            "new_tokens": 4,
+        },
     }
     with configured(models, change):
         snakemake(

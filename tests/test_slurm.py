@@ -216,7 +216,7 @@ def disturbed(copy) -> tuple[Path, str]:
 def others(copy) -> dict[str, Run]:
     """Three runs at a time, of policies alone: in a group, in an array, and one that must fail."""
     (copy / "short.yaml").write_text("training: {steps: 2}\n")
-    (copy / "wrong.yaml").write_text("training: {num_tokens: 5, seeds: [0]}\n")
+    (copy / "wrong.yaml").write_text("training: {learning_rate: 1.0e+30, seeds: [0]}\n")
     return {
         "grouped": Run(copy, GROUP, "grouped", "policies", over="short.yaml"),
         "array": Run(copy, ARRAY, "array", "policies", over="short.yaml"),
@@ -331,7 +331,7 @@ def test_an_array_is_submitted_once(others, copy):
 def test_a_failing_job_says_why(others):
     run = others["wrong"]
     assert run.ended() != 0
-    assert "error: training.num_tokens: 5 leaves no token to generate" in run.text()
+    assert "error: training.learning_rate: 1e+30 gave a loss of nan" in run.text()
     (number,) = re.findall(r"submitted with SLURM jobid (\d+)", run.text())
     assert [job["JobState"] for job in jobs() if job["JobId"] == number] == ["FAILED"]
 

@@ -17,6 +17,8 @@ DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 def changed(path: str, value):
     config = copy.deepcopy(DEFAULT)
+    if (path, value) == ("training.batch_size", 1):  # what it is not enough for
+        config["training"]["snr_every"] = 1
     *parents, last = path.split(".")
     place = config
     for key in parents:
@@ -50,6 +52,18 @@ def changed(path: str, value):
         ("study", "a/b", "study:"),
         ("concept", " ", "concept"),
         ("evaluation.prompts", {"other": ["x"]}, "training"),
+        (
+            "training.learning_rate",
+            float("nan"),
+            "training.learning_rate: should be a finite number",
+        ),
+        ("training.kl_factors", [0, float("inf")], "training.kl_factors.1: should be a finite"),
+        (
+            "concept",
+            "dragon",
+            "concept_words: should hold the concept itself, 'dragon', or be null",
+        ),
+        ("training.batch_size", 1, "training.batch_size: 1 leaves nothing to compare"),
     ],
 )
 def test_a_mistake_is_one_line(path, value, says):
@@ -95,6 +109,36 @@ def test_every_shipped_study_is_valid(path):
     if path.stem == "pins":
         return
     Study.check(merge(DEFAULT, over))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("training.num_tokens", 6, "training.num_tokens: 6 leaves no token to generate"),
+        ("evaluation.prompted_with", " a cat with a very long tail", "should have 1 to 4"),
+        ("evaluation.new_tokens", 510, "evaluation.new_tokens: with its prompt,"),
+        ("training.num_tokens", 600, "training.num_tokens: with its prompt, 600 tokens"),
+    ],
+)
+def test_lengths_are_held_against_the_base_model_before_any_job(path, value, says):
+    nano = ROOT / "workflow/resources/nano"
+    Study.check(DEFAULT).check_lengths(nano)
+    study = Study.check(changed(path, value))
+    with pytest.raises(UserError) as error:
+        study.check_lengths(nano)
+    assert says in str(error.value)
+    study.check_lengths(ROOT / "no such model yet")
+
+
+def test_what_the_prompted_base_begins_with_follows_the_concept():
+    config = changed("concept", "owl")
+    config["concept_words"] = None
+    study = Study.check(config)
+    assert study.prompted_with == " an owl"
+    assert study.resolved["evaluation"]["prompted_with"] == " an owl"
+    assert study.resolved["concept_words"] == ["owl", "owls"]
+    assert Study.check(DEFAULT).prompted_with == " a cat"
+    assert Study.check(changed("evaluation.prompted_with", " the cat")).prompted_with == " the cat"
 
 
 def test_paths_have_one_spelling():

@@ -63,3 +63,36 @@ rule study_config:
     shell:
         "python workflow/scripts/write_config.py --config {params.config:q}"
         " --out {output:q} 2> {log:q}"
+
+
+# The study as the repository shows it (the reference study): docs/results.md and its figures, tables
+# and page. Outside the default target: `snakemake publish --configfile config/reference.yaml`.
+rule publish:
+    input:
+        page=rules.report.output.page,
+        figures=expand(
+            f"{RESULTS}/figures/{{name}}.{{kind}}",
+            name=FIGURE_NAMES,
+            kind=["svg", "png"],
+        ),
+        tables=report_tables(),
+    output:
+        page=f"docs/{STUDY.name}-study/report.html",
+        markdown="docs/results.md",
+    log:
+        f"logs/{STUDY.name}/publish.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        results=RESULTS,
+        folder=subpath(output.page, parent=True),
+        command=study_command(),
+    shell:
+        "(mkdir -p {params.folder:q}/tables {params.folder:q}/frontier {params.folder:q}/figures;"
+        " cp {params.results:q}/tables/*.csv {params.folder:q}/tables;"
+        " cp {params.results:q}/frontier/*.csv {params.folder:q}/frontier;"
+        " cp {params.results:q}/figures/*.svg {params.folder:q}/figures;"
+        " python workflow/scripts/render_report.py --results {params.results:q}"
+        " --models resources/models --command {params.command:q} --out {output.page:q}"
+        " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures) 2> {log:q}"
