@@ -65,8 +65,8 @@ rule study_config:
         " --out {output:q} 2> {log:q}"
 
 
-# The study as the repository shows it (the reference study): docs/results.md and its figures, tables
-# and page. Outside the default target: `snakemake publish --configfile config/reference.yaml`.
+# A study as the repository shows it: page, figures, tables and words in docs/<study>-study; the
+# reference study's words are docs/results.md. Outside the default target.
 rule publish:
     input:
         page=rules.report.output.page,
@@ -78,7 +78,11 @@ rule publish:
         tables=report_tables(),
     output:
         page=f"docs/{STUDY.name}-study/report.html",
-        markdown="docs/results.md",
+        markdown=(
+            "docs/results.md"
+            if STUDY.name == "reference"
+            else f"docs/{STUDY.name}-study/README.md"
+        ),
     log:
         f"logs/{STUDY.name}/publish.log",
     localrule: True
