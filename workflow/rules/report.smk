@@ -89,7 +89,7 @@ rule publish:
     conda:
         ENVIRONMENT
     params:
-        results=RESULTS,
+        results=subpath(input.page, parent=True),
         folder=subpath(output.page, parent=True),
         command=study_command(),
     shell:
