@@ -75,7 +75,15 @@ rule publish:
             name=FIGURE_NAMES,
             kind=["svg", "png"],
         ),
-        tables=report_tables(),
+        hero=f"{RESULTS}/figures/frontier.svg",
+        tables=expand(
+            f"{RESULTS}/tables/{{name}}.csv",
+            name=[name for name in TABLES if name != "top_completions"],
+        ),
+        frontier=expand(
+            f"{RESULTS}/frontier/{{name}}.csv",
+            name=["limit", "best_of_n", "policies", "prompted"],
+        ),
     output:
         page=f"docs/{STUDY.name}-study/report.html",
         markdown=(
@@ -93,10 +101,10 @@ rule publish:
         folder=subpath(output.page, parent=True),
         command=study_command(),
     shell:
-        "(mkdir -p {params.folder:q}/tables {params.folder:q}/frontier {params.folder:q}/figures;"
-        " cp {params.results:q}/tables/*.csv {params.folder:q}/tables;"
-        " cp {params.results:q}/frontier/*.csv {params.folder:q}/frontier;"
-        " cp {params.results:q}/figures/*.svg {params.folder:q}/figures;"
+        "(cd {params.folder:q}; mkdir -p tables frontier figures; cd -;"
+        " cp {input.tables:q} {params.folder:q}/tables;"
+        " cp {input.frontier:q} {params.folder:q}/frontier;"
+        " cp {input.hero:q} {params.folder:q}/figures;"
         " python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q} --out {output.page:q}"
         " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures) 2> {log:q}"
