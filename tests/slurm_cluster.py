@@ -79,9 +79,12 @@ def start(folder: Path) -> None:
         RuntimeError: another cluster is up, or this one does not come up within a minute.
     """
     if LINK.is_symlink():
-        raise RuntimeError(
-            f"{LINK} leads to {os.readlink(LINK)}: stop that cluster first, by slurm_cluster.py stop"
-        )
+        other = Path(os.readlink(LINK)).parent
+        if _alive(other):
+            raise RuntimeError(
+                f"{LINK} leads to {other}: stop that cluster first, by slurm_cluster.py stop"
+            )
+        _as_root("rm", str(LINK))  # what a killed test left behind
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # every user must reach munge's socket
     folder = folder.resolve()
@@ -179,6 +182,12 @@ def _runs(name: str, pid: str) -> bool:
         return name in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
     except OSError:
         return False
+
+
+def _alive(folder: Path) -> bool:
+    """Whether any daemon of the cluster in this folder runs."""
+    pids = folder / "pids"
+    return pids.exists() and any(_runs(*line.split()) for line in pids.read_text().splitlines())
 
 
 def _ask(*words: str) -> str:

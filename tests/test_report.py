@@ -191,7 +191,7 @@ def test_paired_differences_in_words():
         row("ended", "undecided"),
         row("self_bleu", "undecided", ""),
     ]
-    (found,) = words.comparisons(rows, "cat")
+    (found,) = words.comparisons(rows)
     assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
     assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
