@@ -179,7 +179,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "trl": trl_version(args.trl_python),
+        "trl": trl_version(getattr(args, "trl_python", None)),
         "commit": provenance.commit(),
     }
     if args.device == "cuda":
