@@ -311,8 +311,9 @@ def test_the_cluster_gives_what_one_machine_gives_to_the_byte(disturbed, undistu
 
 def test_a_group_of_policies_is_one_job_with_one_gpu(others):
     output = others["grouped"].succeeds()
-    (number,) = re.findall(r"submitted with SLURM jobid (\d+)", output)
-    (job,) = [job for job in jobs() if job["JobId"] == number]
+    numbers = re.findall(r"submitted with SLURM jobid (\d+)", output)
+    assert len(numbers) == 1, output
+    (job,) = [job for job in jobs() if job["JobId"] == numbers[0]]
     assert job["TresPerJob"].replace("/", ":") == "gres:gpu:1"
     assert job["TimeLimit"] == "01:00:00", "one after the other, they need the time of both"
 
@@ -326,6 +327,11 @@ def test_an_array_is_submitted_once(others, copy):
     found = content(copy / "results/array")
     assert len(found) == 4
     assert found == content(copy / "results/grouped")
+
+
+def test_a_run_that_ends_leaves_the_folders_that_others_log_to(others, copy):
+    assert [run.ended() == 0 for run in others.values()] == [True, True, False]
+    assert (copy / "logs/slurm/group_policies_policy").is_dir()
 
 
 def test_a_failing_job_says_why(others):
