@@ -6,8 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import axe_core_python
 import pytest
 from report_study import FACTORS, HOSTILE, make_study
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tinycats import report
 from tinycats.report_files import read_study
@@ -16,14 +22,9 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 DRIVER = shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("no chromium with chromedriver is installed", allow_module_level=True)
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium with chromedriver is installed"
+)
 
 FLAGS = (
     "--headless",
@@ -293,13 +294,12 @@ def test_the_keyboard_reaches_every_control(browser, small):
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_accessibility_checker_finds_nothing_serious(browser, small, theme, width):
-    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     open_page(browser, small, width=width, theme=theme)
     browser.execute_script(
         "document.querySelectorAll('details').forEach(d => { d.open = true });"
         "document.querySelectorAll('#list .told').forEach(a => { a.style.contentVisibility = 'visible' })"
     )
-    source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    source = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     browser.execute_cdp_cmd("Runtime.evaluate", {"expression": source})
     found = browser.execute_async_script(
         "const done = arguments[arguments.length - 1]; axe.run({resultTypes: ['violations']}).then(r => done({bad: r.violations.map("
