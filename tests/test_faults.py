@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_model import ROOT, environment, write_model
+from tiny_model import ROOT, copy_tracked, environment, write_model
 
 from tinycats.program import UserError
 from tinycats.study import Study
@@ -56,17 +56,7 @@ TARGETS = (f"{RESULTS}/tables/summary.csv", f"{RESULTS}/frontier/limit.csv")
 
 def copy_repository(folder: Path) -> Path:
     """What git would hand out, with a tiny study in config/tiny.yaml."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tracked(folder)
     (folder / "config/tiny.yaml").write_text(yaml.safe_dump(STUDY))
     if STUDY["base_model"] != "nano":
         write_model(folder / str(STUDY["base_model"]))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import verify_study
+from tiny_model import copy_tracked
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
@@ -46,17 +46,7 @@ def planned(folder: Path) -> dict[str, int]:
 def study(tmp_path_factory) -> Path:
     """A copy of the repository in which the smoke study has run once."""
     folder = tmp_path_factory.mktemp("copy") / "tinycats"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tracked(folder)
     started = time.monotonic()
     snakemake(folder)
     print(f"smoke study: {time.monotonic() - started:.0f} s")

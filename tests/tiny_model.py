@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def write_model(folder: Path, context: int = 128, seed: int = 0, sharpness: floa
         model.transformer.ln_f.weight.mul_(sharpness / 0.02 / 32**0.5)
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
+    return folder
+
+
+def copy_tracked(folder: Path) -> Path:
+    """What git would hand out, copied to ``folder``."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
     return folder
 
 
