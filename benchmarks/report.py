@@ -132,6 +132,30 @@ def section(device: str, about: dict[str, Any]) -> list[str]:
     return lines
 
 
+def studies(about: dict[str, Any]) -> list[str]:
+    """What whole studies take: a row a stage, a column a study."""
+    m, found = about["machine"], about["studies"]
+    jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
+    whole = [divmod(round(study["seconds"]), 60) for study in found]
+    lines = [
+        "## A whole study",
+        "",
+        "From installed packages to the report, in a fresh clone with nothing else running, by"
+        f" `PYTHONPATH=src python benchmarks/study_time.py`; {m['cpu']}, {m['threads']} threads;"
+        f" commit {m['commit']}. Seconds of a stage's jobs, and how many these are:",
+        "",
+        f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+    for stage in dict.fromkeys(name for stages in jobs for name in stages):
+        cells = [
+            f"{s[stage]['seconds']:.0f} ({s[stage]['jobs']})" if stage in s else "" for s in jobs
+        ]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    shown = [f"**{minutes}:{seconds:02} minutes**" for minutes, seconds in whole]
+    return [*lines, f"| in all, on the wall | {' | '.join(shown)} |", ""]
+
+
 INTRODUCTION = """# How fast
 
 One step draws 1000 completions of 4 tokens of "Once upon a time there was", rewards them (all-MiniLM-L6-v2), and takes one AdamW step on the loss with a KL term. Contestants, each in a process of its own and in turn, learning rate 0 so that the work stays the same:
@@ -163,6 +187,9 @@ def write(results: Path, docs: Path) -> None:
         if path.exists():
             figure_of = json.loads(path.read_text())
             break
+    path = results / "cpu-studies.json"
+    if path.exists():
+        lines += studies(json.loads(path.read_text()))
     if figure_of is not None:
         import scaling_figure
 

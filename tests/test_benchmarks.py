@@ -87,3 +87,20 @@ def test_the_table_compares_by_completion():
     cells = [cell.strip() for cell in ours.split("|")[2:-1]]
     assert cells == ["1000", "5.00", "20.0 ×", "4.4 ×", "6.7 ×", "2.0", "5"]
     assert not any("bf16" in row for row in rows)
+
+
+def test_whole_studies_stand_side_by_side():
+    import report
+
+    stages = [
+        {"stage": s, "jobs": n, "seconds": t} for s, n, t in [("models", 2, 9.6), ("tables", 1, 2)]
+    ]
+    found = [
+        {"command": "long", "seconds": 769.3, "stages": stages},
+        {"command": "short", "seconds": 59.6, "stages": stages[1:]},
+    ]
+    machine = {"cpu": "one", "threads": 2, "commit": "abc"}
+    rows = report.studies({"machine": machine, "studies": found})
+    assert "| models | 10 (2) |  |" in rows
+    assert "| tables | 2 (1) | 2 (1) |" in rows
+    assert "| in all, on the wall | **12:49 minutes** | **1:00 minutes** |" in rows

@@ -161,7 +161,7 @@ def stage_of(path: Path, study: str) -> str:
     return parts[0].split(".")[0]
 
 
-def _benchmarks(paths: Iterable[Path], study: str) -> tuple[tuple[str, float, int, float], ...]:
+def stage_times(paths: Iterable[Path], study: str) -> tuple[tuple[str, float, int, float], ...]:
     """Snakemake's benchmark files (JSON lines; folders are searched) summed by stage."""
     found = [
         file
@@ -226,5 +226,5 @@ def read_study(
         manifests={
             path.parent.name: read_json(path) for path in sorted(models.glob("*/manifest.json"))
         },
-        benchmarks=_benchmarks(benchmarks or [folder / "benchmarks"], name),
+        benchmarks=stage_times(benchmarks or [folder / "benchmarks"], name),
     )

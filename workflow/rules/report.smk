@@ -41,6 +41,7 @@ rule report:
     shell:
         "python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q}"
+        " --benchmarks logs/models {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
 
 
