@@ -30,6 +30,10 @@ ORDER = [
     ("tinycats", "bf16"),
 ]
 STAGES = ("sample", "reward", "gradient", "optimiser")
+CHAIN = (
+    *("models", "reference", "policies", "stories", "completions", "scores"),
+    *("frontier", "tables", "figures", "report"),
+)
 
 
 class Cell:
@@ -142,12 +146,13 @@ def studies(about: dict[str, Any]) -> list[str]:
         "",
         "From installed packages to the report, in a fresh clone with nothing else running, by"
         f" `PYTHONPATH=src python benchmarks/study_time.py`; {m['cpu']}, {m['threads']} threads;"
-        f" commit {m['commit']}. Seconds of a stage's jobs, and how many these are:",
+        f" commit {m['commit']}. Models are obtained once for both. Seconds of a stage's jobs, and how"
+        " many these are:",
         "",
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
         "|---" * (len(found) + 1) + "|",
     ]
-    for stage in dict.fromkeys(name for stages in jobs for name in stages):
+    for stage in (stage for stage in CHAIN if any(stage in s for s in jobs)):
         cells = [
             f"{s[stage]['seconds']:.0f} ({s[stage]['jobs']})" if stage in s else "" for s in jobs
         ]

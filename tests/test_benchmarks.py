@@ -101,6 +101,8 @@ def test_whole_studies_stand_side_by_side():
     ]
     machine = {"cpu": "one", "threads": 2, "commit": "abc"}
     rows = report.studies({"machine": machine, "studies": found})
-    assert "| models | 10 (2) |  |" in rows
-    assert "| tables | 2 (1) | 2 (1) |" in rows
+    assert [row for row in rows if row.endswith((") |", "|  |"))] == [
+        "| models | 10 (2) |  |",
+        "| tables | 2 (1) | 2 (1) |",
+    ]
     assert "| in all, on the wall | **12:49 minutes** | **1:00 minutes** |" in rows
