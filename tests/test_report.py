@@ -163,8 +163,9 @@ def test_an_interval_is_shown_with_the_digits_it_supports():
     assert words.cell(row) == words.Cell("0.432", "0.410 to 0.454")
     row = {"metric": "mentions_concept", "mean": "0.98", "low": "0.951", "high": "1.009"}
     assert words.cell(row) == words.Cell(
-        "98.0\N{NO-BREAK SPACE}%", "95.1 to 100.9\N{NO-BREAK SPACE}%"
+        "98.0\N{NO-BREAK SPACE}%", "95.1 to 100.0\N{NO-BREAK SPACE}%"
     )
+    assert words.cell(row, sign=True).interval.endswith("100.9\N{NO-BREAK SPACE}points")
     row = {"metric": "words", "mean": "-1234.5", "low": "-1300", "high": "-1169"}
     assert words.cell(row).mean == "−1,234"
     row = {"metric": "words", "mean": "12", "low": "", "high": ""}

@@ -99,7 +99,10 @@ class Cell:
 
 
 def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
-    """A summary row as text: mean, and "low to high" where more than one seed gave an interval."""
+    """A summary row as text: mean, and "low to high" where more than one seed gave an interval.
+
+    A share's interval ends at 0 and 1, as in the figures; a difference's (``sign``) does not.
+    """
     if row is None or number(row["mean"]) is None:
         return Cell("–", "")
     metric = row.get("metric", "")
@@ -108,6 +111,8 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     if low is None or high is None:
         return Cell(human(mean, metric, sign=sign), "", verdict)
     digits = _digits(mean, (high - low) / 2)
+    if is_share(metric) and not sign:
+        low, high = max(low, 0.0), min(high, 1.0)
     low_text, high_text, mean_text = (
         human(value, metric, digits, sign) for value in (low, high, mean)
     )
