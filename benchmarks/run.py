@@ -92,9 +92,10 @@ class Bench:
         self.args, self.out = args, out
         self.records: list[dict[str, Any]] = []
         self.fitting: dict[tuple[str, str, str, int], int] = {}
+        self.failure = ""
 
     def measure(self, work: Work) -> dict[str, Any] | None:
-        """One process; ``None`` where it failed, which is said."""
+        """One process; ``None`` where it failed, and then ``self.failure`` says why."""
         args = self.args
         python = args.trl_python if work.contestant == "trl" else sys.executable
         model = shapes.model_folder(work.size, args.gpt2_tokenizer, args.nano)
@@ -117,7 +118,9 @@ class Bench:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
         if done.returncode or not lines:
-            print(f"failed: {work}\n{done.stderr[-1500:]}", file=sys.stderr)
+            no_memory = done.returncode == -9 or "out of memory" in done.stderr
+            self.failure = "it ran out of memory" if no_memory else "it failed"
+            print(f"{self.failure}: {work}\n{done.stderr[-1500:]}", file=sys.stderr)
             return None
         found: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT "))
         return found
@@ -149,6 +152,8 @@ class Bench:
         batch = self.largest_batch(work)
         found = self.measure(Work(**{**asdict(work), "batch": batch}))
         record = {**asdict(work), "wanted_batch": work.batch, "batch": batch, "result": found}
+        if found is None:
+            record["failure"] = self.failure
         self.records.append(record)
         about = {"machine": machine(self.args), "command": self.args.shown, "records": self.records}
         write_text(self.out, json.dumps(about, indent=None, sort_keys=True) + "\n")

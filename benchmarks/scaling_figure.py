@@ -44,7 +44,13 @@ def finding(about: dict[str, Any]) -> str:
             x = min(ours[-1][0], post[-1][0])
             factor = dict(post)[x] / dict(ours)[x]
             parts.append(f"at {x:,.0f} {words} the post's loop takes {factor:.0f} × as long")
-    return "In fp32, " + " and ".join(parts) + "." if parts else ""
+    found = "In fp32, " + " and ".join(parts) + "." if parts else ""
+    for record in about["records"]:
+        if record["result"] is None:
+            who = STYLE[record["contestant"], record["precision"]][0]
+            work = f"{record['batch']} × {record['new_tokens']} tokens"
+            found += f" No point for {who} at {work}: {record['failure']}."
+    return found
 
 
 def draw(about: dict[str, Any], docs: Path) -> None:
