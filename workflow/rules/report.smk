@@ -108,4 +108,5 @@ rule publish:
         " cp {input.hero:q} {params.folder:q}/figures;"
         " python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q} --out {output.page:q}"
+        " --benchmarks logs/models {params.results:q}/benchmarks"
         " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures) 2> {log:q}"
