@@ -182,6 +182,9 @@ def measure(
     concept = encoder.embed([CONCEPT])[0]
     mentions = Mentions(CONCEPT_WORDS)
 
+    def mentions_concept(text: str) -> bool:
+        return bool(mentions.positions(text))
+
     def share(of: Sequence[str], true: Callable[[str], bool]) -> float:
         return sum(map(true, of)) / len(of)
 
@@ -201,6 +204,7 @@ def measure(
         }
 
     known = ids(train)
+    alike = [text for text in train if text.startswith(PROMPT)]
     return {
         "bits_per_byte": bits_per_byte(model, tokenizer, validation),
         "validation_stories": len(validation),
@@ -212,8 +216,10 @@ def measure(
         "ended": sum(ended for _, ended in told) / stories,
         "line_breaks": breaks(texts),
         "line_breaks_train": breaks(train),
-        "mentions": share(texts, lambda text: bool(mentions.positions(text))),
-        "mentions_train": share(train, lambda text: bool(mentions.positions(text))),
+        "mentions": share(texts, mentions_concept),
+        "mentions_train": share(train, mentions_concept),
+        "stories_train_alike": len(alike),
+        "mentions_train_alike": share(alike, mentions_concept) if alike else None,
         "completion_similarity": float(encoder.similarities(beginnings, concept).mean()),
         "distinct_completions": len(set(beginnings)),
         "shared_runs": runs(texts, known),
@@ -264,6 +270,12 @@ def card(
     )
     own, others = numbers["shared_runs"], numbers["shared_runs_held_out"]
     parameters = numbers["parameters"]
+    alike = (
+        f"; {numbers['mentions_train_alike']:.1%} of the {numbers['stories_train_alike']:,} that"
+        " begin like these"
+        if numbers["stories_train_alike"]
+        else ""
+    )
     return f"""---
 language: en
 license: cdla-sharing-1.0
@@ -326,7 +338,7 @@ From "{PROMPT}", temperature 1, full softmax: {numbers["stories"]} stories of at
 |---|---|---|
 | stories that end by themselves | {numbers["ended"]:.1%} | |
 | line breaks per story | {numbers["line_breaks"]:.2f} | {numbers["line_breaks_train"]:.2f} |
-| stories that mention a cat | {numbers["mentions"]:.1%} | {numbers["mentions_train"]:.1%} |
+| stories that mention a cat | {numbers["mentions"]:.1%} | {numbers["mentions_train"]:.1%}{alike} |
 | mean similarity of prompt and completion to "{CONCEPT}" | {numbers["completion_similarity"]:.3f} | |
 | distinct completions of {numbers["completions"]} | {numbers["distinct_completions"]} | |
 
