@@ -2,7 +2,8 @@
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
 densities.safetensors: the log density of every distinct completion under every model, computed, for
-the limit (of at most 64 policies, evenly spread). The encoder is loaded once, and a text is rewarded once whoever told it.
+the limit (of at most 64 policies, evenly spread). The encoder is loaded once, and a text is rewarded
+once whoever told it.
 """
 
 from __future__ import annotations
