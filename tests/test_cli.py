@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,14 @@ def test_a_story_is_told_plainly_and_the_same_twice(tell: Tell) -> None:
     assert "\x1b" not in first.stdout
     other = tell(PROMPT, "--new-tokens", "30", "--story", "1")
     assert other.stdout != first.stdout
+
+
+def test_the_command_of_the_readme(tell: Tell) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"&& tinycats tell (.*)", readme)
+    done = tell(*shlex.split(words), "--new-tokens", "10")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Once upon a time there was")
 
 
 def test_a_terminal_gets_colours_and_no_color_none(home: Path, tell: Tell) -> None:
