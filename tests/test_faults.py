@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_disk import small_disk
 from tiny_model import ROOT, copy_tracked, environment, write_model
 
 from tinycats.program import UserError
@@ -144,15 +145,16 @@ def study(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes | list[str]]:
-    """Results, clocks aside."""
+    """Models and results, clocks aside."""
     found: dict[str, bytes | list[str]] = {}
     results = folder / RESULTS
-    for pattern in ("stories/**/*.jsonl", "completions/**/*.csv", "scores/*", "tables/*.csv"):
+    numbers = ("stories/**/*.jsonl", "completions/**/*.csv", "scores/*", "tables/*.csv")
+    for pattern in (*numbers, "figures/*.svg", "policies/**/*.safetensors"):
         for path in sorted(results.glob(pattern)):
             if path.is_file():
                 found[str(path.relative_to(results))] = path.read_bytes()
-    for path in sorted(results.glob("policies/**/*.safetensors")):
-        found[str(path.relative_to(results))] = path.read_bytes()
+    for path in sorted((folder / "resources").rglob("*.safetensors")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
     for path in sorted(results.glob("policies/**/training.csv")):
         rows = [line.rsplit(",", 2)[0] for line in path.read_text().splitlines()]
         found[str(path.relative_to(results))] = rows
@@ -193,7 +195,9 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
 ) -> None:
     folder = tmp_path / "tinycats"
     shutil.copytree(models, folder)
-    results = folder / RESULTS
+    results, report = folder / RESULTS, f"{RESULTS}/report.html"
+    for place in ("resources/models", "logs/models"):
+        shutil.rmtree(folder / place)
 
     def job_of(stage: str) -> Callable[[], bool]:
         """Whether a stage's log exists: its program is at work."""
@@ -202,7 +206,11 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
             or any((folder / "logs/tiny").glob(f"{stage}.log"))
         )
 
+    def obtaining() -> bool:
+        return any((folder / "resources/models").glob("*/*"))
+
     points: list[tuple[Callable[[], bool], str]] = [
+        (obtaining, TARGETS[0]),
         (job_of("reference"), f"{RESULTS}/reference/cat.safetensors"),
         (lambda: any(results.glob("policies/**/state.pt")), TARGETS[0]),
         (job_of("stories"), TARGETS[0]),
@@ -210,6 +218,8 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
         (job_of("scores"), f"{RESULTS}/scores/stories.csv"),
         (job_of("frontier"), TARGETS[1]),
         (job_of("tables"), TARGETS[0]),
+        (job_of("figures"), report),
+        (job_of("report"), report),
     ]
     for number, (point, target) in enumerate(points):
         process = start(folder, target)
@@ -220,7 +230,9 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
             assert "cannot be locked" in said
             assert "--unlock" in said
         snakemake(folder, "--unlock")
-    snakemake(folder, *TARGETS)
+    for place in (study, folder):
+        snakemake(place, *TARGETS, report)
+        assert (place / report).read_text(encoding="utf-8").endswith("</html>")
     undisturbed, ours = content(study), content(folder)
     assert undisturbed.keys() == ours.keys()
     assert [name for name in ours if ours[name] != undisturbed[name]] == []
@@ -325,6 +337,43 @@ def test_damage_is_named_by_the_stage_that_reads_it(spare: Path, what: str) -> N
     errors = {line for line in said.splitlines() if line.strip().startswith("error: ")}
     assert len(errors) == 1, said
     assert says in errors.pop()
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_is_one_line(spare: Path, tmp_path: Path) -> None:
+    """In every stage that reads and writes; test_training.py has training's."""
+    results = spare / "results"
+    shutil.rmtree(results)
+    stages = ("stories/base/seed=0.jsonl", "completions/base.csv", "scores/stories.csv")
+    targets = [f"{RESULTS}/{end}" for end in (*stages, "figures/told_not_to.svg")] + [*TARGETS]
+    with small_disk(results, "100m") as disk:
+        for target in targets:
+            subprocess.run(["cp", "-a", f"{tmp_path}/results/.", results], check=True)
+            for path in (spare / target).parent.rglob("*.*"):
+                if path.is_file():
+                    path.unlink()
+            filler = disk.fill()
+            said = snakemake(spare, target, ok=False)
+            errors = {line.strip() for line in said.splitlines() if "error: " in line}
+            assert len(errors) == 1, said
+            assert re.fullmatch(
+                rf"error: \[Errno 28\] cannot write {RESULTS}/\S+: No space left on device",
+                errors.pop(),
+            )
+            assert "Traceback" not in said
+            assert not list(results.rglob("*.tmp"))
+            assert not (spare / target).exists()
+            filler.unlink()
+
+
+def test_a_read_only_results_folder_is_said(spare: Path, tmp_path: Path) -> None:
+    results, target = spare / "results", f"{RESULTS}/scores/stories.csv"
+    shutil.rmtree(results)
+    with small_disk(results, "100m") as disk:
+        subprocess.run(["cp", "-a", f"{tmp_path}/results/.", results], check=True)
+        disk.remount("ro")
+        said = snakemake(spare, target, "--forcerun", "scores", ok=False)
+    assert f"Write-protected output files for rule scores:\n    output: {target}" in said
     assert "Traceback" not in said
 
 
@@ -460,7 +509,7 @@ def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
         "training": {"prompt": evil, "num_tokens": 128, "kl_factors": [0], "steps": 1},
         "evaluation": {
             "prompts": {"training": [evil]},
-            "prompted_with": "'; touch stolen #",
+            "prompted_with": "--help",  # of one word, so that it looks like an option
             "new_tokens": 4,
         },
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_disk import Disk, small_disk
 from tiny_model import encoder_folder, environment, program, write_model
 
 pytestmark = pytest.mark.slow
@@ -297,41 +298,10 @@ def test_a_state_of_other_parameters_is_set_aside(
 # ---- disks ---------------------------------------------------------------------------------------
 
 
-SUDO = ["sudo", "-n"] if os.getuid() and shutil.which("sudo") else []
-
-
-@dataclass
-class Disk:
-    """A small file system of its own."""
-
-    folder: Path
-
-    def remount(self, options: str) -> None:
-        subprocess.run([*SUDO, "mount", "-o", f"remount,{options}", self.folder], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        [
-            *SUDO,
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size=1m,uid={os.getuid()}",
-            "tinycats-test",
-            folder,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    yield Disk(folder)
-    subprocess.run([*SUDO, "umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def test_a_full_disk_keeps_the_last_good_state(world: World, disk: Disk) -> None:

@@ -8,7 +8,6 @@ body in bfloat16 while the parameters stay in float32.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinycats.corpus import IGNORE, collate, windows
+from tinycats.whole_files import whole
 
 if TYPE_CHECKING:
     from tinycats.recipe import Recipe
@@ -168,6 +168,5 @@ def save_story_model(model: StoryModel, recipe: Recipe, folder: Path) -> None:
     config.save_pretrained(folder)
     GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(folder)
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
-    temporary = folder / "model.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "model.safetensors")
+    with whole(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})

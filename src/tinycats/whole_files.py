@@ -10,26 +10,37 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 FOLDER = ".sha256"
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` whole or not at all: to a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which then becomes ``path``; nothing is left where that fails.
+
+    Raises:
+        OSError: it cannot be written; the message names ``path``.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` whole or not at all."""
+    with whole(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_writable(folder: str | Path) -> None:
@@ -51,16 +62,9 @@ def write_tensors(path: str | Path, tensors: dict[str, Any], metadata: dict[str,
     """Write numpy arrays as safetensors, whole or not at all."""
     from safetensors.numpy import save
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with whole(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, metadata))
-        os.replace(temporary, path)
-        seal(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    seal(path)
 
 
 def _digest(path: Path) -> str:
@@ -71,11 +75,8 @@ def _digest(path: Path) -> str:
 def seal(path: str | Path) -> None:
     """Write down the checksum of a file that is whole."""
     path = Path(path)
-    folder = path.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    temporary = folder / f"{path.name}.tmp"
-    temporary.write_text(f"{_digest(path)}  {path.name}\n", encoding="utf-8")
-    os.replace(temporary, folder / f"{path.name}.sha256")
+    with whole(path.parent / FOLDER / f"{path.name}.sha256") as temporary:
+        temporary.write_text(f"{_digest(path)}  {path.name}\n", encoding="utf-8")
 
 
 def problem(path: str | Path) -> str | None:

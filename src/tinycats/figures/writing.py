@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tinycats.figures.style import Drawing
 from tinycats.files import write_text
+from tinycats.whole_files import whole
 
 DOTS_PER_INCH = 200
 
@@ -51,14 +51,16 @@ def _round(found: re.Match[str]) -> str:
 
 def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
     """Write <prefix>.svg, .png and .json; the JSON last, so that it stands for a whole figure."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     alt = f"{drawing.finding} {drawing.alt}"
     write_text(Path(f"{prefix}.svg"), _svg(drawing.figure, alt))
-    temporary = Path(f"{prefix}.png.tmp")
-    drawing.figure.savefig(
-        temporary, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None}
-    )
-    os.replace(temporary, f"{prefix}.png")
+    with whole(Path(f"{prefix}.png")) as temporary:
+        drawing.figure.savefig(
+            temporary,
+            format="png",
+            dpi=DOTS_PER_INCH,
+            facecolor="white",
+            metadata={"Software": None},
+        )
     document = {"title": drawing.title, "finding": drawing.finding, "alt": alt, **words}
     write_text(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     pyplot.close(drawing.figure)
