@@ -36,7 +36,7 @@ rule figure:
         seed=STUDY.seeds[0],
     shell:
         "python workflow/scripts/draw_figure.py --name {wildcards.name:q}"
-        " --results {params.results:q} --concept {params.concept:q}"
+        " --results {params.results:q} --concept={params.concept:q}"
         " --concept-words {params.words:q} --kl-factors {params.kl_factors}"
         " --variant {params.variant:q} --seed {params.seed}"
         " --published {input.published} --out-prefix {params.prefix:q} 2> {log:q}"

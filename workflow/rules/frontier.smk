@@ -28,5 +28,5 @@ rule frontier:
         folder=subpath(output.limit, parent=True),
     shell:
         "python workflow/scripts/frontier.py --densities {input.densities:q} --base {input.base:q}"
-        " --prompted {input.prompted:q} --prompted-text {params.forced:q}"
+        " --prompted {input.prompted:q} --prompted-text={params.forced:q}"
         " --bootstrap {params.bootstrap} --out {params.folder:q} 2> {log:q}"

@@ -20,7 +20,7 @@ rule reference:
         concept=config["concept"],
     shell:
         "python workflow/scripts/embed_reference.py --encoder {params.encoder:q}"
-        " --concept {params.concept:q} --out {output:q} 2> {log:q}"
+        " --concept={params.concept:q} --out {output:q} 2> {log:q}"
 
 
 # A killed job goes on from its state file, which is no output: Snakemake would delete it.
@@ -72,7 +72,7 @@ rule policy:
         "python workflow/scripts/train_policy.py --base-model {params.base_model:q}"
         " --encoder {params.encoder:q} --reference {input.reference:q} --out {params.folder:q}"
         " --variant {wildcards.variant} --kl-factor {wildcards.factor} --seed {wildcards.seed}"
-        " --prompt {params.prompt:q} --steps {params.steps} --batch-size {params.batch_size}"
+        " --prompt={params.prompt:q} --steps {params.steps} --batch-size {params.batch_size}"
         " --num-tokens {params.num_tokens} --learning-rate {params.learning_rate}"
         " --weight-decay {params.weight_decay} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --snr-every {params.snr_every}"

@@ -32,7 +32,7 @@ rule base_stories:
         seeds=STUDY.seeds,
     shell:
         "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
-        " {params.stories} --forced {params.forced:q} --seeds {params.seeds}"
+        " {params.stories} --forced={params.forced:q} --seeds {params.seeds}"
         " --out {params.folder:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
 
@@ -117,7 +117,7 @@ rule completions:
         "python workflow/scripts/sample_completions.py --base-model {params.base_model:q}"
         " --policies {params.policies} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --rewards {params.rewards:q}"
-        " --prompt {params.prompt:q} --forced {params.forced:q} --num-tokens {params.num_tokens}"
+        " --prompt={params.prompt:q} --forced={params.forced:q} --num-tokens {params.num_tokens}"
         " --base-count {params.base_count} --policy-count {params.policy_count}"
         " --micro-batch {params.micro_batch} --out {params.folder:q}"
         " --device {resources.device} --threads {resources.torch_threads} 2> {log:q}"
