@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import KL_FACTOR, PROMPT, ladder_step, reward_model
+from common import KL_FACTOR, PROMPT, reward_model
+from measure import ladder_step
 from run import NANO, machine
 
 from tinycats import program

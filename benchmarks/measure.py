@@ -7,66 +7,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import CONCEPT, KL_FACTOR, PROMPT, Stopwatch, finish, reward_model
+
 HERE = Path(__file__).parent
-PROMPT, CONCEPT, KL_FACTOR = "Once upon a time there was", "cat", 6000.0
-
-
-class Stopwatch:
-    """Seconds of each stage of the present step; ``wrap`` times calls of a function."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.on = True
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if not self.on:
-                return function(*args, **kwargs)
-            began = self.now()
-            result = function(*args, **kwargs)
-            self.seconds[stage] += self.now() - began
-            return result
-
-        return timed
-
-    def now(self) -> float:
-        if self.device != "cpu":
-            import torch
-
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def peak_bytes(device: str) -> int:
-    """Most memory this process has held: on the GPU, or resident on the CPU."""
-    if device != "cpu":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated())
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    return int(line.split()[1]) * 1024
-
-
-def finish(result: dict[str, Any], device: str) -> None:
-    """Print the one line that ``run.py`` reads."""
-    print("RESULT " + json.dumps({**result, "peak_bytes": peak_bytes(device)}), flush=True)
-
-
-def reward_model(encoder: Path, device: str) -> Any:
-    """The library's reward, its memo empty: tinycats' and TRL's alike."""
-    from tinycats.reward import RewardEncoder, RewardModel
-
-    network = RewardEncoder(encoder, device)
-    return RewardModel(network, network.embed([CONCEPT])[0])
 
 
 def ladder_step(number: int) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cells import cells
+
 PANELS = {
     "batch": ("batch", "completions a step (4 tokens)"),
     "length": ("new_tokens", "new tokens (batch 50)"),
@@ -21,8 +23,6 @@ STYLE = {
 
 def series(about: dict[str, Any], part: str) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """For each contestant (x, seconds per 1000 completions)."""
-    from report import cells
-
     axis = PANELS[part][0]
     records = [r for r in about["records"] if r["part"] == part]
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Any
 
-from measure import KL_FACTOR, PROMPT, Stopwatch, finish, reward_model
+from common import KL_FACTOR, PROMPT, Stopwatch, finish, reward_model
 
 
 def run(args: argparse.Namespace, watch: Stopwatch) -> None:
