@@ -126,8 +126,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"signal to noise of the reward's gradient {g['signal_to_noise_none']:.2f} →"
         f" {g['signal_to_noise_leave_one_out']:.2f}: as good as {noise:.1f} × the batch",
-        f"the KL's gradient turns: cosine {g['cosine_of_kl_gradients']:.2f} with the post's, whose"
-        f" length is {g['length_of_posts_over_whole']:.2f} of its",
+        f"the KL's gradient turns: its cosine with the post's is {g['cosine_of_kl_gradients']:.2f},"
+        f" and the post's is {g['length_of_posts_over_whole']:.2f} times as long",
     ]
     for before, after in ((3, 4), (4, 5)):
         factor = (

@@ -171,7 +171,7 @@ def write(results: Path, docs: Path) -> None:
         lines += [
             "## How the cost grows",
             "",
-            f"On {m.get('gpu') or m['cpu']}, nano's body; vocabularies of random weights.",
+            f"On {m.get('gpu') or m['cpu']}, random weights of nano's width and depth for the vocabularies, nano itself for the rest.",
             "",
             "![Seconds per completion against batch size, completion length and vocabulary:"
             f" {scaling_figure.finding(figure_of)}](benchmarks.svg)",

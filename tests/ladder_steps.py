@@ -15,6 +15,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from tinycats.objective import BASELINES
+
 LADDER = Path(__file__).parents[1] / "ladder"
 END = 0
 
@@ -34,14 +36,14 @@ def plain(baseline: str, kl: str) -> ModuleType:
     if kl == "policy_to_reference":
         module.kl, module.objective = step(3).kl, step(3).objective
     raw = module.objective if kl == "reference_to_policy" else _without_baseline(module.objective)
-    if baseline == "none":
-        module.objective = raw
-    elif baseline == "mean":
-        module.objective = lambda log_probs, kls, rewards, *rest: raw(
-            log_probs, kls, rewards - rewards.mean(), *rest
-        )
-    elif baseline == "leave_one_out":
+    if baseline == "leave_one_out":
         module.objective = step(2).objective if kl == "reference_to_policy" else step(3).objective
+    else:  # the ladder has no step for it; one that is not known here is taken at its word
+        own = {"none": lambda rewards: rewards, "mean": lambda rewards: rewards - rewards.mean()}
+        advantages = own.get(baseline) or BASELINES[baseline]
+        module.objective = lambda log_probs, kls, rewards, *rest: raw(
+            log_probs, kls, advantages(rewards), *rest
+        )
     return module
 
 

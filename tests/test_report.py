@@ -170,6 +170,8 @@ def test_an_interval_is_shown_with_the_digits_it_supports():
     assert words.cell(row).mean == "−1,234"
     row = {"metric": "words", "mean": "12", "low": "", "high": ""}
     assert words.cell(row) == words.Cell("12.0", "")
+    row = {"metric": "words", "mean": "8.7", "low": "-4.6", "high": "22.0"}
+    assert words.cell(row).interval == "0.0 to 22.0"
     row = {"metric": "words", "mean": "8.7", "low": "4.6", "high": "12.8"}
     assert words.cell(row) == words.Cell("8.7", "4.6 to 12.8")
     row = {"metric": "ended", "mean": "1", "low": "1", "high": "1"}
@@ -192,7 +194,7 @@ def test_paired_differences_in_words():
         row("ended", "undecided"),
         row("self_bleu", "undecided", ""),
     ]
-    (found,) = words.comparisons(rows)
+    (found,) = words.comparisons(rows, ["post"])
     assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
     assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
@@ -200,6 +202,9 @@ def test_paired_differences_in_words():
         "KL 6000 against KL 0: better in 1, worse in 1, undecided in 1 and merely different in 1,"
         " of 4 scores compared seed by seed."
     )
+    several = words.comparisons([*rows, {**rows[0], "variant": "a"}], ["post", "a"])
+    assert [c.minuend for c in several] == ["KL 6000, post", "KL 6000, a"]
+    assert words.headline_comparison(several[::-1], "6000", ["post", "a"]) is several[0]
 
 
 def test_a_limit_that_too_few_samples_support_is_a_bound(study):

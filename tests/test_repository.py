@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import importlib.metadata
 import re
 import subprocess
@@ -195,3 +196,26 @@ def test_programs_explain_themselves() -> None:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, f"{script.name}: {err}"
         assert out.startswith("usage: "), script.name
+
+
+def test_the_reference_study_resembles_the_published_curves() -> None:
+    """The committed means over ten seeds against the published points, each one run."""
+    with open(ROOT / "docs/reference-study/tables/training.csv", encoding="utf-8") as file:
+        means = {
+            (row["metric"], row["kl_factor"], int(row["step"])): float(row["mean"])
+            for row in csv.DictReader(file)
+        }
+    with open(ROOT / "workflow/resources/published_curves.csv", encoding="utf-8") as file:
+        published = {
+            (row["kl_factor"], int(row["step"])): float(row["reward"])
+            for row in csv.DictReader(line for line in file if not line.startswith("#"))
+        }
+    for factor in ("0", "6000"):
+        for step in (20, 40, 80):
+            ours = means["reward_mean", factor, step]
+            assert abs(ours - published[factor, step]) < 0.10, (factor, step, ours)
+    last = {factor: means["reward_mean", factor, 100] for factor in ("0", "1500", "6000", "24000")}
+    assert sorted(last.values(), reverse=True) == list(last.values()), "more KL, less reward"
+    assert 0.10 <= means["reward_mean", "0", 1] <= 0.20
+    assert 0.5 <= means["kl_reference_to_policy_nats", "6000", 100] <= 2.5
+    assert means["distinct_completions", "0", 80] >= 30

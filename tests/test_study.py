@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,24 @@ def changed(path: str, value):
             "2e-6",
             "YAML reads 2e-6 as text, write it with a point, like 2.0e-06",
         ),
-        ("training.kl_factors", [0, -1], "training.kl_factors.1: -1 is not allowed"),
+        (
+            "training.kl_factors",
+            [0, -1],
+            "training.kl_factors.1: -1 is not allowed (minimum); should be: a number in the post's"
+            " unit, 0 or more",
+        ),
         ("training.kl_factors", [], "training.kl_factors"),
         ("training.kl_factors", [6000, 6000.0], "no two equal"),
         ("training.seeds", [1, 1], "training.seeds: [1, 1] is not allowed"),
         ("training.seeds", [0.5], "training.seeds.0"),
+        ("training.seeds", [0.0], "training.seeds.0: 0.0 is not allowed (type)"),
+        ("training.steps", 2.0, "updates, at least 1; a whole number, in digits alone"),
+        ("training.steps", "1e3", "updates, at least 1; a whole number, in digits alone"),
+        ("training.steps", True, "updates, at least 1; a whole number, in digits alone"),
+        ("concept_words", ["cat", " "], "concept_words.1"),
+        ("evaluation.prompted_with", " ", "evaluation.prompted_with"),
+        ("evaluation.prompts.other openings", ["One day", " "], "evaluation.prompts"),
+        ("device", "mps", "should be: auto, cpu, cuda or cuda:1"),
         ("training.batch_size", 0, "training.batch_size: 0 is not allowed (minimum); should be"),
         ("training.prompt", "", "training.prompt"),
         ("training.prompt", "Another", "evaluation.prompts.training"),
@@ -72,6 +86,7 @@ def test_a_mistake_is_one_line(path, value, says):
     message = str(error.value)
     assert says in message
     assert "\n" not in message
+    assert not re.search(r"should be: *(;|$)", message), "it does not say what would be right"
     assert message.startswith("config: ")
 
 

@@ -236,7 +236,9 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
     command = f"snakemake {folder}/run.json --cores 1 --resources gpu=1"
     command += f" --configfile {own}" if own.exists() else ""
     command += "" if config.get("study") == study else f" --config study={study}"
-    raise UserError(f"{folder}: no such policy yet; {first}make it with: {command}")
+    others = {path.parents[4].name for path in Path("results").glob("*/policies/*/*/*/run.json")}
+    here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
+    raise UserError(f"{folder}: no such policy yet{here}; {first}make it with: {command}")
 
 
 def _config(study: str) -> dict[str, Any]:

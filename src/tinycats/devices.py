@@ -56,7 +56,7 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
 
 
 def choose_device(name: str) -> str:
-    """Torch device for the config's ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    """Torch device for the config's ``device``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         UserError: the device is not there.

@@ -69,7 +69,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reward_mean": "mean reward of the batch",
         "reward_std": "standard deviation of the reward over the batch",
         **_KL,
-        "kl_post_unit": "the post's KL: KL(reference‖policy) nats / (V · NUM_TOKENS)",
+        "kl_post_unit": "the post's KL: KL(reference‖policy) nats / (50257 · NUM_TOKENS)",
         "entropy_nats": "entropy of the policy at the states visited, summed over the completion, nats",
         "distinct_completions": "distinct completions in the batch",
         "top_1_mass": "share of the batch that is its most frequent completion",

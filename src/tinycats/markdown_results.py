@@ -39,7 +39,9 @@ class _Images:
             picture = Path(shutil.copyfile(picture, self.copies / picture.name))
         path = os.path.relpath(picture, self.markdown.parent).replace(os.sep, "/")
         alt = escape(" ".join(figure.alt.split()))
-        return f"![{alt}]({path.replace(' ', '%20')})\n\n**{escape(figure.title)}.** {escape(figure.finding)}\n"
+        title = figure.title if figure.title.endswith("?") else f"{figure.title}."
+        words = f"**{escape(title)}** {escape(figure.finding)}"
+        return f"![{alt}]({path.replace(' ', '%20')})\n\n{words}\n"
 
 
 def _cell(value: Any) -> str:
@@ -83,7 +85,7 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     figures("question")
     parts.append("## Training, beside the published curves\n")
     figures("training")
-    parts.append("## Four models, one seed\n")
+    parts.append("## Side by side, one seed\n")
     parts.append("The first story drawn by each model with the same random numbers. Unpicked.\n")
     for key, story in known["side_by_side"]:
         name = names[keys.index(key)]

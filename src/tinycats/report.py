@@ -42,7 +42,7 @@ def facts(study: Study) -> dict[str, Any]:
     positive = [factor for factor in factors if float(factor) > 0]
     factor = POST_FACTOR if POST_FACTOR in factors else (positive or factors or [""])[0]
     shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
-    paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []))
+    paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
     figures: dict[str, list[Figure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
         figures[figure.section if figure.section in figures else "further"].append(figure)
@@ -63,12 +63,14 @@ def facts(study: Study) -> dict[str, Any]:
         "groups": list(dict.fromkeys(story.line["prompt_group"] for story in study.stories)),
         "hero": hero,
         "figures": figures,
-        "lead": words.lead_sentence(summary, shares, study.concept, f"{variants[0]}/{factor}"),
+        "lead": words.lead_sentence(
+            summary, shares, study.concept, f"{variants[0]}/{factor}", variants
+        ),
         "score_table": score_table(study, models),
         "group_table": group_table(study, models),
         "shares": shares,
         "comparisons": paired,
-        "headline": words.headline_comparison(paired, factor),
+        "headline": words.headline_comparison(paired, factor, variants),
         "side_by_side": side_by_side(study.stories, variants[0], factor),
         "prompted_with": (study.config.get("evaluation") or {}).get("prompted_with", ""),
         "parameters": list(flatten(study.config)),

@@ -101,7 +101,8 @@ class Cell:
 def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     """A summary row as text: mean, and "low to high" where more than one seed gave an interval.
 
-    A share's interval ends at 0 and 1, as in the figures; a difference's (``sign``) does not.
+    It ends at 0, and at 1 for a share, as in the figures; but not a cosine's, nor that of a
+    difference (``sign``).
     """
     if row is None or number(row["mean"]) is None:
         return Cell("–", "")
@@ -111,8 +112,8 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     if low is None or high is None:
         return Cell(human(mean, metric, sign=sign), "", verdict)
     digits = _digits(mean, (high - low) / 2)
-    if is_share(metric) and not sign:
-        low, high = max(low, 0.0), min(high, 1.0)
+    if metric in METRICS and not sign and METRICS[metric][1] != "cosine":
+        low, high = max(low, 0.0), min(high, 1.0 if is_share(metric) else high)
     low_text, high_text, mean_text = (
         human(value, metric, digits, sign) for value in (low, high, mean)
     )
@@ -153,7 +154,6 @@ class Comparison:
 
     minuend: str
     subtrahend: str
-    variant: str
     better: list[tuple[str, Cell]] = field(default_factory=list)
     worse: list[tuple[str, Cell]] = field(default_factory=list)
     changed: list[tuple[str, Cell]] = field(default_factory=list)
@@ -183,12 +183,10 @@ class Comparison:
         )
 
 
-def _who(name: str) -> str:
-    if name == "base":
-        return "the base"
-    if name == "prompted":
-        return "the prompted base"
-    return f"KL {canonical(float(name))}"
+def _who(name: str, variant: str, variants: Sequence[str]) -> str:
+    if name in ("base", "prompted"):
+        return {"base": "the base", "prompted": "the prompted base"}[name]
+    return model_name(model_key("policy", variant, name), variants)
 
 
 def join(items: Sequence[str]) -> str:
@@ -196,13 +194,14 @@ def join(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def comparisons(rows: Iterable[Row]) -> list[Comparison]:
-    """Rows of tables/paired_differences.csv gathered by pair, in the table's order."""
+def comparisons(rows: Iterable[Row], variants: Sequence[str]) -> list[Comparison]:
+    """Rows of tables/paired_differences.csv gathered by pair: by variant, then as in the table."""
     found: dict[tuple[str, str, str], Comparison] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: variants.index(row["variant"])):
         key = (row["minuend"], row["subtrahend"], row["variant"])
         if key not in found:
-            found[key] = Comparison(_who(row["minuend"]), _who(row["subtrahend"]), row["variant"])
+            mine, other = (_who(name, row["variant"], variants) for name in key[:2])
+            found[key] = Comparison(mine, other)
         if number(row["mean"]) is None:
             continue
         place = {"better": "better", "worse": "worse", "undecided": "undecided"}
@@ -212,10 +211,13 @@ def comparisons(rows: Iterable[Row]) -> list[Comparison]:
     return list(found.values())
 
 
-def headline_comparison(found: Sequence[Comparison], factor: str) -> Comparison | None:
+def headline_comparison(
+    found: Sequence[Comparison], factor: str, variants: Sequence[str]
+) -> Comparison | None:
     """The pair that the post asked about: the chosen KL factor against KL 0."""
+    pair = tuple(_who(name, variants[0], variants) for name in (factor, "0"))
     for comparison in found:
-        if (comparison.minuend, comparison.subtrahend) == (f"KL {factor}", "KL 0"):
+        if (comparison.minuend, comparison.subtrahend) == pair:
             return comparison
     return found[0] if found else None
 
@@ -251,7 +253,11 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
 
 
 def lead_sentence(
-    summary: Iterable[Row], shares: Sequence[Mapping[str, Any]], concept: str, key: str
+    summary: Iterable[Row],
+    shares: Sequence[Mapping[str, Any]],
+    concept: str,
+    key: str,
+    variants: Sequence[str] = (),
 ) -> str:
     """The findings in one sentence, from tables/summary.csv and frontier/policies.csv."""
     found = {
@@ -268,7 +274,7 @@ def lead_sentence(
     before, after = mean("base", "mentions_concept"), mean(key, "mentions_concept")
     if before and after:
         parts.append(
-            f"With KL factor {key.rsplit('/', 1)[1]}, {after} of the stories mention"
+            f"With {model_name(key, variants).replace('KL', 'KL factor', 1)}, {after} of the stories mention"
             f" {with_article(concept)} (the base model: {before})"
         )
     share = next((line for line in shares if line["key"] == key), None)

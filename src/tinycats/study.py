@@ -50,7 +50,9 @@ def _complaint(error: Any) -> str:
         missing = re.findall(r"'(.+?)'", error.message)[0]
         return f"{'.'.join(filter(None, [key, missing]))}: this key is missing"
     right = error.schema.get("description", "")
-    if error.validator == "type" and isinstance(error.instance, str):
+    if error.validator == "type" and error.validator_value == "integer":
+        right += "; a whole number, in digits alone"
+    elif error.validator == "type" and isinstance(error.instance, str):
         try:
             float(error.instance)
             spelling = repr(float(error.instance))
@@ -58,8 +60,8 @@ def _complaint(error: Any) -> str:
             right += spelling if "." in spelling else spelling.replace("e", ".0e")
         except ValueError:
             pass
-    elif not right and error.parent is not None:
-        right = error.parent.schema.get("description", "")
+    if error.validator == "enum":
+        right += f"; one of {', '.join(error.validator_value)}"
     shown = json.dumps(error.instance, ensure_ascii=False)
     shown = shown if len(shown) < 80 else shown[:77] + "..."
     return f"{key}: {shown} is not allowed ({error.validator}); should be: {right}"
@@ -82,7 +84,10 @@ class Study:
         import yaml
 
         schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-        validator = jsonschema.Draft202012Validator(schema)
+        draft = jsonschema.Draft202012Validator
+        # by the draft 2.0 is an integer, but not on a command line or in a file's name
+        checker = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+        validator = jsonschema.validators.extend(draft, type_checker=checker)(schema)
         errors = sorted(
             validator.iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path]
         )

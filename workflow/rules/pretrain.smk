@@ -14,6 +14,8 @@ if _block is None:  # so that `snakemake pretrain` alone finds the shipped recip
     )["pretrain"]
 try:
     PRETRAINING = Pretraining.from_config(_block)
+    if "pretrain" in config:  # elsewhere nobody asks for its corpus
+        PRETRAINING.text("train"), PRETRAINING.text("validation")
 except UserError as error:
     sys.exit(f"error: {error}")
 

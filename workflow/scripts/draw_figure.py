@@ -41,6 +41,8 @@ def main() -> None:
     drawing = figures.draw(args.name, tables)
     if kl_factor and kl_factor not in tables.kl_factors:
         raise program.UserError(f"--name {args.name}: KL factor {kl_factor} is not in the study")
+    if tables.several_variants:
+        drawing.finding += f" Shown is the variant {tables.variant}."
     words = {
         "source": tables.sources,
         "kl_factor": kl_factor,

@@ -25,6 +25,7 @@ JUDGES = (
 #: A share of stories that cannot be told from all of them.
 CEILING = 0.98
 _Point = tuple[float, float]
+_Seeds = dict[str, _Point]
 
 
 def draw(tables: Tables) -> style.Drawing:
@@ -45,11 +46,11 @@ def draw(tables: Tables) -> style.Drawing:
     )
     style.key(figure, entries)
     means: dict[tuple[Who, str], _Point] = {}
-    seeds: dict[tuple[Who, str], list[_Point]] = {}
+    seeds: dict[tuple[Who, str], _Seeds] = {}
     for ax, (judge, title) in zip(axes, JUDGES, strict=True):
         for (who, paint, mark) in zip(everyone, (e[1] for e in entries), (e[2] for e in entries), strict=True):  # fmt: skip
             points = _points([row for row in rows if who_of(row) == who], judge)
-            for point in points:
+            for point in points.values():
                 ax.plot(
                     *point,
                     color=paint,
@@ -60,7 +61,10 @@ def draw(tables: Tables) -> style.Drawing:
                 )
             seeds[who, judge] = points
             if points:
-                middle = (_mean([p[0] for p in points]), _mean([p[1] for p in points]))
+                middle = (
+                    _mean([p[0] for p in points.values()]),
+                    _mean([p[1] for p in points.values()]),
+                )
                 means[who, judge] = middle
                 ax.plot(*middle, color=paint, marker=mark, markersize=20 if mark == "*" else 13, linestyle="none",
                         markeredgecolor=style.PAPER, zorder=5)  # fmt: skip
@@ -78,19 +82,19 @@ def draw(tables: Tables) -> style.Drawing:
         figure,
         "Does a second judge agree with the reward?",
         _finding(tables, everyone, means, seeds),
-        "Against the reward of the completion: the share of stories that mention the concept by "
+        "Against the reward of the same few stories' completions: the share of stories that mention the concept by "
         "the word list, and mentions per 100 words; small marks are seeds, large ones their mean.",
     )
 
 
-def _points(rows: list[Row], judge: str) -> list[_Point]:
+def _points(rows: list[Row], judge: str) -> _Seeds:
     """One (reward, judge) pair a seed."""
-    points = []
+    points: _Seeds = {}
     for seed in dict.fromkeys(row["seed"] for row in rows):
         mine = [row for row in rows if row["seed"] == seed]
         pair = (_mean([r["completion_similarity"] for r in mine]), _mean([r[judge] for r in mine]))
         if all(math.isfinite(value) for value in pair):
-            points.append(pair)
+            points[seed] = pair
     return points
 
 
@@ -116,7 +120,7 @@ def _finding(
     tables: Tables,
     everyone: list[Who],
     means: dict[tuple[Who, str], _Point],
-    seeds: dict[tuple[Who, str], list[_Point]],
+    seeds: dict[tuple[Who, str], _Seeds],
 ) -> str:
     judge = JUDGES[0][0]
     policies = [who for who in everyone if who.model == "policy" and (who, judge) in means]
@@ -131,12 +135,12 @@ def _finding(
     low, high = policies[-2], policies[-1]
     (r0, j0), (r1, j1) = means[low, judge], means[high, judge]
     often = [means[who, JUDGES[1][0]][1] for who in (low, high)]
-    pairs = zip(seeds[high, judge], seeds[low, judge], strict=False)
-    rises = over_seeds([after[1] - before[1] for after, before in pairs])
+    before, after = seeds[low, judge], seeds[high, judge]
+    rises = over_seeds([after[s][1] - before[s][1] for s in after if s in before])
     verdict = _verdict(rises, min(j0, j1))
     return (
-        f"From KL factor {low.kl_factor} to {high.kl_factor} the reward rises from {number(r0)} to "
-        f"{number(r1)} while the share of stories that mention “{tables.concept}” goes from "
+        f"From KL factor {low.kl_factor} to {high.kl_factor} the reward of these stories rises from "
+        f"{number(r0)} to {number(r1)} while the share of stories that mention “{tables.concept}” goes from "
         f"{percent(j0)} to {percent(j1)} ({number(often[0])} to {number(often[1])} mentions per "
         f"100 words): {verdict}."
     )

@@ -88,6 +88,8 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
                         markeredgecolor=style.PAPER, markeredgewidth=0.6)  # fmt: skip
         if METRICS[metric][1] == "share":
             style.percent_axis(ax)
+            if ax.dataLim.height < 1e-9:  # nothing to choose an axis by
+                ax.set_ylim(-0.05, 1.05)
         style.head(ax, titles[metric], outdent=0.6)
         ax.margins(y=0.12)
     for ax in axes[max(len(shown) - 2, 0) : len(shown)]:

@@ -67,6 +67,7 @@ class Tables:
         variant: the variant shown; where empty ``post``, or the first in the table.
         seed: seed whose stories are shown.
         published: CSV of the published curves, if they are to be overlaid.
+        several_variants: whether a table read so far has more variants than the one shown.
         sources: the tables read so far.
     """
 
@@ -78,6 +79,7 @@ class Tables:
     variant: str = ""
     seed: str = ""
     published: Path | None = None
+    several_variants: bool = False
     sources: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ class Tables:
         variants = list(dict.fromkeys(row["variant"] for row in rows if row.get("variant")))
         if not self.variant and variants:
             self.variant = "post" if "post" in variants else variants[0]
+        self.several_variants |= len(variants) > 1
         return [row for row in rows if row.get("variant", "") in ("", self.variant)]
 
     def stories(self, path: str) -> list[Row]:

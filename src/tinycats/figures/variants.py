@@ -74,7 +74,9 @@ def draw(tables: Tables) -> style.Drawing:
         "Other ways to train",
         _finding(variants, factors, values),
         "For each variant of the training settings and each KL factor, mean with 95% interval over "
-        "seeds: " + "; ".join(title for _, title in shown) + ".",
+        "seeds (of the signal to noise, the median over steps): "
+        + "; ".join(title for _, title in shown)
+        + ".",
     )
 
 
