@@ -159,6 +159,7 @@ def save_story_model(model: StoryModel, recipe: Recipe, folder: Path) -> None:
         resid_dropout=0.0,
         embed_dropout=0.0,
         attention_dropout=0.0,
+        classifier_dropout=0.0,
         bos_token_id=0,
         eos_token_id=0,
         tie_word_embeddings=True,
