@@ -256,6 +256,12 @@ def format_number(value: Any) -> str:
     return str(value)
 
 
+def possible_range(metric: str) -> tuple[float, float]:
+    """What a metric's mean can be, which an interval may overstep; only a cosine may be negative."""
+    unit = METRICS[metric][1]
+    return -math.inf if unit == "cosine" else 0.0, 1.0 if unit == "share" else math.inf
+
+
 def write_table(name: str, path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as CSV after checking their columns against ``TABLES[name]``.
 

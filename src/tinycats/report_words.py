@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinycats.files import ENOUGH_SAMPLES, METRICS
+from tinycats.files import ENOUGH_SAMPLES, METRICS, possible_range
 from tinycats.study import canonical, with_article
 
 Row = Mapping[str, str]
@@ -112,8 +112,9 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     if low is None or high is None:
         return Cell(human(mean, metric, sign=sign), "", verdict)
     digits = _digits(mean, (high - low) / 2)
-    if metric in METRICS and not sign and METRICS[metric][1] != "cosine":
-        low, high = max(low, 0.0), min(high, 1.0 if is_share(metric) else high)
+    if metric in METRICS and not sign:
+        lowest, highest = possible_range(metric)
+        low, high = max(low, lowest), min(high, highest)
     low_text, high_text, mean_text = (
         human(value, metric, digits, sign) for value in (low, high, mean)
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tinycats.figures import style
 from tinycats.figures.reading import BASE, PROMPTED, Interval, Tables, Who, by_metric
-from tinycats.files import METRICS
+from tinycats.files import METRICS, possible_range
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
 
@@ -19,19 +19,11 @@ def summary(tables: Tables) -> tuple[list[Who], dict[tuple[Who, str], Interval]]
     """Who is in tables/summary.csv, and (who, metric) → interval."""
     rows = tables.rows("tables/summary.csv")
     values = {
-        (who, metric): _possible(metric, value)
+        (who, metric): style.clamp(value, *possible_range(metric))
         for (who, metric), value in by_metric(rows).items()
         if metric in METRICS and math.isfinite(value.mean)
     }
     return tables.everyone(rows), values
-
-
-def _possible(metric: str, value: Interval) -> Interval:
-    """An interval without what the metric can never be; only a cosine may be negative."""
-    unit = METRICS[metric][1]
-    if unit == "cosine":
-        return value
-    return style.clamp(value, 1.0 if unit == "share" else math.inf)
 
 
 def title(metric: str) -> str:

@@ -328,11 +328,11 @@ def percent_axis(ax: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g}%"))
 
 
-def clamp(value: Interval, highest: float = 1.0) -> Interval:
-    """An interval within what a share (or, without ``highest``, a count) can be."""
+def clamp(value: Interval, lowest: float = 0.0, highest: float = 1.0) -> Interval:
+    """An interval within what is possible, by default for a share."""
     if not value.known:
         return value
-    return Interval(value.mean, max(value.low, 0.0), min(value.high, highest))
+    return Interval(value.mean, max(value.low, lowest), min(value.high, highest))
 
 
 def band(ax: Axes, x: Any, values: Sequence[Interval], paint: str) -> None:
