@@ -7,9 +7,12 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from tinycats.program import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +80,16 @@ def choose_device(name: str) -> str:
         first_line = str(error).splitlines()[0]
         raise UserError(f"device: {name!r} cannot be used here: {first_line}") from error
     return name
+
+
+def gpu_name(where: str | device) -> str:
+    """What a GPU calls itself, such as ``NVIDIA H200``."""
+    import torch
+
+    name: str = torch.get_device_module(where).get_device_name(where)
+    return name
+
+
+def put(values: Tensor, where: device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device is doing."""
+    return values.to(where, non_blocking=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tinycats.devices import put
 from tinycats.network import Cache, Past
 
 
@@ -15,27 +16,37 @@ from tinycats.network import Cache, Past
 class Level:
     """One level of the tree: ``rows`` distinct prefixes, each extended by ``length`` tokens.
 
-    A level has one token a row, but for the prompt (one row of P tokens) and the tail. ``samples``,
-    ``state`` and ``token`` say, entry by entry, which completion took which token where.
+    A level has one token a row, but for the prompt (one row of P tokens) and the tail. ``sample``,
+    ``state`` and ``token`` say, entry by entry, which completion took which token where; entries
+    are in the order of their states. What is counted is on the CPU, what is computed on the device
+    until :meth:`Rollout.of` fetches the measurements.
     """
 
     inputs: Tensor  # (rows, length) token ids fed to the model
     parents: Tensor  # (rows,) row of the level above
-    select: Tensor  # (states,) which of rows · length positions predict a token
+    select: Tensor  # (states,) which of rows · length positions predict a token, ascending
     sample: Tensor = field(init=False)  # (entries,) completion
     step: Tensor = field(init=False)  # (entries,) index of the new token, from 0
-    state: Tensor = field(init=False)  # (entries,) row of ``select``
+    state: Tensor = field(init=False)  # (entries,) row of ``select``, ascending
     token: Tensor = field(init=False)  # (entries,) token taken
     visits: Tensor = field(init=False)  # (states,) completions that pass through, float32
+    # measurements
     log_density: Tensor = field(init=False)  # (entries,) log π of the token taken
+    log_density_reference: Tensor = field(init=False)  # (entries,) log p_ref of the token taken
     kl_policy_to_reference: Tensor = field(init=False)  # (states,) nats
     kl_reference_to_policy: Tensor = field(init=False)  # (states,) nats
     entropy: Tensor = field(init=False)  # (states,) nats
+    # on the device
     cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
     cache_reference: Cache = field(default_factory=list)
     hidden_reference: Tensor = field(init=False)  # (states, width)
     log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, reference's, where kept
     graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
+
+
+#: fields of a level that hold one number an entry, and one number a state
+OF_ENTRIES = ("log_density", "log_density_reference")
+OF_STATES = ("kl_policy_to_reference", "kl_reference_to_policy", "entropy")
 
 
 @dataclass
@@ -54,38 +65,51 @@ class Rollout:
     tokens: Tensor  # (batch, new tokens), −1 after the end
 
     @classmethod
-    def of(cls, levels: list[Level], tokens: Tensor, log_reference: Tensor) -> Rollout:
-        """Sum the levels' entries by completion and find the distinct completions."""
+    def of(cls, levels: list[Level], tokens: Tensor) -> Rollout:
+        """Fetch the levels' measurements, sum them by completion and find the distinct completions."""
+        names = [(level, name) for level in levels for name in (*OF_ENTRIES, *OF_STATES)]
+        values = [getattr(level, name) for level, name in names]
+        fetched = torch.cat(values).cpu().split([len(value) for value in values])
+        for (level, name), value in zip(names, fetched, strict=True):
+            setattr(level, name, value)
 
-        def total(name: str, by_state: bool) -> Tensor:
-            out = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        def total(name: str) -> Tensor:
+            out = torch.zeros(len(tokens), dtype=torch.float64)
             for level in levels:
                 values: Tensor = getattr(level, name)
-                values = values[level.state] if by_state else values
+                values = values[level.state] if name in OF_STATES else values
                 out.index_add_(0, level.sample, values.double())
-            return out.cpu()
+            return out
 
         distinct, index, counts = torch.unique(
-            tokens.cpu(), dim=0, return_inverse=True, return_counts=True
+            tokens, dim=0, return_inverse=True, return_counts=True
         )
         return cls(
             token_ids=[tuple(i for i in row if i >= 0) for row in distinct.tolist()],
             index=index,
             counts=counts,
-            log_density=total("log_density", by_state=False),
-            log_density_reference=log_reference.double().cpu(),
-            kl_policy_to_reference=total("kl_policy_to_reference", by_state=True),
-            kl_reference_to_policy=total("kl_reference_to_policy", by_state=True),
-            entropy=total("entropy", by_state=True),
             levels=levels,
             tokens=tokens,
+            **{name: total(name) for name in (*OF_ENTRIES, *OF_STATES)},
         )
 
 
-def chunks(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``total``."""
-    for begin in range(0, total, max(1, size)):
-        yield slice(begin, min(begin + max(1, size), total))
+def chunks(stop: int, size: int, start: int = 0) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``start`` … ``stop``."""
+    size = max(1, size)
+    for begin in range(start, stop, size):
+        yield slice(begin, min(begin + size, stop))
+
+
+def sections(
+    ascending: Tensor, stop: int, size: int, start: int = 0
+) -> Iterator[tuple[slice, slice]]:
+    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it."""
+    parts = list(chunks(stop, size, start))
+    bounds = torch.tensor([start, *(part.stop for part in parts)])
+    places = torch.searchsorted(ascending, bounds).tolist()
+    for part, begin, end in zip(parts, places, places[1:], strict=False):
+        yield part, slice(begin, end)
 
 
 def draw(log_p: Tensor, u: Tensor, state: Tensor) -> Tensor:
@@ -116,10 +140,11 @@ def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> 
         path.append(level.parents[path[-1]])
     path.reverse()  # path[j]: the ancestor's row in level j
     caches = [level.cache_reference if reference else level.cache for level in levels]
+    rows_of = [put(rows, caches[0][0][0].device) for rows in path]
 
     def parts(layer: int, which: int) -> list[Tensor]:
         prompt = caches[0][layer][which].expand(len(parents), -1, -1, -1)
-        below = zip(caches[1:], path[1:], strict=True)
+        below = zip(caches[1:], rows_of[1:], strict=True)
         return [prompt, *(c[layer][which].index_select(0, rows) for c, rows in below)]
 
     return [(parts(layer, 0), parts(layer, 1)) for layer in range(len(caches[0]))]

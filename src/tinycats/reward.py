@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from tinycats import whole_files
+from tinycats.devices import put
 from tinycats.linear import use_onednn
 from tinycats.program import UserError
 
-ROWS_PER_BLOCK = 64
+ROWS_PER_BLOCK = {"cpu": 64, "elsewhere": 256}  # a GPU wants few and large operations
 BLOCK_WIDTHS = (12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256)  # tokens, [CLS] and [SEP] counted
-FUSED_ATTENTION_FROM = 64  # narrower blocks are faster as plain matrix products
+FUSED_ATTENTION_FROM = 64  # on a CPU narrower blocks are faster as plain matrix products
 
 
 class RewardEncoder:
@@ -58,6 +59,8 @@ class RewardEncoder:
                 f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
             )
         self.device, self.width = torch.device(device), int(about["hidden_size"])
+        self.on_cpu = self.device.type == "cpu"
+        self.rows = ROWS_PER_BLOCK["cpu" if self.on_cpu else "elsewhere"]
         model = BertModel.from_pretrained(
             folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
         )
@@ -71,36 +74,37 @@ class RewardEncoder:
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors ``(texts, width)``, float32; equal texts get equal bits whatever their company."""
+        if not texts:
+            return np.zeros((0, self.width), "float32")
         distinct = list(dict.fromkeys(texts))
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(distinct)]
         width = [next(w for w in BLOCK_WIDTHS if len(row) <= w) for row in ids]
-        vectors: dict[str, np.ndarray] = {}
+        blocks: list[Tensor] = []
+        order: list[int] = []  # which text each row of the blocks is
         for w in sorted(set(width)):
-            self.model.set_attn_implementation("sdpa" if w >= FUSED_ATTENTION_FROM else "eager")
+            fused = w >= FUSED_ATTENTION_FROM or not self.on_cpu
+            self.model.set_attn_implementation("sdpa" if fused else "eager")
             members = [i for i, value in enumerate(width) if value == w]
-            for begin in range(0, len(members), ROWS_PER_BLOCK):
-                block = members[begin : begin + ROWS_PER_BLOCK]
-                found = self._encode_block([ids[i] for i in block], w)
-                vectors.update(zip((distinct[i] for i in block), found, strict=False))
-        return (
-            np.stack([vectors[text] for text in texts])
-            if texts
-            else np.zeros((0, self.width), "float32")
-        )
+            for begin in range(0, len(members), self.rows):
+                block = members[begin : begin + self.rows]
+                order += block
+                blocks.append(self._encode_block([ids[i] for i in block], w))
+        vectors: np.ndarray = torch.cat(blocks).cpu().numpy()  # fetched at once
+        place = {distinct[i]: row for row, i in enumerate(order)}
+        return vectors[[place[text] for text in texts]]
 
-    def _encode_block(self, rows: list[list[int]], width: int) -> np.ndarray:
-        ids = torch.zeros(ROWS_PER_BLOCK, width, dtype=torch.long)
-        mask = torch.zeros(ROWS_PER_BLOCK, width, dtype=torch.long)
-        mask[:, 0] = 1  # rows that only fill the block attend to one padding token
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+    def _encode_block(self, rows: list[list[int]], width: int) -> Tensor:
+        # rows that only fill the block are one padding token
+        padded = [row + [0] * (width - len(row)) for row in rows]
+        padded += [[0] * width] * (self.rows - len(rows))
+        length = torch.tensor([len(row) for row in rows] + [1] * (self.rows - len(rows)))
+        mask = (torch.arange(width) < length[:, None]).long()
+        ids = put(torch.tensor(padded), self.device)
+        mask = put(mask, self.device)
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].float()
         mean = (hidden * weights).sum(1) / weights.sum(1)
-        vectors: np.ndarray = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-        return vectors[: len(rows)]
+        return torch.nn.functional.normalize(mean, dim=1)[: len(rows)]
 
     def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:
         """Cosine of each text with the unit vector ``reference`` (width,): ``(texts,)``, float32."""

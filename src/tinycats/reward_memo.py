@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinycats.devices import gpu_name
 from tinycats.files import write_text
 from tinycats.reward import RewardModel
 
@@ -29,7 +30,7 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
     arithmetic = (
         torch.backends.cpu.get_cpu_capability()
         if model.encoder.device.type == "cpu"
-        else torch.cuda.get_device_name(model.encoder.device)
+        else gpu_name(model.encoder.device)
     )
     here = Path(__file__).parent
     code = b"".join((here / f"{name}.py").read_bytes() for name in ("linear", "reward"))

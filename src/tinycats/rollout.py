@@ -21,6 +21,10 @@ leaves of its own small graph: deeper levels leave their gradient in ``.grad``, 
 it on. Memory is thus bounded by ``micro_batch`` tokens, and deduplication is exact, in the gradient
 too. The head is applied only at states, in chunks of rows that stay in cache, with the gradient
 of the logits written out by hand (:func:`tinycats.objective.logit_gradient`).
+
+Which completion takes which token where is kept in small tensors on the CPU; the device has the
+arithmetic. A GPU is thus waited for once a level, when the tokens drawn are asked for, and once at
+the end of a batch.
 """
 
 from __future__ import annotations
@@ -29,15 +33,17 @@ import torch
 from torch import Tensor
 
 from tinycats import objective
+from tinycats.devices import put
 from tinycats.linear import matmul
 from tinycats.network import Cache, Network, growing_cache
-from tinycats.prefix_tree import Level, Rollout, ancestors, chunks, draw
+from tinycats.prefix_tree import Level, Rollout, ancestors, chunks, draw, sections
 from tinycats.program import UserError
 
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
 TREE_DEPTH = 12
-#: Logits held at once by the head: 16 MB, so that softmax and its gradient stay in cache.
-LOGITS_PER_CHUNK = 2**22
+#: Logits held at once by the head: on a CPU 16 MB, so that softmax and its gradient stay in cache;
+#: elsewhere 256 MB, since a GPU wants few and large operations.
+LOGITS_PER_CHUNK = {"cpu": 2**22, "elsewhere": 2**26}
 #: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
 LOGITS_KEPT = 2**26
 
@@ -67,9 +73,12 @@ class Sampler:
             raise UserError("the prompt has no tokens; a completion needs at least one to follow")
         self.policy, self.reference = policy, reference
         self.device = policy.device
-        self.prompt = torch.tensor([prompt_ids], device=self.device)
+        self.prompt = torch.tensor([prompt_ids])
         self.new_tokens, self.end_token = new_tokens, end_token
         self.micro_batch, self.tree_depth = micro_batch, tree_depth
+        self.vocabulary = int(policy.head.weight.shape[0])
+        place = "cpu" if self.device.type == "cpu" else "elsewhere"
+        self.states_per_chunk = max(1, LOGITS_PER_CHUNK[place] // self.vocabulary)
         self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
     # ------------------------------------------------------------------ drawing
@@ -77,23 +86,22 @@ class Sampler:
     def sample(self, batch: int, generator: torch.Generator, keep_graph: bool = False) -> Rollout:
         """Draw ``batch`` completions; ``keep_graph`` keeps what :meth:`backward` would redo."""
         u = torch.rand(batch, self.new_tokens, generator=generator, dtype=torch.float64)
-        return self._grow(u.to(self.device), None, keep_graph)
+        return self._grow(u, None, keep_graph)
 
     def follow(self, token_ids: list[tuple[int, ...]], keep_graph: bool = False) -> Rollout:
         """The same quantities for given completions (each non-empty, an end token only at its end)."""
         tokens = torch.full((len(token_ids), self.new_tokens), -1)
         for row, ids in enumerate(token_ids):
             tokens[row, : len(ids)] = torch.tensor(ids)
-        return self._grow(None, tokens.to(self.device), keep_graph)
+        return self._grow(None, tokens, keep_graph)
 
     def _grow(self, u: Tensor | None, given: Tensor | None, keep_graph: bool) -> Rollout:
         batch = len(u) if u is not None else len(given)  # type: ignore[arg-type]
         self.levels: list[Level] = []
-        self.tokens = torch.full((batch, self.new_tokens), -1, device=self.device)
-        self.log_reference = torch.zeros(batch, device=self.device)
-        alive = torch.arange(batch, device=self.device)  # completions that have not ended
-        row = torch.zeros_like(alive)  # their row in the level being added
-        inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long, device=self.device)
+        self.tokens = torch.full((batch, self.new_tokens), -1)
+        alive = torch.arange(batch)  # completions that have not ended, those of a row together
+        row = torch.zeros_like(alive)  # their row in the level being added, ascending
+        inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long)
         for step in range(min(self.new_tokens, self.tree_depth)):
             numbers = u[alive, step] if u is not None else None
             known = given[alive, step] if given is not None else None
@@ -106,13 +114,14 @@ class Sampler:
             if len(alive) == 0 or step + 1 == self.new_tokens:
                 break
             # distinct (row, token) pairs are the rows of the next level
-            vocabulary = int(self.policy.head.weight.shape[0])
-            pairs, row = torch.unique(row * vocabulary + token, return_inverse=True)
-            inputs, parents = (pairs % vocabulary)[:, None], pairs // vocabulary
+            pairs, row = torch.unique(row * self.vocabulary + token, return_inverse=True)
+            inputs, parents = (pairs % self.vocabulary)[:, None], pairs // self.vocabulary
+            row, order = torch.sort(row, stable=True)
+            alive = alive[order]
         else:
             if len(alive):
                 self._add_tail(inputs, parents, alive, row, u, given)
-        return Rollout.of(self.levels, self.tokens, self.log_reference)
+        return Rollout.of(self.levels, self.tokens)
 
     def _add_level(
         self,
@@ -127,12 +136,12 @@ class Sampler:
     ) -> Tensor:
         """Append a level of one state a row; returns the token each completion takes."""
         rows, length = inputs.shape
-        level = Level(inputs, parents, torch.arange(rows, device=self.device) * length + length - 1)
+        level = Level(inputs, parents, torch.arange(rows) * length + length - 1)
         level.sample, level.step, level.state = alive, torch.full_like(alive, step), row
         level.visits = torch.bincount(row, minlength=rows).float()
-        level.token = torch.empty_like(row) if known is None else known
         self.levels.append(level)
-        self._measure(level, self._states(level, keep_graph), u, keep_graph)
+        token = self._measure(level, self._states(level, keep_graph), u, known, keep_graph)
+        level.token = token.cpu()
         return level.token
 
     def _add_tail(
@@ -161,17 +170,17 @@ class Sampler:
         fed = torch.cat([inputs[first], rest[:, : length - 1]], dim=1)
         select = predicted.flatten().nonzero()[:, 0]
         level = Level(fed.clamp(min=0), parents[first], select)
-        place = torch.full((predicted.numel(),), -1, device=self.device)
-        place[select] = torch.arange(len(select), device=self.device)
+        place = torch.full((predicted.numel(),), -1)
+        place[select] = torch.arange(len(select))
         taken = predicted[row]  # (alive, length)
         entry, position = taken.nonzero(as_tuple=True)
-        level.sample, level.step = alive[entry], depth + position
-        level.state = place[row[entry] * length + position]
+        level.state, order = torch.sort(place[row[entry] * length + position], stable=True)
+        level.sample, level.step = alive[entry[order]], depth + position[order]
         level.token = self.tokens[level.sample, level.step]
         level.visits = torch.bincount(level.state, minlength=len(select)).float()
         self.levels.append(level)
         states = self._states(level, keep_graph=False, keep_cache=False)  # nothing comes below
-        self._measure(level, states, None, keep=False)
+        self._measure(level, states, None, level.token, keep=False)
 
     @torch.no_grad()
     def _draw_tail(
@@ -185,17 +194,19 @@ class Sampler:
             cache = growing_cache(self.prompt.shape[1] + self.new_tokens)
             for layer, (k, v) in enumerate(ancestors(self.levels, parents[row[part]])):
                 cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
-            going = torch.arange(len(members), device=self.device)
+            going = torch.arange(len(members))
             for step in range(depth, self.new_tokens):
                 low = self.policy.precision == "bf16"
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    out = self.policy.body(input_ids=fed, past_key_values=cache, use_cache=True)
+                    out = self.policy.body(
+                        input_ids=put(fed, self.device), past_key_values=cache, use_cache=True
+                    )
                 log_p = self.policy.log_probabilities(out.last_hidden_state[:, -1].float())
                 token = draw(
-                    log_p[going],
-                    u[members[going], step],
+                    log_p[put(going, self.device)],
+                    put(u[members[going], step], self.device),
                     torch.arange(len(going), device=self.device),
-                )
+                ).cpu()
                 self.tokens[members[going], step] = token
                 going = going[token != self.end_token]
                 if len(going) == 0:
@@ -230,51 +241,54 @@ class Sampler:
         outputs, caches = [], []
         for part in chunks(rows, self.micro_batch // length):
             past = ancestors(self.levels[:-1], level.parents[part], reference)
-            hidden, new = network.forward(level.inputs[part], past)
+            hidden, new = network.forward(put(level.inputs[part], self.device), past)
             outputs.append(hidden.flatten(0, 1))
             caches.append(new if keep_cache else [])
         joined = [
             (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches]))
             for i in range(len(caches[0]))
         ]
-        return torch.cat(outputs)[level.select], joined
+        return torch.cat(outputs)[put(level.select, self.device)], joined
 
     @torch.no_grad()
-    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None, keep: bool) -> None:
-        """Both distributions at each state: draw the tokens (where ``u`` is given), measure them."""
-        level.log_density = torch.zeros(len(level.state), device=self.device)
-        vocabulary = int(self.policy.head.weight.shape[0])
-        size = LOGITS_PER_CHUNK // vocabulary
-        for name in ("kl_policy_to_reference", "kl_reference_to_policy", "entropy"):
-            setattr(level, name, torch.empty(len(hidden), device=self.device))
-        if keep and len(hidden) * vocabulary <= LOGITS_KEPT:
+    def _measure(
+        self, level: Level, hidden: Tensor, u: Tensor | None, known: Tensor | None, keep: bool
+    ) -> Tensor:
+        """Both distributions at each state: measure the tokens taken, ``known`` or drawn by ``u``.
+
+        Returns the tokens ``(entries,)``, on the device.
+        """
+        states = len(hidden)
+        if keep and states * self.vocabulary <= LOGITS_KEPT:
             level.log_probabilities = (
-                torch.empty(len(hidden), vocabulary, device=self.device),
-                torch.empty(len(hidden), vocabulary, device=self.device),
+                torch.empty(states, self.vocabulary, device=self.device),
+                torch.empty(states, self.vocabulary, device=self.device),
             )
-        order = torch.argsort(level.state, stable=True)
-        bounds = torch.searchsorted(
-            level.state[order].contiguous(),
-            torch.tensor([s.stop for s in chunks(len(hidden), size)], device=self.device),
-        ).tolist()
-        begin = 0
-        for part, end in zip(chunks(len(hidden), size), bounds, strict=True):
+        state_of, given = put(level.state, self.device), known if u is None else u
+        assert given is not None
+        given = put(given, self.device)
+        tokens, found = [], []
+        for part, entries in sections(level.state, states, self.states_per_chunk):
             log_p = self.policy.log_probabilities(hidden[part])
             log_ref = self.reference.log_probabilities(level.hidden_reference[part])
             if level.log_probabilities is not None:
                 level.log_probabilities[0][part] = log_p
                 level.log_probabilities[1][part] = log_ref
-            level.kl_policy_to_reference[part] = objective.kl_policy_to_reference(log_p, log_ref)
-            level.kl_reference_to_policy[part] = objective.kl_reference_to_policy(log_p, log_ref)
-            level.entropy[part] = objective.entropy(log_p)
-            entries = order[begin:end]
-            begin = end
-            state = level.state[entries] - part.start
-            if u is not None:
-                level.token[entries] = draw(log_p, u[entries], state)
-            token = level.token[entries]
-            level.log_density[entries] = log_p[state, token]
-            self.log_reference.index_add_(0, level.sample[entries], log_ref[state, token])
+            state = state_of[entries] - part.start
+            token = given[entries] if u is None else draw(log_p, given[entries], state)
+            tokens.append(token)
+            found.append(
+                {
+                    "log_density": log_p[state, token],
+                    "log_density_reference": log_ref[state, token],
+                    "kl_policy_to_reference": objective.kl_policy_to_reference(log_p, log_ref),
+                    "kl_reference_to_policy": objective.kl_reference_to_policy(log_p, log_ref),
+                    "entropy": objective.entropy(log_p),
+                }
+            )
+        for name in found[0]:
+            setattr(level, name, torch.cat([measured[name] for measured in found]))
+        return torch.cat(tokens)
 
     # ------------------------------------------------------------------ the gradient
 
@@ -287,22 +301,20 @@ class Sampler:
         num_tokens: int,
     ) -> None:
         """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``."""
-        advantage = advantage.to(self.device)
         scale = 1.0 / (len(advantage) * num_tokens)
         weights = self._token_weights(rollout, advantage, coefficient, kl_direction)
         for depth in reversed(range(len(rollout.levels))):
             level = rollout.levels[depth]
             rows, length = level.inputs.shape
-            whole = level.graph is not None
-            for part in chunks(rows, rows if whole else self.micro_batch // length):
-                inside = (level.select >= part.start * length) & (level.select < part.stop * length)
-                states = inside.nonzero()[:, 0]
+            size = rows if level.graph is not None else max(1, self.micro_batch // length)
+            for part, states in sections(level.select // length, rows, size):
                 if level.graph is not None:
                     hidden, new = level.graph
                 else:
                     past = ancestors(rollout.levels[:depth], level.parents[part])
-                    hidden, new = self.policy.forward(level.inputs[part], past)
-                    hidden = hidden.flatten(0, 1)[level.select[states] - part.start * length]
+                    hidden, new = self.policy.forward(put(level.inputs[part], self.device), past)
+                    select = level.select[states] - part.start * length
+                    hidden = hidden.flatten(0, 1)[put(select, self.device)]
                 d_hidden = self._head_backward(
                     level, hidden.detach(), states, weights[depth], coefficient, kl_direction, scale
                 )
@@ -319,10 +331,10 @@ class Sampler:
         self, rollout: Rollout, advantage: Tensor, coefficient: float, kl_direction: str
     ) -> list[Tensor]:
         """Weight of every entry of every level; what comes after a token is summed from the end."""
-        after = torch.zeros(len(advantage), device=self.device)
+        after = torch.zeros(len(advantage))
         result: list[Tensor] = []
         for level in reversed(rollout.levels):
-            kl = torch.zeros(len(advantage), self.new_tokens + 1, device=self.device)
+            kl = torch.zeros(len(advantage), self.new_tokens + 1)
             kl[level.sample, level.step] = level.kl_policy_to_reference[level.state]
             later = kl.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
             kl_after = after[level.sample] + later[level.sample, level.step + 1]
@@ -339,7 +351,7 @@ class Sampler:
         self,
         level: Level,
         hidden: Tensor,
-        states: Tensor,
+        states: slice,
         weight: Tensor,
         coefficient: float,
         kl_direction: str,
@@ -351,18 +363,18 @@ class Sampler:
             if parameter is not None and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         d_hidden = torch.empty_like(hidden)
-        size = LOGITS_PER_CHUNK // int(head.weight.shape[0])
-        entry_state = level.state - states[0]
-        for part in chunks(len(hidden), size):
-            entries = ((entry_state >= part.start) & (entry_state < part.stop)).nonzero()[:, 0]
-            log_p, log_ref = self._distributions(level, hidden[part], states[part], coefficient)
+        for chunk, entries in sections(
+            level.state, states.stop, self.states_per_chunk, states.start
+        ):
+            part = slice(chunk.start - states.start, chunk.stop - states.start)
+            log_p, log_ref = self._distributions(level, hidden[part], chunk, coefficient)
             d_logits = objective.logit_gradient(
                 log_p,
                 log_ref,
-                level.visits[states[part]],
-                entry_state[entries] - part.start,
-                level.token[entries],
-                weight[entries],
+                put(level.visits[chunk], self.device),
+                put(level.state[entries] - chunk.start, self.device),
+                put(level.token[entries], self.device),
+                put(weight[entries], self.device),
                 coefficient,
                 kl_direction,
             ).mul_(scale)
@@ -373,15 +385,14 @@ class Sampler:
         return d_hidden
 
     def _distributions(
-        self, level: Level, hidden: Tensor, states: Tensor, coefficient: float
+        self, level: Level, hidden: Tensor, states: slice, coefficient: float
     ) -> tuple[Tensor, Tensor]:
         """log π and log p_ref at some of a level's states: as kept, or computed again.
 
         Where the KL has no weight the reference is not asked, and log π stands in its place.
         """
         if level.log_probabilities is not None:
-            begin, end = int(states[0]), int(states[-1]) + 1  # states of a chunk are consecutive
-            return level.log_probabilities[0][begin:end], level.log_probabilities[1][begin:end]
+            return level.log_probabilities[0][states], level.log_probabilities[1][states]
         log_p = self.policy.log_probabilities(hidden)
         if not coefficient:
             return log_p, log_p

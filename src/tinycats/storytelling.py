@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tinycats import objective
+from tinycats.devices import put
 from tinycats.files import Row
 from tinycats.network import Network, growing_cache
 from tinycats.prefix_tree import chunks, draw
@@ -70,23 +71,20 @@ def sample_stories(
     """
     given = [r.prompt_ids + r.forced_ids for r in asked]
     shortest = min(len(r.prompt_ids) for r in asked)
-    numbers = torch.from_numpy(
-        np.stack([np.random.default_rng(r.sample_seed).random(new_tokens) for r in asked])
-    ).to(network.device)
+    numbers = np.stack([np.random.default_rng(r.sample_seed).random(new_tokens) for r in asked])
     told: list[list[int]] = [[] for _ in asked]
     active, ended = list(range(len(asked))), set[int]()
     cache = growing_cache(max(map(len, given)) + new_tokens)
-    fed = torch.tensor([ids[:shortest] for ids in given], device=network.device)
+    fed = torch.tensor([ids[:shortest] for ids in given])
     position = shortest
     while active:
-        out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
-        log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
-        index = torch.tensor(
-            [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active],
-            device=network.device,
+        out = network.body(
+            input_ids=put(fed, network.device), past_key_values=cache, use_cache=True
         )
-        rows = torch.arange(len(active), device=network.device)
-        drawn = draw(log_p, numbers[active, index], rows).tolist()
+        log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
+        index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
+        u = put(torch.from_numpy(numbers[active, index]), network.device)
+        drawn = draw(log_p, u, torch.arange(len(active), device=network.device)).tolist()
         tokens, stay = [], []
         for row, i in enumerate(active):
             if i in ended:
@@ -101,10 +99,10 @@ def sample_stories(
                     continue
             stay.append(row)
         if len(stay) <= 0.8 * len(active):
-            cache.batch_select_indices(torch.tensor(stay, device=network.device, dtype=torch.long))
+            cache.batch_select_indices(put(torch.tensor(stay, dtype=torch.long), network.device))
             active = [active[row] for row in stay]
             tokens = [tokens[row] for row in stay]
-        fed = torch.tensor(tokens, device=network.device)[:, None]
+        fed = torch.tensor(tokens)[:, None]
         position += 1
     return told
 

@@ -56,7 +56,7 @@ def main() -> None:
     import torch
     import transformers
 
-    from tinycats.devices import choose_device, set_threads
+    from tinycats.devices import choose_device, gpu_name, set_threads
     from tinycats.models import load_causal_lm, save_policy, sha256_file, verify_folder
     from tinycats.provenance import commit
     from tinycats.reward import RewardEncoder, RewardModel, load_reference
@@ -98,9 +98,7 @@ def main() -> None:
         "new_tokens": trainer.sampler.new_tokens,
         "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),
         **data,
-        "device": torch.cuda.get_device_name()
-        if "cuda" in device
-        else platform.processor() or "cpu",
+        "device": (platform.processor() or "cpu") if device == "cpu" else gpu_name(device),
         "threads": threads,
         "seconds": round(trainer.seconds_before, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

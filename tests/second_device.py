@@ -1,0 +1,183 @@
+"""A device of its own, in software: where there is no GPU it tells whether ours would be used well.
+
+    python tests/second_device.py COUNTS.json workflow/scripts/train_policy.py … --device apart
+
+Runs a program with a torch device ``apart`` whose tensors are kept away from the CPU's, as a GPU's
+are: to use both in one operation is an error, as it is with CUDA, and a value crosses only by a
+copy. The arithmetic is the CPU's own, so that results must be equal to the last bit. It writes how
+many operations were asked for there, and how often the program waited for one to end, by the line
+of ours that did.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+NAME = "apart"
+OURS = Path(__file__).resolve().parents[1]
+#: operations whose result's size or value the host must know before it can go on
+WAITING = {
+    "_local_scalar_dense",
+    "_unique2",
+    "bincount",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "unique_dim",
+    "unique_consecutive",
+}
+#: operations that CUDA lets have an index on the CPU, which it then copies
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
+
+
+class Apart(torch.Tensor):
+    """A tensor of the device; ``here`` holds its values."""
+
+    here: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, here: torch.Tensor) -> Apart:
+        made: Apart = torch.Tensor._make_wrapper_subclass(
+            cls,
+            here.size(),
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.here = here
+        return made
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Apart({self.here!r})"
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def data_ptr(self) -> int:
+        return self.here.data_ptr()
+
+    def storage(self) -> Any:
+        return self.here.storage()
+
+    def untyped_storage(self) -> Any:
+        return self.here.untyped_storage()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.detach().cpu().__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {})
+
+
+class Device(TorchDispatchMode):
+    """While it is active, operations that only name the device come to :func:`run` too."""
+
+    def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {})
+
+
+class Tensors(TorchFunctionMode):
+    """``torch.tensor(…, device=…)`` as a copy, which a device written in Python cannot fill itself."""
+
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if function is not torch.tensor or device is None or torch.device(device).type != NAME:
+            return function(*args, **kwargs)
+        return function(*args, **{**kwargs, "device": "cpu"}).to(device)
+
+
+class Module:
+    """What torch asks of a device's module."""
+
+    is_available = staticmethod(lambda: True)
+    is_initialized = staticmethod(lambda: True)
+    is_in_bad_fork = _is_in_bad_fork = staticmethod(lambda: False)
+    current_device = staticmethod(lambda: 0)
+    device_count = staticmethod(lambda: 1)
+    manual_seed_all = staticmethod(lambda seed: None)
+    get_device_name = staticmethod(lambda device=None: NAME)
+    get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
+
+
+operations: Counter[str] = Counter()
+waits: Counter[str] = Counter()
+
+
+def line_of_ours() -> str:
+    """Where in the library the present operation was asked for."""
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename)
+        if path.is_relative_to(OURS / "src") or path.is_relative_to(OURS / "workflow"):
+            return f"{path.relative_to(OURS)}:{frame.lineno} {frame.line}"
+    return "elsewhere"
+
+
+def run(function: Any, args: Any, kwargs: Any) -> Any:
+    """The operation on the values, its result on the device that it belongs to."""
+    name = function.overloadpacket.__name__
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    apart = [x for x in tensors if isinstance(x, Apart)]
+    there = bool(apart)
+    device = kwargs.get("device")
+    copies = name in ("_to_copy", "copy_")
+    if device is not None:
+        there = torch.device(device).type == NAME
+        kwargs = {**kwargs, "device": torch.device("cpu")} if there else kwargs
+    elif name == "copy_":
+        there = isinstance(args[0], Apart)
+    if apart and not copies:
+        self_is_here = name in INDEXED and not isinstance(args[0], Apart)
+        mixed = [x for x in tensors if not isinstance(x, Apart) and x.dim()]
+        if self_is_here or (mixed and name not in INDEXED):
+            raise RuntimeError(f"{name}: tensors of the CPU and of {NAME} in one operation")
+    if apart:
+        operations[name] += 1
+        mask = name in INDEXED and any(x.dtype is torch.bool for x in apart[1:])
+        if name in WAITING or mask or (copies and not there):
+            waits[f"{name} {line_of_ours()}"] += 1
+    elif there and tensors and not kwargs.get("non_blocking") and name == "_to_copy":
+        waits[f"{name} {line_of_ours()}"] += 1
+    here = tree_map(lambda x: x.here if isinstance(x, Apart) else x, (args, kwargs))
+    known = {id(x.here): x for x in apart}  # what an operation changes in place stays itself
+    result = function(*here[0], **here[1])
+    if not there:
+        return result
+
+    def put_there(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return known[id(value)] if id(value) in known else Apart(value)
+
+    return tree_map(put_there, result)
+
+
+def main() -> None:
+    counts, program, *words = sys.argv[1:]
+    backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
+    torch.inference_mode = torch.no_grad  # which a device written in Python cannot do
+    # .to(device) keeps two names of one parameter together, as it does with CUDA
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    sys.argv = [program, *words]
+    sys.path[0] = str(Path(program).parent)
+    with Device(), Tensors():
+        runpy.run_path(program, run_name="__main__")
+    Path(counts).write_text(json.dumps({"operations": operations, "waits": waits}))
+
+
+if __name__ == "__main__":
+    main()

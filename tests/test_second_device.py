@@ -1,0 +1,193 @@
+"""Every stage that may use a GPU, on a device apart from the CPU: same results, few waits.
+
+There is a GPU in few of the places where these tests run. ``second_device.py`` stands in for what
+one demands of a program; how fast one is it cannot say.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_model import encoder_folder, environment, program, write_model
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+PROMPT = "Once upon a time there was"
+STEPS, LEVELS = 4, 4
+
+Run = Callable[..., Counter[str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("devices")
+    write_model(folder / "base")
+    embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
+    embed += ["--out", folder / "cat.safetensors"]
+    subprocess.run(embed, env=environment(), check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    def run(stage: str, device: str, **options: object) -> Counter[str]:
+        """A stage's program on a device; how often each line made it wait."""
+        command = program(stage)
+        counts = folder / "counts.json"
+        if device == "apart":
+            command = [sys.executable, HERE / "second_device.py", counts, command[1]]
+        for name, value in ({"device": device, "threads": 1} | options).items():
+            values = value if isinstance(value, list) else [value]
+            command += [f"--{name.replace('_', '-')}", *values]
+        done = subprocess.run(
+            list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        return Counter(json.loads(counts.read_text())["waits"]) if device == "apart" else Counter()
+
+    return run
+
+
+def train(run: Run, folder: Path, device: str, **options: object) -> tuple[Path, Counter[str]]:
+    out = folder / f"policies-{device}" / "post" / "kl=6000" / f"seed={len(options)}"
+    settings = {
+        "base_model": folder / "base",
+        "encoder": encoder_folder(),
+        "reference": folder / "cat.safetensors",
+        "out": out,
+        "kl_factor": 6000,
+        "steps": STEPS,
+        "batch_size": 24,
+        "learning_rate": 1e-5,  # Adam turns what rounding leaves of a zero into whole steps
+    }
+    return out, run("train_policy", device, **(settings | options))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_alike(path: Path, other: Path) -> None:
+    """Two csv files hold the same; numbers but for what another order of sums changes."""
+    assert len(rows(path)) == len(rows(other))
+    for ours, theirs in zip(rows(path), rows(other), strict=True):
+        for column in ours.keys() - {"seconds", "samples_per_second"}:
+            try:
+                number = float(ours[column])
+            except ValueError:
+                assert theirs[column] == ours[column]
+                continue
+            assert float(theirs[column]) == pytest.approx(number, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def assert_same_weights(folder: Path, other: Path, **tolerance: float) -> None:
+    expected = load_file(folder / "model.safetensors")
+    for name, weight in load_file(other / "model.safetensors").items():
+        torch.testing.assert_close(weight, expected[name], **tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="the post's"),
+        pytest.param(
+            {
+                "steps": 2,
+                "num_tokens": 24,  # the tail below the tree
+                "kl": "policy_to_reference",
+                "baseline": "leave_one_out",
+                "micro_batch": 32,
+                "snr_every": 2,
+            },
+            id="long",
+        ),
+    ],
+)
+def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
+    ours, _ = train(run, folder, "cpu", **options)
+    theirs, waits = train(run, folder, "apart", **options)
+    for name in ("training.csv", "top_completions.csv"):
+        assert_alike(ours / name, theirs / name)
+    assert_same_weights(ours / "model", theirs / "model", rtol=1e-4, atol=1e-5)
+    if not options:
+        ours_alone = {
+            line: count
+            for line, count in waits.items()
+            if not any(word in line for word in ("models.py", "network.py", ".to(self.device)"))
+        }
+        # tokens of each level, measurements, rewards (one fetch, one mask), the gradient's norm
+        assert sum(ours_alone.values()) <= STEPS * (LEVELS + 4), ours_alone
+
+
+def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
+    policy, _ = train(run, folder, "cpu")
+    prompts = {"train": [PROMPT], "told_not_to": ["There are no cats in this story."]}
+    common = {"base_model": folder / "base", "prompts": json.dumps(prompts)}
+    common |= {"per_prompt": json.dumps({"train": 6, "told_not_to": 3}), "new_tokens": 20}
+    outs = {device: folder / f"results-{device}" for device in ("cpu", "apart")}
+    for device, out in outs.items():
+        base = out / "stories/base/seed=0.jsonl"
+        run("tell_stories", device, **common, forced=" a cat", seeds=[0], out=out / "stories")
+        stories = out / "stories/post/kl=6000/seed=0.jsonl"
+        own = {"policy": policy / "model", "base_stories": base, "seeds": [0], "out": stories}
+        run("tell_stories", device, **common, **own)
+        reward = {"encoder": encoder_folder(), "reference": folder / "cat.safetensors"}
+        run(
+            "sample_completions",
+            device,
+            **reward,
+            base_model=folder / "base",
+            policies=[policy],
+            rewards=out / "rewards",
+            prompt=PROMPT,
+            forced=" a cat",
+            num_tokens=10,
+            base_count=60,
+            policy_count=30,
+            out=out / "completions",
+        )
+        run(
+            "score",
+            device,
+            **reward,
+            base_stories=[base],
+            prompted_stories=[out / "stories/prompted/seed=0.jsonl"],
+            policy_stories=[stories],
+            forgetting=[stories.with_suffix(".base.jsonl")],
+            tokenizer=folder / "base",
+            concept_words=json.dumps(["cat", "cats"]),
+            run=policy / "run.json",
+            out=out / "scores",
+        )
+        texts = [json.loads(line)["text"] for line in base.read_text().splitlines()]
+        assert len(set(texts)) > 3
+    paths = sorted(path.relative_to(outs["cpu"]) for path in outs["cpu"].rglob("*.csv"))
+    assert len(paths) == 6, paths
+    for path in paths:
+        assert_alike(outs["cpu"] / path, outs["apart"] / path)
+
+
+def test_pretraining(run: Run, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = ["a", "kite", "the", "river", "sang", "at", "noon", "and", "Nina", "lost", "it", "."]
+    for name, count in (("train", 60), ("valid", 12)):
+        stories = [" ".join(rng.choice(words, 30)) for _ in range(count)]
+        (folder / f"{name}.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n")
+    recipe = {"vocab_size": 300, "width": 16, "layers": 2, "heads": 2, "context": 32}
+    recipe |= {"batch_tokens": 256, "epochs": 1.0, "warmup_steps": 2, "precision": "fp32"}
+    texts = {"train": folder / "train.txt", "validation": folder / "valid.txt"}
+    outs = {device: folder / f"pretrained-{device}" for device in ("cpu", "apart")}
+    for device, out in outs.items():
+        run("pretrain", device, **texts, **recipe, out=out)
+    assert_same_weights(outs["cpu"] / "model", outs["apart"] / "model", rtol=1e-3, atol=1e-4)
