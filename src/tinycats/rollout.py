@@ -86,30 +86,29 @@ class Sampler:
     def sample(self, batch: int, generator: torch.Generator, keep_graph: bool = False) -> Rollout:
         """Draw ``batch`` completions; ``keep_graph`` keeps what :meth:`backward` would redo."""
         u = torch.rand(batch, self.new_tokens, generator=generator, dtype=torch.float64)
-        return self._grow(u, None, keep_graph)
+        return self._grow(torch.full((batch, self.new_tokens), -1), u, keep_graph)
 
     def follow(self, token_ids: list[tuple[int, ...]], keep_graph: bool = False) -> Rollout:
         """The same quantities for given completions (each non-empty, an end token only at its end)."""
         tokens = torch.full((len(token_ids), self.new_tokens), -1)
         for row, ids in enumerate(token_ids):
             tokens[row, : len(ids)] = torch.tensor(ids)
-        return self._grow(None, tokens, keep_graph)
+        return self._grow(tokens, None, keep_graph)
 
-    def _grow(self, u: Tensor | None, given: Tensor | None, keep_graph: bool) -> Rollout:
-        batch = len(u) if u is not None else len(given)  # type: ignore[arg-type]
+    def _grow(self, tokens: Tensor, u: Tensor | None, keep_graph: bool) -> Rollout:
+        """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
         self.levels: list[Level] = []
-        self.tokens = torch.full((batch, self.new_tokens), -1)
-        alive = torch.arange(batch)  # completions that have not ended, those of a row together
+        self.tokens = tokens
+        alive = torch.arange(
+            len(tokens)
+        )  # completions that have not ended, those of a row together
         row = torch.zeros_like(alive)  # their row in the level being added, ascending
         inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long)
         for step in range(min(self.new_tokens, self.tree_depth)):
-            numbers = u[alive, step] if u is not None else None
-            known = given[alive, step] if given is not None else None
-            token = self._add_level(inputs, parents, alive, row, step, numbers, known, keep_graph)
-            self.tokens[alive, step] = token
+            token = self._add_level(inputs, parents, alive, row, step, u, keep_graph)
             goes_on = token != self.end_token
-            if given is not None and step + 1 < self.new_tokens:
-                goes_on &= given[alive, step + 1] >= 0
+            if u is None and step + 1 < self.new_tokens:
+                goes_on &= tokens[alive, step + 1] >= 0
             alive, row, token = alive[goes_on], row[goes_on], token[goes_on]
             if len(alive) == 0 or step + 1 == self.new_tokens:
                 break
@@ -120,7 +119,7 @@ class Sampler:
             alive = alive[order]
         else:
             if len(alive):
-                self._add_tail(inputs, parents, alive, row, u, given)
+                self._add_tail(inputs, parents, alive, row, u)
         return Rollout.of(self.levels, self.tokens)
 
     def _add_level(
@@ -131,17 +130,18 @@ class Sampler:
         row: Tensor,
         step: int,
         u: Tensor | None,
-        known: Tensor | None,
         keep_graph: bool,
     ) -> Tensor:
         """Append a level of one state a row; returns the token each completion takes."""
         rows, length = inputs.shape
         level = Level(inputs, parents, torch.arange(rows) * length + length - 1)
         level.sample, level.step, level.state = alive, torch.full_like(alive, step), row
+        level.token = self.tokens[alive, step]
         level.visits = torch.bincount(row, minlength=rows).float()
         self.levels.append(level)
-        token = self._measure(level, self._states(level, keep_graph), u, known, keep_graph)
-        level.token = token.cpu()
+        numbers = None if u is None else u[alive, step]
+        self._measure(level, self._states(level, keep_graph), numbers, keep_graph)
+        self.tokens[alive, step] = level.token
         return level.token
 
     def _add_tail(
@@ -151,15 +151,11 @@ class Sampler:
         alive: Tensor,
         row: Tensor,
         u: Tensor | None,
-        given: Tensor | None,
     ) -> None:
         """Append the rest of every completion, distinct ones once, as rows of one level."""
         depth = len(self.levels)
-        if given is None:
-            assert u is not None
+        if u is not None:
             self._draw_tail(inputs, parents, alive, row, u)
-        else:
-            self.tokens[alive, depth:] = given[alive, depth:]
         rest = self.tokens[alive, depth:]  # (alive, length)
         distinct, row = torch.unique(
             torch.cat([row[:, None], rest], dim=1), dim=0, return_inverse=True
@@ -180,7 +176,7 @@ class Sampler:
         level.visits = torch.bincount(level.state, minlength=len(select)).float()
         self.levels.append(level)
         states = self._states(level, keep_graph=False, keep_cache=False)  # nothing comes below
-        self._measure(level, states, None, level.token, keep=False)
+        self._measure(level, states, None, keep=False)
 
     @torch.no_grad()
     def _draw_tail(
@@ -244,29 +240,25 @@ class Sampler:
             hidden, new = network.forward(put(level.inputs[part], self.device), past)
             outputs.append(hidden.flatten(0, 1))
             caches.append(new if keep_cache else [])
-        joined = [
-            (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches]))
-            for i in range(len(caches[0]))
-        ]
+        joined = caches[0]
+        if len(caches) > 1:  # or nothing is copied
+            joined = [
+                (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block]))
+                for block in zip(*caches, strict=True)
+            ]
         return torch.cat(outputs)[put(level.select, self.device)], joined
 
     @torch.no_grad()
-    def _measure(
-        self, level: Level, hidden: Tensor, u: Tensor | None, known: Tensor | None, keep: bool
-    ) -> Tensor:
-        """Both distributions at each state: measure the tokens taken, ``known`` or drawn by ``u``.
-
-        Returns the tokens ``(entries,)``, on the device.
-        """
+    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None, keep: bool) -> None:
+        """Both distributions at each state: draw the tokens (where ``u`` is given), measure them."""
         states = len(hidden)
         if keep and states * self.vocabulary <= LOGITS_KEPT:
             level.log_probabilities = (
                 torch.empty(states, self.vocabulary, device=self.device),
                 torch.empty(states, self.vocabulary, device=self.device),
             )
-        state_of, given = put(level.state, self.device), known if u is None else u
-        assert given is not None
-        given = put(given, self.device)
+        state_of = put(level.state, self.device)
+        given = put(level.token if u is None else u, self.device)
         tokens, found = [], []
         for part, entries in sections(level.state, states, self.states_per_chunk):
             log_p = self.policy.log_probabilities(hidden[part])
@@ -288,7 +280,8 @@ class Sampler:
             )
         for name in found[0]:
             setattr(level, name, torch.cat([measured[name] for measured in found]))
-        return torch.cat(tokens)
+        if u is not None:
+            level.token = torch.cat(tokens).cpu()
 
     # ------------------------------------------------------------------ the gradient
 
