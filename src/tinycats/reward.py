@@ -22,7 +22,7 @@ from tinycats.devices import put
 from tinycats.linear import use_onednn
 from tinycats.program import UserError
 
-ROWS_PER_BLOCK = {"cpu": 64, "elsewhere": 512}  # a GPU wants few and large operations
+ROWS_PER_BLOCK = {"cpu": 64, "elsewhere": 256}  # a GPU wants few and large operations
 BLOCK_WIDTHS = (12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256)  # tokens, [CLS] and [SEP] counted
 FUSED_ATTENTION_FROM = 64  # on a CPU narrower blocks are faster as plain matrix products
 

@@ -147,7 +147,7 @@ class Trainer:
             policy.parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=next(policy.parameters()).device.type in ("cpu", "cuda"),
+            fused=True,
         )
         self.step = 0
         self.rows: list[dict[str, Any]] = []

@@ -1,12 +1,12 @@
 """A device of its own, in software: where there is no GPU it tells whether ours would be used well.
 
-    python tests/second_device.py COUNTS.json workflow/scripts/train_policy.py … --device apart
+    python benchmarks/second_device.py WAITS.json workflow/scripts/train_policy.py … --device apart
 
 Runs a program with a torch device ``apart`` whose tensors are kept away from the CPU's, as a GPU's
 are: to use both in one operation is an error, as it is with CUDA, and a value crosses only by a
-copy. The arithmetic is the CPU's own, so that results must be equal to the last bit. It writes how
-many operations were asked for there, and how often the program waited for one to end, by the line
-of ours that did.
+copy. The arithmetic is the CPU's own, so that results must be equal but for the order of sums. It
+writes how often the program waited for the device, by the line of ours that did. ``operations.py``
+counts what is asked of the device.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import runpy
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,8 @@ class Module:
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
 
 
-operations: Counter[str] = Counter()
+#: called with each operation on the device, its arguments and its result
+listeners: list[Callable[..., None]] = []
 waits: Counter[str] = Counter()
 
 
@@ -146,7 +149,6 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
         if self_is_here or (mixed and name not in INDEXED):
             raise RuntimeError(f"{name}: tensors of the CPU and of {NAME} in one operation")
     if apart:
-        operations[name] += 1
         mask = name in INDEXED and any(x.dtype is torch.bool for x in apart[1:])
         if name in WAITING or mask or (copies and not there):
             waits[f"{name} {line_of_ours()}"] += 1
@@ -155,6 +157,8 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
     here = tree_map(lambda x: x.here if isinstance(x, Apart) else x, (args, kwargs))
     known = {id(x.here): x for x in apart}  # what an operation changes in place stays itself
     result = function(*here[0], **here[1])
+    for listener in listeners if there or apart else ():
+        listener(function, *here, result)
     if not there:
         return result
 
@@ -166,17 +170,25 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(put_there, result)
 
 
-def main() -> None:
-    counts, program, *words = sys.argv[1:]
+@contextmanager
+def plugged_in() -> Iterator[None]:
+    """The device is there, for the rest of the process; operations reach it inside the block."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
-    torch.inference_mode = torch.no_grad  # which a device written in Python cannot do
+    # a device written in Python cannot do this
+    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else torch.enable_grad()
     # .to(device) keeps two names of one parameter together, as it does with CUDA
     torch.__future__.set_swap_module_params_on_conversion(True)
+    with Device(), Tensors():
+        yield
+
+
+def main() -> None:
+    counts, program, *words = sys.argv[1:]
     sys.argv = [program, *words]
     sys.path[0] = str(Path(program).parent)
-    with Device(), Tensors():
+    with plugged_in():
         runpy.run_path(program, run_name="__main__")
-    Path(counts).write_text(json.dumps({"operations": operations, "waits": waits}))
+    Path(counts).write_text(json.dumps(waits))
 
 
 if __name__ == "__main__":
