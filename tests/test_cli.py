@@ -202,6 +202,20 @@ def test_what_cannot_be_told_is_one_line(tell: Tell, words: tuple[str, ...], say
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--new-tokens", "0"), "argument --new-tokens: invalid positive number value: '0'"),
+        (("--seed", "-1"), "argument --seed: invalid whole number value: '-1'"),
+        (("--kl", "much"), "argument --kl: invalid KL factor value: 'much'"),
+    ],
+)
+def test_what_is_no_number_is_said(tell: Tell, words: tuple[str, ...], says: str) -> None:
+    done = tell(*words)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
 @pytest.mark.parametrize("study", ["default", "smoke", "one-of-mine"])
 def test_the_command_for_a_missing_policy_plans_it(
     study: str, monkeypatch: pytest.MonkeyPatch

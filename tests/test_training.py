@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -343,6 +344,24 @@ def test_a_read_only_folder_is_said_at_once(world: World, disk: Disk) -> None:
     for out, line in zip(folders, lines, strict=True):
         assert str(out) in line
         assert "Read-only file system" in line
+
+
+def test_too_little_memory_is_one_line(world: World, tmp_path: Path) -> None:
+    limit = 16 * 2**30  # of addresses, most of which torch and its threads only reserve
+    words = [str(word) for word in world.command(tmp_path / "out", batch_size=10**9)]
+    done = subprocess.run(
+        words,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if not line[:2].isdigit()]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: out of memory (")
+    assert "make training.micro_batch, training.batch_size" in errors[0]
+    assert not (tmp_path / "out" / "model").exists()
 
 
 # ---- numbers -------------------------------------------------------------------------------------

@@ -327,13 +327,21 @@ def _whole(text: str) -> int:
     return number
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def _factor(text: str) -> str:
     if not 0 <= float(text) < float("inf"):
         raise ValueError
     return canonical(float(text))
 
 
-_whole.__name__, _factor.__name__ = "whole number", "KL factor"  # argparse names them in errors
+# argparse names them in errors
+_whole.__name__, _positive.__name__ = "whole number", "positive number"
+_factor.__name__ = "KL factor"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -356,7 +364,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--variant", default="post", help="training settings (default: post)")
     add("--seed", type=_whole, default=0, help="seed of the policy (default: 0)")
     add("--story", type=_whole, default=0, help="another number, another story (default: 0)")
-    add("--new-tokens", type=_whole, default=250, help="at most so many tokens (default: 250)")
+    add("--new-tokens", type=_positive, default=250, help="at most so many tokens (default: 250)")
     return parser.parse_args(arguments)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger("tinycats")
+#: how torch says it, of a GPU and of the CPU
+_SHORT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 class UserError(Exception):
@@ -38,8 +41,21 @@ def run(main: Callable[[], None], network: bool = False) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error))):
+            raise
+        print(
+            f"error: out of memory ({_first_line(error)}); make training.micro_batch,"
+            " training.batch_size or the number of stories smaller, or use another device",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def progress(items: Iterable[T], total: int, what: str, every_seconds: float = 20.0) -> Iterator[T]:

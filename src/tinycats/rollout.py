@@ -42,8 +42,8 @@ from tinycats.program import UserError
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
 TREE_DEPTH = 12
 #: Logits held at once by the head: on a CPU 16 MB, so that softmax and its gradient stay in cache;
-#: elsewhere 256 MB, since a GPU wants few and large operations.
-LOGITS_PER_CHUNK = {"cpu": 2**22, "elsewhere": 2**26}
+#: elsewhere 128 MB, since a GPU wants few and large operations.
+LOGITS_PER_CHUNK = {"cpu": 2**22, "elsewhere": 2**25}
 #: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
 LOGITS_KEPT = 2**26
 
