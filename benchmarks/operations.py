@@ -91,7 +91,10 @@ def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def host_seconds(args: argparse.Namespace) -> float:
     """Median of a step whose tensors are tiny, rewards aside, on one CPU thread."""
+    from tinycats import linear
+
     torch.set_num_threads(1)
+    linear.available = lambda: False  # a GPU does not go that way
     folder = HERE / "build" / "narrow"
     if not (folder / "shape.json").exists():
         shapes.build(folder, NARROW, None)

@@ -52,6 +52,19 @@ def test_other_precisions_are_left_to_torch() -> None:
     assert layer.double()(x.double()).dtype == torch.float64
 
 
+def test_a_frozen_layer_may_apply_gelu_as_it_writes() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 40), 3 * torch.randn(3, 5, 24)
+    expected = nn.functional.gelu(layer(x))
+    linear.use_onednn(layer)
+    assert not linear.fuse_gelu(layer)  # its weights may still change
+    linear.use_onednn(layer, frozen=True)
+    assert linear.fuse_gelu(layer)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), expected, rtol=0.05, atol=0.05)
+
+
 def test_it_is_not_slower_at_the_encoders_shape() -> None:
     x = torch.randn(768, 384)
     plain, fast = nn.Linear(384, 1536), nn.Linear(384, 1536)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` in oneDNN; both may be transposed views."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """``x @ weight.T + bias`` in oneDNN, ``then`` perhaps "gelu"; both may be transposed views."""
+    how = "none" if then == "gelu" else ""  # by the error function, not by tanh
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
     return result
 
 
@@ -53,14 +54,16 @@ class OneDnnLinear(nn.Linear):
     """``nn.Linear`` by oneDNN for float32 on the CPU, and as it ever was for anything else."""
 
     packed: Tensor | None = None  # the weight in oneDNN's own order, where it is frozen
+    gelu = False  # of what comes out, where it is frozen
 
     def forward(self, input: Tensor) -> Tensor:
         plain = input.dtype == self.weight.dtype == torch.float32
         if not plain or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
+            result = super().forward(input)
+            return nn.functional.gelu(result) if self.gelu else result
         rows = input.reshape(-1, self.in_features)
         if self.packed is not None:
-            result = _product(rows, self.packed, self.bias)
+            result = _product(rows, self.packed, self.bias, "gelu" if self.gelu else "none")
         else:
             result = _Product.apply(rows, self.weight, self.bias)
         return result.view(*input.shape[:-1], self.out_features)
@@ -79,6 +82,14 @@ def use_onednn(model: nn.Module, frozen: bool = False) -> None:
             module.__class__ = OneDnnLinear
             if frozen and module.weight.device.type == "cpu":
                 module.packed = torch.ops.mkldnn._reorder_linear_weight(module.weight, None)
+
+
+def fuse_gelu(layer: nn.Module) -> bool:
+    """Let a frozen layer apply GELU as it writes its output; False where oneDNN does not do it."""
+    if not isinstance(layer, OneDnnLinear) or layer.packed is None:
+        return False
+    layer.gelu = True
+    return True
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from tinycats import whole_files
 from tinycats.devices import put
-from tinycats.linear import use_onednn
+from tinycats.linear import fuse_gelu, use_onednn
 from tinycats.program import UserError
 
-ROWS_PER_BLOCK = {"cpu": 64, "elsewhere": 256}  # a GPU wants few and large operations
+ROWS_PER_BLOCK = {"cpu": 32, "elsewhere": 256}  # a GPU wants few and large operations
 BLOCK_WIDTHS = (12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256)  # tokens, [CLS] and [SEP] counted
 FUSED_ATTENTION_FROM = 64  # on a CPU narrower blocks are faster as plain matrix products
 
@@ -67,6 +67,9 @@ class RewardEncoder:
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
         self.model = model.eval().to(self.device)
         use_onednn(self.model, frozen=True)
+        for block in self.model.encoder.layer if about.get("hidden_act") == "gelu" else ():
+            if fuse_gelu(block.intermediate.dense):
+                block.intermediate.intermediate_act_fn = torch.nn.Identity()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(BLOCK_WIDTHS[-1])
         self.tokenizer.no_padding()
