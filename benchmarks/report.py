@@ -186,7 +186,7 @@ One step draws 1000 completions of 4 tokens of "Once upon a time there was", rew
 - **TRL RLOOTrainer**: no gradient checkpointing, logging or saving; it is given tinycats' own reward function, memo included.
 - **tinycats**: the trainer of this repository as a study runs it, everything that it records included; the memo of rewards is empty at the start.
 
-The reward memo makes later steps cheaper than early ones; the seconds are medians over early steps. TinyStories-33M's shape has random weights whose final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
+The reward memo makes later steps cheaper than early ones; the seconds are medians over the first steps (20 of nano, 4 of the larger shape on a CPU, 100 on a GPU), as many for every contestant. TinyStories-33M's shape has random weights whose final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
 
     python -m venv TRL_VENV && TRL_VENV/bin/pip install -e . -r benchmarks/requirements-trl.txt
     PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
