@@ -42,15 +42,13 @@ class Counter:
     """Stands where the benchmarks have their stopwatch, and counts by stage."""
 
     def __init__(self) -> None:
-        self.stage = ""
+        self.stage, self.waits = "", second_device.waits.total()
         self.found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
             before, self.stage = self.stage, stage
-            waits = second_device.waits.total()
             result = function(*args, **kwargs)
-            self.found[stage]["waits"] += second_device.waits.total() - waits
             self.stage = before
             return result
 
@@ -59,9 +57,12 @@ class Counter:
     def __call__(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         packet = function.overloadpacket
         free = function.is_view or "empty" in packet.__name__ or packet.__name__ == "_unsafe_view"
-        self.found[self.stage]["operations"] += not free
+        found = self.found[self.stage]
+        found["operations"] += not free
+        found["waits"] += second_device.waits.total() - self.waits
+        self.waits = second_device.waits.total()
         if packet in flop_registry:
-            self.found[self.stage]["flop"] += flop_registry[packet](*args, **kwargs, out_val=result)
+            found["flop"] += flop_registry[packet](*args, **kwargs, out_val=result)
 
 
 def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
         step = measure.tinycats(work, counter)  # type: ignore[arg-type]
     else:
         step = measure.ladder(int(contestant.removeprefix("ladder-")), work, counter)  # type: ignore[arg-type]
-    counter.found.clear()
+    counter.waits = second_device.waits.total()  # those of setting up are past
     second_device.listeners.append(counter)
     facts = counter.wrap("rest", step)()
     return {"contestant": contestant, "batch": batch, **facts, "stages": counter.found}

@@ -136,9 +136,7 @@ def operations(about: dict[str, Any]) -> list[str]:
     steps = {step["contestant"]: step for step in about["steps"]}
     ours, post = steps["tinycats"]["stages"], steps["ladder-1"]["stages"]
     stages = [*STAGES, "rest"]
-    # waits of a stage within the step are counted with the whole step too
-    inner = sum(ours[stage]["waits"] for stage in STAGES)
-    waits = [ours[stage]["waits"] for stage in STAGES] + [ours["rest"]["waits"] - inner]
+    waits = [ours[stage]["waits"] for stage in stages]
     issued = [ours[stage]["operations"] for stage in stages]
 
     def products(contestant: str, found: dict[str, Any]) -> list[float]:
