@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tinycats.bert import TOKENS_PER_PASS
 from tinycats.program import UserError
 from tinycats.reward import RewardEncoder, RewardModel, load_reference, save_reference
 
@@ -32,32 +35,70 @@ def test_rewards_are_the_published_encoder_s(encoder):
     assert found == pytest.approx(theirs[:-1] @ theirs[-1], abs=1e-5)
 
 
-def test_a_reward_does_not_depend_on_company_or_order(encoder):
-    words = [
-        "a",
-        "the",
-        "cat",
-        "dog",
-        "house",
-        "tree",
-        "red",
-        "big",
-        "small",
-        "and",
-        "then",
-        "it",
-        "was",
-        "happy",
-        "sad",
-        "ran",
-    ]
+WORDS = [
+    "a",
+    "the",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "red",
+    "big",
+    "small",
+    "and",
+    "then",
+    "it",
+    "was",
+    "happy",
+    "sad",
+    "ran",
+]
+
+
+def made_up_texts(*counts: tuple[int, int]) -> list[str]:
+    """For each (number of words, number of texts) so many texts, no two alike, in disorder."""
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(words, n)) for n in rng.integers(1, 30, 90)]
+    texts = {
+        " ".join([f"{i}", *rng.choice(WORDS, words - 1)])
+        for words, texts in counts
+        for i in range(texts)
+    }
+    return [str(text) for text in rng.permutation(sorted(texts))]
+
+
+def test_a_reward_does_not_depend_on_company_or_order(encoder):
+    """To the last bit: alone, among few or many of its length, of other lengths, in several passes."""
+    texts = made_up_texts((1, 3), (2, 40), (9, 300), (10, 17), (11, 1), (29, 2), (40, 9), (250, 15))
+    texts += [" ".join(WORDS * 30)]  # cut to 256 tokens
+    assert len(" ".join(texts).split()) > TOKENS_PER_PASS["cpu"]
     reference = encoder.embed(["cat"])[0]
-    together = encoder.similarities(texts, reference)
-    assert (encoder.similarities(texts[::-1], reference)[::-1] == together).all()
-    alone = [float(encoder.similarities([text], reference)[0]) for text in texts[:5]]
-    assert alone == together[:5].tolist()
+    together = dict(zip(texts, encoder.similarities(texts, reference), strict=True))
+    rng = np.random.default_rng(1)
+    for some in (1, 2, 3, 16, 33, 150, len(texts)):
+        asked = [texts[i] for i in rng.choice(len(texts), some, replace=False)]
+        found = encoder.similarities(asked, reference)
+        assert found.tolist() == [together[text] for text in asked]
+
+
+def test_texts_laid_end_to_end_are_encoded_as_padded_ones(encoder):
+    """Against sentence-transformers, which pads: equal, and faster at what training asks for."""
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(FOLDER), device="cpu")
+    texts = made_up_texts((1, 2), (5, 30), (12, 3), (35, 5), (100, 2), (300, 1))
+    expected = theirs.encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(encoder.embed(texts), expected, atol=2e-6)
+    asked = made_up_texts((9, 20), (10, 160), (11, 20))
+
+    def seconds(encode: Callable[[list[str]], object]) -> float:
+        began = time.perf_counter()
+        encode(asked)
+        return time.perf_counter() - began
+
+    times = [(seconds(theirs.encode), seconds(encoder.embed)) for _ in range(5)]
+    ratio = min(t for t, _ in times) / min(o for _, o in times)
+    print(f"{ratio:.1f} times as fast as sentence-transformers")
+    assert ratio > 1
 
 
 def test_memo_encodes_a_text_once(encoder):

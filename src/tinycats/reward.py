@@ -1,10 +1,9 @@
 """The reward: cosine similarity between the embeddings of a text and of the concept.
 
 all-MiniLM-L6-v2 is a BERT encoder with mean pooling and unit length (Reimers & Gurevych 2019,
-arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). An embedding's last bits depend on what its
-text is padded and batched with, so texts are encoded in blocks of fixed shape that depend on the
-text's own length alone: a text's reward does not depend on its company, and each distinct text is
-encoded once in the life of a :class:`RewardModel`.
+arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). :mod:`tinycats.bert` encodes so that a text's
+reward does not depend on its company, to the last bit; each distinct text is thus encoded once in
+the life of a :class:`RewardModel`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinycats import whole_files
-from tinycats.devices import put
-from tinycats.linear import fuse_gelu, use_onednn
+from tinycats.bert import PackedBert
 from tinycats.program import UserError
 
-ROWS_PER_BLOCK = {"cpu": 32, "elsewhere": 256}  # a GPU wants few and large operations
-BLOCK_WIDTHS = (12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256)  # tokens, [CLS] and [SEP] counted
-FUSED_ATTENTION_FROM = 64  # on a CPU narrower blocks are faster as plain matrix products
+LONGEST_TEXT = 256  # tokens, [CLS] and [SEP] counted; the encoder was made for no more
 
 
 class RewardEncoder:
@@ -59,55 +55,23 @@ class RewardEncoder:
                 f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
             )
         self.device, self.width = torch.device(device), int(about["hidden_size"])
-        self.on_cpu = self.device.type == "cpu"
-        self.rows = ROWS_PER_BLOCK["cpu" if self.on_cpu else "elsewhere"]
         model = BertModel.from_pretrained(
             folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
         )
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
-        self.model = model.eval().to(self.device)
-        use_onednn(self.model, frozen=True)
-        for block in self.model.encoder.layer if about.get("hidden_act") == "gelu" else ():
-            if fuse_gelu(block.intermediate.dense):
-                block.intermediate.intermediate_act_fn = torch.nn.Identity()
+        self.bert = PackedBert(model, self.device)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(BLOCK_WIDTHS[-1])
+        self.tokenizer.enable_truncation(LONGEST_TEXT)
         self.tokenizer.no_padding()
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors ``(texts, width)``, float32; equal texts get equal bits whatever their company."""
         if not texts:
             return np.zeros((0, self.width), "float32")
-        distinct = list(dict.fromkeys(texts))
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(distinct)]
-        width = [next(w for w in BLOCK_WIDTHS if len(row) <= w) for row in ids]
-        blocks: list[Tensor] = []
-        order: list[int] = []  # which text each row of the blocks is
-        for w in sorted(set(width)):
-            fused = w >= FUSED_ATTENTION_FROM or not self.on_cpu
-            self.model.set_attn_implementation("sdpa" if fused else "eager")
-            members = [i for i, value in enumerate(width) if value == w]
-            for begin in range(0, len(members), self.rows):
-                block = members[begin : begin + self.rows]
-                order += block
-                blocks.append(self._encode_block([ids[i] for i in block], w))
-        vectors: np.ndarray = torch.cat(blocks).cpu().numpy()  # fetched at once
-        place = {distinct[i]: row for row, i in enumerate(order)}
+        place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(place))]
+        vectors: np.ndarray = nn.functional.normalize(self.bert(ids), dim=1).cpu().numpy()
         return vectors[[place[text] for text in texts]]
-
-    def _encode_block(self, rows: list[list[int]], width: int) -> Tensor:
-        # rows that only fill the block are one padding token
-        padded = [row + [0] * (width - len(row)) for row in rows]
-        padded += [[0] * width] * (self.rows - len(rows))
-        length = torch.tensor([len(row) for row in rows] + [1] * (self.rows - len(rows)))
-        mask = (torch.arange(width) < length[:, None]).long()
-        ids = put(torch.tensor(padded), self.device)
-        mask = put(mask, self.device)
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask[:, :, None].float()
-        mean = (hidden * weights).sum(1) / weights.sum(1)
-        return torch.nn.functional.normalize(mean, dim=1)[: len(rows)]
 
     def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:
         """Cosine of each text with the unit vector ``reference`` (width,): ``(texts,)``, float32."""

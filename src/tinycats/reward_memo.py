@@ -33,7 +33,7 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
         else gpu_name(model.encoder.device)
     )
     here = Path(__file__).parent
-    code = b"".join((here / f"{name}.py").read_bytes() for name in ("linear", "reward"))
+    code = b"".join((here / f"{name}.py").read_bytes() for name in ("bert", "linear", "reward"))
     return {
         "encoder_sha256": encoder_sha256,
         "code_sha256": hashlib.sha256(code).hexdigest(),
