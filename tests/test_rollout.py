@@ -102,10 +102,10 @@ def test_samples_follow_the_softmax():
 
 
 def test_draw_takes_the_token_where_u_falls():
-    log_p = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.0, 0.5]]).log()
+    p = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.0, 0.5]])
     u = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.9999, 0.4999, 0.5001], dtype=torch.float64)
     state = torch.tensor([0, 0, 0, 0, 0, 1, 1])
-    assert draw(log_p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
+    assert draw(p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
 
 
 def test_log_density_sums_to_one_over_all_completions():

@@ -71,7 +71,7 @@ def stream(
                 out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
                 log_p[key] = network.log_probabilities(out.last_hidden_state[:, -1].float())
             u = torch.tensor([float(u)], dtype=torch.float64)
-            token = int(draw(log_p[id(teller)], u, torch.zeros(1, dtype=torch.long)))
+            token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
         yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
         if token == end_token:
             return

@@ -87,19 +87,18 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
-def kl_reference_to_policy(log_p: Tensor, log_ref: Tensor) -> Tensor:
-    """KL(p_ref‖π) at each state in nats, ``(states,)``: what the post's code computes, times V."""
-    return _dot(log_ref.exp(), log_ref - log_p)
+def divergences(p: Tensor, log_p: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(π‖p_ref) and KL(p_ref‖π) at each state in nats, ``(states,)`` each; ``p`` is exp(log_p).
+
+    The first is what the post's formula says, the second what its code computes, times V.
+    """
+    ratio = log_p - log_ref
+    return _dot(p, ratio), -_dot(log_ref.exp(), ratio)
 
 
-def kl_policy_to_reference(log_p: Tensor, log_ref: Tensor) -> Tensor:
-    """KL(π‖p_ref) at each state in nats, ``(states,)``: what the post's formula says."""
-    return _dot(log_p.exp(), log_p - log_ref)
-
-
-def entropy(log_p: Tensor) -> Tensor:
-    """Entropy of π at each state in nats, ``(states,)``."""
-    return -_dot(log_p.exp(), log_p)
+def entropy(p: Tensor, log_p: Tensor) -> Tensor:
+    """Entropy of π at each state in nats, ``(states,)``; ``p`` is exp(log_p)."""
+    return -_dot(p, log_p)
 
 
 # ---------------------------------------------------------------------------- the batch
@@ -162,10 +161,10 @@ def logit_gradient(
     p = log_p.exp()
     pushed = torch.zeros_like(visits).index_add_(0, state, weight)  # Σ of weights at each state
     if coefficient == 0:
-        gradient = p * pushed[:, None]
+        gradient = p.mul_(pushed[:, None])
     elif kl_direction == "reference_to_policy":
         pulled = coefficient * visits
-        gradient = p * (pushed + pulled)[:, None] - log_ref.exp() * pulled[:, None]
+        gradient = p.mul_((pushed + pulled)[:, None]).sub_(log_ref.exp().mul_(pulled[:, None]))
     else:
         ratio = log_p - log_ref
         kl = _dot(p, ratio)[:, None]

@@ -41,9 +41,12 @@ from tinycats.program import UserError
 
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
 TREE_DEPTH = 12
-#: Logits held at once by the head: on a CPU 16 MB, so that softmax and its gradient stay in cache;
-#: elsewhere 128 MB, since a GPU wants few and large operations.
-LOGITS_PER_CHUNK = {"cpu": 2**22, "elsewhere": 2**25}
+#: Logits held at once to draw tokens: on a CPU 4 MB, which stay in cache; a GPU wants more at once.
+LOGITS_DRAWN = {"cpu": 2**20, "elsewhere": 2**25}
+#: And for the gradient: 128 MB, since that of the head's weights is written once for each chunk.
+LOGITS_DIFFERENTIATED = 2**25
+#: But no fewer states: every chunk reads the head's weights once more.
+STATES_PER_CHUNK = 128
 #: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
 LOGITS_KEPT = 2**26
 
@@ -78,7 +81,8 @@ class Sampler:
         self.micro_batch, self.tree_depth = micro_batch, tree_depth
         self.vocabulary = int(policy.head.weight.shape[0])
         place = "cpu" if self.device.type == "cpu" else "elsewhere"
-        self.states_per_chunk = max(1, LOGITS_PER_CHUNK[place] // self.vocabulary)
+        self.states_drawn = max(STATES_PER_CHUNK, LOGITS_DRAWN[place] // self.vocabulary)
+        self.states_differentiated = max(STATES_PER_CHUNK, LOGITS_DIFFERENTIATED // self.vocabulary)
         self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
     # ------------------------------------------------------------------ drawing
@@ -99,9 +103,7 @@ class Sampler:
         """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
         self.levels: list[Level] = []
         self.tokens = tokens
-        alive = torch.arange(
-            len(tokens)
-        )  # completions that have not ended, those of a row together
+        alive = torch.arange(len(tokens))  # have not ended; those of a row are together
         row = torch.zeros_like(alive)  # their row in the level being added, ascending
         inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long)
         for step in range(min(self.new_tokens, self.tree_depth)):
@@ -199,7 +201,7 @@ class Sampler:
                     )
                 log_p = self.policy.log_probabilities(out.last_hidden_state[:, -1].float())
                 token = draw(
-                    log_p[put(going, self.device)],
+                    log_p[put(going, self.device)].exp(),
                     put(u[members[going], step], self.device),
                     torch.arange(len(going), device=self.device),
                 ).cpu()
@@ -260,22 +262,24 @@ class Sampler:
         state_of = put(level.state, self.device)
         given = put(level.token if u is None else u, self.device)
         tokens, found = [], []
-        for part, entries in sections(level.state, states, self.states_per_chunk):
+        for part, entries in sections(level.state, states, self.states_drawn):
             log_p = self.policy.log_probabilities(hidden[part])
             log_ref = self.reference.log_probabilities(level.hidden_reference[part])
+            p = log_p.exp()
             if level.log_probabilities is not None:
                 level.log_probabilities[0][part] = log_p
                 level.log_probabilities[1][part] = log_ref
             state = state_of[entries] - part.start
-            token = given[entries] if u is None else draw(log_p, given[entries], state)
+            token = given[entries] if u is None else draw(p, given[entries], state)
             tokens.append(token)
+            forward, backward = objective.divergences(p, log_p, log_ref)
             found.append(
                 {
                     "log_density": log_p[state, token],
                     "log_density_reference": log_ref[state, token],
-                    "kl_policy_to_reference": objective.kl_policy_to_reference(log_p, log_ref),
-                    "kl_reference_to_policy": objective.kl_reference_to_policy(log_p, log_ref),
-                    "entropy": objective.entropy(log_p),
+                    "kl_policy_to_reference": forward,
+                    "kl_reference_to_policy": backward,
+                    "entropy": objective.entropy(p, log_p),
                 }
             )
         for name in found[0]:
@@ -309,7 +313,12 @@ class Sampler:
                     select = level.select[states] - part.start * length
                     hidden = hidden.flatten(0, 1)[put(select, self.device)]
                 d_hidden = self._head_backward(
-                    level, hidden.detach(), states, weights[depth], coefficient, kl_direction, scale
+                    level,
+                    hidden.detach(),
+                    states,
+                    weights[depth] * scale,
+                    coefficient * scale,
+                    kl_direction,
                 )
                 outputs, seeds = [hidden], [d_hidden]
                 for fresh, kept in zip(new, level.cache, strict=False):  # the tail keeps none
@@ -348,7 +357,6 @@ class Sampler:
         weight: Tensor,
         coefficient: float,
         kl_direction: str,
-        scale: float,
     ) -> Tensor:
         """∂L/∂hidden ``(states, width)``; adds the head's own gradient on the way."""
         head = self.policy.head
@@ -357,7 +365,7 @@ class Sampler:
                 parameter.grad = torch.zeros_like(parameter)
         d_hidden = torch.empty_like(hidden)
         for chunk, entries in sections(
-            level.state, states.stop, self.states_per_chunk, states.start
+            level.state, states.stop, self.states_differentiated, states.start
         ):
             part = slice(chunk.start - states.start, chunk.stop - states.start)
             log_p, log_ref = self._distributions(level, hidden[part], chunk, coefficient)
@@ -370,7 +378,7 @@ class Sampler:
                 put(weight[entries], self.device),
                 coefficient,
                 kl_direction,
-            ).mul_(scale)
+            )
             d_hidden[part] = matmul(d_logits, head.weight)
             head.weight.grad += matmul(d_logits.T, hidden[part])
             if head.bias is not None:

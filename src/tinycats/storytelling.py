@@ -84,7 +84,7 @@ def sample_stories(
         log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
         index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
         u = put(torch.from_numpy(numbers[active, index]), network.device)
-        drawn = draw(log_p, u, torch.arange(len(active), device=network.device)).tolist()
+        drawn = draw(log_p.exp(), u, torch.arange(len(active), device=network.device)).tolist()
         tokens, stay = [], []
         for row, i in enumerate(active):
             if i in ended:
@@ -143,12 +143,10 @@ def measure_stories(
             if reference is not None:
                 log_ref = reference.log_probabilities(hidden_ref[row, states])
                 found["log_p_reference"] = log_ref.gather(1, token)[:, 0]
-                found["kl_policy_to_reference_nats"] = objective.kl_policy_to_reference(
-                    log_p, log_ref
-                )
-                found["kl_reference_to_policy_nats"] = objective.kl_reference_to_policy(
-                    log_p, log_ref
-                )
+                (
+                    found["kl_policy_to_reference_nats"],
+                    found["kl_reference_to_policy_nats"],
+                ) = objective.divergences(log_p.exp(), log_p, log_ref)
             results[i] = {name: values.cpu().numpy() for name, values in found.items()}
     return results
 

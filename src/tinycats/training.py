@@ -232,11 +232,9 @@ class Trainer:
         """Append this step's row of training.csv and of top_completions.csv."""
         s = self.settings
         batch = s.batch_size
-        order = sorted(
-            range(len(rollout.counts)),
-            key=lambda i: (-int(rollout.counts[i]), rollout.token_ids[i]),
-        )
-        top = [int(rollout.counts[i]) for i in order[:10]]
+        counts = rollout.counts.tolist()
+        order = sorted(range(len(counts)), key=lambda i: (-counts[i], rollout.token_ids[i]))
+        top = [counts[i] for i in order[:10]]
         kl_ref = float(rollout.kl_reference_to_policy.mean())
         self.rows.append(
             {
@@ -248,7 +246,7 @@ class Trainer:
                 "kl_reference_to_policy_nats": kl_ref,
                 "kl_post_unit": kl_ref / (objective.POST_VOCABULARY * s.num_tokens),
                 "entropy_nats": float(rollout.entropy.mean()),
-                "distinct_completions": len(rollout.counts),
+                "distinct_completions": len(counts),
                 "top_1_mass": top[0] / batch,
                 "top_10_mass": sum(top) / batch,
                 "gradient_norm": norm,
@@ -264,7 +262,7 @@ class Trainer:
                     "text": self.tokenizer.decode(
                         list(rollout.token_ids[i]), clean_up_tokenization_spaces=False
                     ),
-                    "count": int(rollout.counts[i]),
+                    "count": counts[i],
                     "reward": float(distinct_rewards[i]),
                 }
             )
