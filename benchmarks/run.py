@@ -86,7 +86,7 @@ class Bench:
     """Runs work and keeps what comes back."""
 
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
-        self.args, self.out = args, out
+        self.args, self.out, self.machine = args, out, machine(args)
         self.records: list[dict[str, Any]] = []
         self.fitting: dict[tuple[str, str, str, int], int] = {}
         self.failure = ""
@@ -152,7 +152,7 @@ class Bench:
         if found is None:
             record["failure"] = self.failure
         self.records.append(record)
-        about = {"machine": machine(self.args), "command": self.args.shown, "records": self.records}
+        about = {"machine": self.machine, "command": self.args.shown, "records": self.records}
         write_text(self.out, json.dumps(about, indent=None, sort_keys=True) + "\n")
         if found:
             per_step = sorted(found["seconds"])[len(found["seconds"]) // 2]
