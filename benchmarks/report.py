@@ -77,7 +77,25 @@ def table(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
         parts = [scale * cell.stages[n] for n in STAGES] + [scale * cell.rest]
         shown = " | ".join(f"{p:.1f}" if p else "" for p in parts)
         lines.append(f"| {NAMES[contestant]}, {precision} | {shown} |")
-    return lines
+    return lines + bound(found, size)
+
+
+def bound(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
+    """Where rewards are most of our step: what they alone leave to gain over TRL."""
+    most = []
+    for precision in ("fp32", "bf16"):
+        trl, ours = (found.get((who, precision, size)) for who in ("trl", "tinycats"))
+        if trl and ours and ours.stages["reward"] > sum(ours.stages.values()) / 2:
+            free = trl.per_sample * ours.batch / ours.stages["reward"]
+            most.append(f"{free:.1f} × as long in {precision}")
+    if not most:
+        return []
+    return [
+        "",
+        "Rewards are float32 in both precisions, since bfloat16 moves the cosines of short stories by"
+        " more than 1e-3 (`tests/test_reward.py`). Were all else free, TRL would take"
+        f" {' and '.join(most)}.",
+    ]
 
 
 def section(device: str, about: dict[str, Any]) -> list[str]:

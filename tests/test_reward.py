@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tinycats.bert import TOKENS_PER_PASS
 from tinycats.program import UserError
@@ -99,6 +100,17 @@ def test_texts_laid_end_to_end_are_encoded_as_padded_ones(encoder):
     ratio = min(t for t, _ in times) / min(o for _, o in times)
     print(f"{ratio:.1f} times as fast as sentence-transformers")
     assert ratio > 1
+
+
+def test_bfloat16_would_move_rewards_by_more_than_a_thousandth(encoder):
+    """Why the encoder is float32 whatever the policy's precision is."""
+    texts = [f"{PROMPT} a {one} {other}" for one in WORDS for other in WORDS]
+    reference = encoder.embed(["cat"])[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        low = encoder.similarities(texts, reference)
+    moved = np.abs(low - encoder.similarities(texts, reference)).max()
+    print(f"bfloat16 moves cosines by up to {moved:.1e}")
+    assert moved > 1e-3
 
 
 def test_memo_encodes_a_text_once(encoder):
