@@ -10,8 +10,8 @@ differs is the order of the work, since encoding is most of a training step with
 - What a token is before it has seen the others depends on its word and place alone. The first
   block's queries, keys and values are therefore computed once for each (word, place).
 
-Every operation thus has a shape that depends on a text's own length only, and a text's numbers do
-not depend on its company.
+Every product and softmax thus has a shape that depends on a text's own length at most, and a text's
+numbers do not depend on its company, to the last bit.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class PackedBert:
         """The same for texts in ascending order of length, in one pass."""
         groups = [(length, len(list(same))) for length, same in groupby(map(len, texts))]
         x, pair_of = self._embed(texts, groups)
-        spare = self.texts_at_once * groups[-1][0]  # attention may read on behind the last text
+        # attention may read on behind the last text, so these two are longer than x
+        spare = self.texts_at_once * groups[-1][0]
         qkv = torch.zeros(len(pair_of) + spare, 3 * self.width, device=self.device)
         context = torch.zeros(len(pair_of) + spare, self.width, device=self.device)
         for number, block in enumerate(self.blocks):
