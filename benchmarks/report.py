@@ -5,6 +5,7 @@ PYTHONPATH=src python benchmarks/report.py
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ NAMES = {
     "trl": "TRL RLOOTrainer",
     "tinycats": "tinycats",
 }
-SIZES = {"nano": "nano", "tinystories-33m": "TinyStories-33M's shape"}
+SIZES = {"nano": "Nano", "tinystories-33m": "TinyStories-33M's shape"}
 ORDER = [
     ("ladder-1", "fp32"),
     ("ladder-4", "fp32"),
@@ -98,29 +99,29 @@ def bound(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
     ]
 
 
-def section(device: str, about: dict[str, Any]) -> list[str]:
-    """The text of one device."""
+def section(device: str, size: str, about: dict[str, Any]) -> list[str]:
+    """The text of one device and size."""
     found = cells(about["records"], "size")
     m = about["machine"]
     on = m.get("gpu") or f"{m['cpu']}, {m['threads']} threads"
-    lines = [f"## {'GPU' if device == 'cuda' else 'CPU'}: {on}", ""]
-    lines += [
-        f"{m['memory_gb']} GB of memory; torch {m['torch']}, transformers {m['transformers']},"
+    lines = [
+        f"## {SIZES[size]}, on a {'GPU' if device == 'cuda' else 'CPU'}",
+        "",
+        f"{on}, {m['memory_gb']} GB of memory; torch {m['torch']}, transformers {m['transformers']},"
         f" TRL {m['trl']}; commit {m['commit']}.",
         "",
+        *table(found, size),
+        "",
     ]
-    for size, title in SIZES.items():
-        if any(key[2] == size for key in found):
-            lines += [f"### {title}", "", *table(found, size), ""]
-            for precision in ("fp32", "bf16"):
-                ours = found.get(("tinycats", precision, size))
-                whole = [t for n, t in ours.total if n == 100] if ours else []
-                if whole:
-                    lines += [
-                        f"100 steps of 1000 completions in {precision}, rewards included and the"
-                        f" memo empty at the start: {median(whole):.1f} s.",
-                        "",
-                    ]
+    for precision in ("fp32", "bf16"):
+        ours = found.get(("tinycats", precision, size))
+        whole = [t for n, t in ours.total if n == 100] if ours else []
+        if whole:
+            lines += [
+                f"100 steps of 1000 completions in {precision}, rewards included and the memo empty at"
+                f" the start: {median(whole):.1f} s.",
+                "",
+            ]
     return lines
 
 
@@ -215,10 +216,10 @@ def write(results: Path, docs: Path) -> None:
     """Write docs/benchmarks.md and the figure from what is in ``results``."""
     lines = [INTRODUCTION]
     figure_of = None
-    for device in ("cuda", "cpu"):
-        path = results / f"{device}-main.json"
+    for device, size in itertools.product(("cuda", "cpu"), SIZES):
+        path = results / f"{device}-{size}.json"
         if path.exists():
-            lines += section(device, json.loads(path.read_text()))
+            lines += section(device, size, json.loads(path.read_text()))
     for device in ("cpu", "cuda"):
         path = results / f"{device}-scaling.json"
         if path.exists():

@@ -4,7 +4,7 @@
 
 Every measurement is a process of its own, one at a time, contestants in turn, so that ratios come
 from one run and a busy minute hits all alike. Learning rate 0 keeps the policy, and with it the
-work, as it is. Writes benchmarks/results/<device>.json, docs/benchmarks.md and its figure.
+work, as it is. Writes benchmarks/results/<device>-<size>.json, docs/benchmarks.md and its figure.
 """
 
 from __future__ import annotations
@@ -57,12 +57,11 @@ class Work:
     seconds: float  # no new step after so long
 
 
-def main_work(device: str, sizes: list[str], rounds: int) -> Iterator[Work]:
-    """The table: every contestant at every size, ``rounds`` times in turn."""
-    for size in sizes:
-        for _ in range(rounds):
-            for contestant, precision in CONTESTANTS:
-                yield Work("main", size, contestant, precision, WHOLE, 4, STEPS[device][size], 600)
+def main_work(device: str, size: str, rounds: int) -> Iterator[Work]:
+    """A size's table: every contestant, ``rounds`` times in turn."""
+    for _ in range(rounds):
+        for contestant, precision in CONTESTANTS:
+            yield Work("main", size, contestant, precision, WHOLE, 4, STEPS[device][size], 600)
 
 
 def scaling_work(device: str) -> Iterator[Work]:
@@ -238,13 +237,13 @@ def main() -> None:
             args.memory_gb = 0.8 * torch.cuda.mem_get_info()[0] / 1e9
         else:
             args.memory_gb = 0.8 * memory_bytes("MemAvailable") / 1e9
-    for part in args.only:
-        bench = Bench(args, args.out / f"{args.device}-{part}.json")
-        plan = (
-            main_work(args.device, args.sizes, args.rounds)
-            if part == "main"
-            else scaling_work(args.device)
-        )
+    plans: dict[str, Iterator[Work]] = {}  # by the file that they fill
+    if "main" in args.only:
+        plans |= {size: main_work(args.device, size, args.rounds) for size in args.sizes}
+    if "scaling" in args.only:
+        plans["scaling"] = scaling_work(args.device)
+    for name, plan in plans.items():
+        bench = Bench(args, args.out / f"{args.device}-{name}.json")
         for work in plan:
             if work.contestant == "trl" and args.trl_python is None:
                 continue
