@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinycats.devices import put
+from tinycats.devices import put, suited
 from tinycats.linear import fuse_gelu, use_onednn
 
-ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}  # what stays in a CPU's cache; a GPU wants more
+ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
 TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
 FUSED_ATTENTION_FROM = 32  # tokens; on a CPU shorter texts are faster as plain matrix products
 TOKENS_PER_PASS = {"cpu": 6144, "elsewhere": 2**16}  # 45 and 500 MB at width 384
@@ -71,9 +71,9 @@ class PackedBert:
     def __init__(self, model: Any, device: torch.device) -> None:
         model, self.device = model.eval(), device
         self.on_cpu = self.device.type == "cpu"
-        place = "cpu" if self.on_cpu else "elsewhere"
-        self.rows_at_once, self.texts_at_once = ROWS_AT_ONCE[place], TEXTS_AT_ONCE[place]
-        self.tokens_per_pass = TOKENS_PER_PASS[place]
+        self.rows_at_once = suited(ROWS_AT_ONCE, device)
+        self.texts_at_once = suited(TEXTS_AT_ONCE, device)
+        self.tokens_per_pass = suited(TOKENS_PER_PASS, device)
         self.width, self.heads = model.config.hidden_size, model.config.num_attention_heads
         self.longest = model.config.max_position_embeddings
         self.embeddings = model.embeddings.to(self.device)
@@ -97,10 +97,10 @@ class PackedBert:
 
     def _encode(self, texts: list[list[int]]) -> Tensor:
         """The same for texts in ascending order of length, in one pass."""
-        groups = [(length, len(list(same))) for length, same in groupby(map(len, texts))]
-        x, pair_of = self._embed(texts, groups)
+        groups = list(_groups(texts))
+        x, pair_of = self._embed(texts)
         # attention may read on behind the last text, so these two are longer than x
-        spare = self.texts_at_once * groups[-1][0]
+        spare = self.texts_at_once * len(texts[-1])
         qkv = torch.zeros(len(pair_of) + spare, 3 * self.width, device=self.device)
         context = torch.zeros(len(pair_of) + spare, self.width, device=self.device)
         for number, block in enumerate(self.blocks):
@@ -114,20 +114,13 @@ class PackedBert:
             self._attend(qkv, context, groups)
             for part, found in zip(self._parts(x), self._parts(context), strict=False):
                 part.copy_(block.after_attention(part, found))
-        means, begin = [], 0
-        for length, count in groups:
-            end = begin + length * count
-            means.append(x[begin:end].view(count, length, self.width).mean(1))
-            begin = end
-        return torch.cat(means)
+        return torch.cat([x[rows].view(-1, length, self.width).mean(1) for rows, length in groups])
 
-    def _embed(
-        self, texts: list[list[int]], groups: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
+    def _embed(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Vectors of the distinct (word, place) pairs, and each row's pair; both filled up to whole
         parts of ``rows_at_once``."""
         words = torch.tensor([word for text in texts for word in text])
-        places = torch.cat([torch.arange(length).repeat(count) for length, count in groups])
+        places = torch.tensor([place for text in texts for place in range(len(text))])
         pairs, pair_of = torch.unique(words * self.longest + places, return_inverse=True)
         pairs, pair_of = self._fill(pairs), self._fill(pair_of)
         # transformers' own sum and norm; every word is in a row of its own
@@ -143,14 +136,13 @@ class PackedBert:
     def _fill(self, values: Tensor) -> Tensor:
         return nn.functional.pad(values, (0, -len(values) % self.rows_at_once))
 
-    def _attend(self, qkv: Tensor, context: Tensor, groups: list[tuple[int, int]]) -> None:
+    def _attend(self, qkv: Tensor, context: Tensor, groups: list[tuple[slice, int]]) -> None:
         """Fill ``context`` (rows, width) with softmax(QKᵀ)V of each text."""
-        begin = 0
-        for length, count in groups:
+        for rows, length in groups:
             plain = self.on_cpu and length < FUSED_ATTENTION_FROM
             at_once = self.texts_at_once if plain or not self.on_cpu else 1
-            for first in range(0, count, at_once):
-                here = slice(begin + first * length, begin + (first + at_once) * length)
+            for begin in range(rows.start, rows.stop, at_once * length):
+                here = slice(begin, begin + at_once * length)
                 shape = (at_once, length, 3, self.heads, self.width // self.heads)
                 q, k, v = qkv[here].view(shape).permute(2, 0, 3, 1, 4).contiguous()
                 if plain:
@@ -160,7 +152,15 @@ class PackedBert:
                 else:
                     found = nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
                 context[here].view(*shape[:2], *shape[3:]).copy_(found.transpose(1, 2))
-            begin += length * count
+
+
+def _groups(texts: list[list[int]]) -> Iterator[tuple[slice, int]]:
+    """The rows of the texts of each length, and the length; texts ascend in length."""
+    begin = 0
+    for length, same in groupby(map(len, texts)):
+        end = begin + sum(same)
+        yield slice(begin, end), length
+        begin = end
 
 
 def _passes(order: list[int], lengths: list[int], most: int) -> Iterator[list[int]]:

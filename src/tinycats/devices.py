@@ -90,6 +90,11 @@ def gpu_name(where: str | device) -> str:
     return name
 
 
+def suited(sizes: dict[str, int], where: device) -> int:
+    """The size for a ``cpu``, whose cache is what counts, or for ``elsewhere``: GPUs want more at once."""
+    return sizes["cpu" if where.type == "cpu" else "elsewhere"]
+
+
 def put(values: Tensor, where: device) -> Tensor:
     """A tensor of the CPU on a device, without waiting for what the device is doing."""
     return values.to(where, non_blocking=True)

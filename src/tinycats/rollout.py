@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from tinycats import objective
-from tinycats.devices import put
+from tinycats.devices import put, suited
 from tinycats.linear import matmul
 from tinycats.network import Cache, Network, growing_cache
 from tinycats.prefix_tree import Level, Rollout, ancestors, chunks, draw, sections
@@ -41,7 +41,7 @@ from tinycats.program import UserError
 
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
 TREE_DEPTH = 12
-#: Logits held at once to draw tokens: on a CPU 4 MB, which stay in cache; a GPU wants more at once.
+#: Logits held at once to draw tokens: on a CPU 4 MB, which stay in cache.
 LOGITS_DRAWN = {"cpu": 2**20, "elsewhere": 2**25}
 #: And for the gradient: 128 MB, since that of the head's weights is written once for each chunk.
 LOGITS_DIFFERENTIATED = 2**25
@@ -80,8 +80,8 @@ class Sampler:
         self.new_tokens, self.end_token = new_tokens, end_token
         self.micro_batch, self.tree_depth = micro_batch, tree_depth
         self.vocabulary = int(policy.head.weight.shape[0])
-        place = "cpu" if self.device.type == "cpu" else "elsewhere"
-        self.states_drawn = max(STATES_PER_CHUNK, LOGITS_DRAWN[place] // self.vocabulary)
+        drawn = suited(LOGITS_DRAWN, self.device) // self.vocabulary
+        self.states_drawn = max(STATES_PER_CHUNK, drawn)
         self.states_differentiated = max(STATES_PER_CHUNK, LOGITS_DIFFERENTIATED // self.vocabulary)
         self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
