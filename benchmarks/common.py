@@ -56,7 +56,7 @@ def finish(result: dict[str, Any], device: str) -> None:
 
 def reward_model(encoder: Path, device: str) -> Any:
     """The library's reward, its memo empty: tinycats' and TRL's alike."""
-    from tinycats.reward import RewardEncoder, RewardModel
+    from tinycats.reward.model import RewardEncoder, RewardModel
 
     network = RewardEncoder(encoder, device)
     return RewardModel(network, network.embed([CONCEPT])[0])

@@ -22,7 +22,7 @@ from measure import ladder_step
 from run import NANO, machine
 
 from tinycats import program
-from tinycats.files import write_text
+from tinycats.files.tables import write_text
 
 HERE = Path(__file__).parent
 README = HERE.parent / "ladder" / "README.md"
@@ -59,7 +59,7 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
     """Signal to noise with and without the baseline; the two KL gradients against each other."""
     import torch
 
-    from tinycats.models import load_causal_lm
+    from tinycats.models.folders import load_causal_lm
 
     tree = ladder_step(5)
     policy, tokenizer = load_causal_lm(args.model)
@@ -167,7 +167,7 @@ def main() -> None:
     add("--readme", type=Path, default=README, help="where to write the filled-in page")
     add("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
-    from tinycats.devices import set_threads
+    from tinycats.compute.devices import set_threads
 
     args.threads, args.device = set_threads(args.threads), "cpu"
     settings = {k: getattr(args, k) for k in ("batch", "steps", "batches", "training_steps")}

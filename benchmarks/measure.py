@@ -31,7 +31,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
     import torch
     from sentence_transformers import SentenceTransformer, util
 
-    from tinycats.models import load_causal_lm
+    from tinycats.models.folders import load_causal_lm
 
     module = ladder_step(number)
     torch.manual_seed(0)
@@ -88,8 +88,8 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
 
 def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
     """The library's trainer as a study runs it, everything that it records included."""
-    from tinycats.models import load_causal_lm
-    from tinycats.training import Trainer, TrainingSettings
+    from tinycats.models.folders import load_causal_lm
+    from tinycats.policies.training import Trainer, TrainingSettings
 
     policy, tokenizer = load_causal_lm(args.model, args.device)
     reference, _ = load_causal_lm(args.model, args.device)
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    from tinycats.devices import set_threads
+    from tinycats.compute.devices import set_threads
 
     set_threads(args.threads)
     watch = Stopwatch(args.device)

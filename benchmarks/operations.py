@@ -28,8 +28,9 @@ import shapes
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from tinycats import devices, program
-from tinycats.files import write_text
+from tinycats import program
+from tinycats.compute import devices
+from tinycats.files.tables import write_text
 
 HERE = Path(__file__).parent
 SIZE = "tinystories-33m"
@@ -92,7 +93,7 @@ def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def host_seconds(args: argparse.Namespace) -> float:
     """Median of a step whose tensors are tiny, rewards aside, on one CPU thread."""
-    from tinycats import linear
+    from tinycats.compute import linear
 
     torch.set_num_threads(1)
     linear.available = lambda: False  # a GPU does not go that way

@@ -23,8 +23,9 @@ from typing import Any
 import report
 import shapes
 
-from tinycats import program, provenance
-from tinycats.files import write_text
+from tinycats import program
+from tinycats.files.tables import write_text
+from tinycats.policies import record as provenance
 
 HERE = Path(__file__).parent
 NANO = HERE.parent / "workflow" / "resources" / "nano"
@@ -227,7 +228,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from tinycats.devices import set_threads
+    from tinycats.compute.devices import set_threads
 
     args.threads = set_threads(args.threads)
     if args.memory_gb is None:

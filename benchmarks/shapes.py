@@ -102,8 +102,8 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
     """Find by bisection the scale that gives about :data:`DISTINCT` completions of 1000."""
     import torch
 
-    from tinycats.network import Network
-    from tinycats.rollout import Sampler
+    from tinycats.language_model.network import Network
+    from tinycats.policies.rollout import Sampler
 
     norm = model.transformer.ln_f.weight
     ids, end = tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id

@@ -22,9 +22,9 @@ import report
 import run
 
 from tinycats import program
-from tinycats.devices import set_threads
-from tinycats.files import write_text
-from tinycats.report_files import stage_times
+from tinycats.compute.devices import set_threads
+from tinycats.files.tables import write_text
+from tinycats.report.reading import stage_times
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "snakemake --cores 1 --resources gpu=1"

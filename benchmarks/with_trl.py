@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, watch: Stopwatch) -> None:
     from transformers import TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    from tinycats.models import load_causal_lm
+    from tinycats.models.folders import load_causal_lm
 
     model, tokenizer = load_causal_lm(args.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

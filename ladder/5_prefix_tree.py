@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from tinycats.network import Network
-from tinycats.objective import advantages, kl_coefficient_per_nat, loss_value
-from tinycats.rollout import Sampler
+from tinycats.language_model.network import Network
+from tinycats.policies.objective import advantages, kl_coefficient_per_nat, loss_value
+from tinycats.policies.rollout import Sampler
 
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
 BASELINE, KL = "leave_one_out", "policy_to_reference"

@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from tinycats.objective import BASELINES
+from tinycats.policies.objective import BASELINES
 
 LADDER = Path(__file__).parents[1] / "ladder"
 END = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from tinycats import files
+from tinycats.files import tables as files
 
 WORDS = re.findall(
     r"\w+",

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
 
-from tinycats import cli
-from tinycats.models import load_causal_lm, sha256_file, write_manifest
-from tinycats.network import Network
+from tinycats.language_model.network import Network
+from tinycats.models.folders import load_causal_lm, sha256_file, write_manifest
+from tinycats.policies.record import check_policy
 from tinycats.program import UserError
-from tinycats.provenance import check_policy
-from tinycats.reward import RewardEncoder, save_reference
-from tinycats.storytelling import Request, measure_stories, sample_stories
+from tinycats.reward.model import RewardEncoder, save_reference
+from tinycats.stories import tell as cli
+from tinycats.stories.storytelling import Request, measure_stories, sample_stories
 
 WEIGHTS = "model.safetensors"
 PROMPT = "Once upon a time there was"
@@ -81,7 +81,7 @@ def tell(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def in_a_terminal(home: Path, *words: str, **more: str) -> str:
     """What a terminal gets."""
     main, side = pty.openpty()
-    command = [sys.executable, "-m", "tinycats.cli", "tell", *words]
+    command = [sys.executable, "-m", "tinycats.stories.tell", "tell", *words]
     settings = environment(TERM="xterm-256color", **more)
     process = subprocess.Popen(command, cwd=home, env=settings, stdout=side)
     os.close(side)

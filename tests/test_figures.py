@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinycats import figures, files
 from tinycats.figures import reading, style
+from tinycats.figures import registry as figures
+from tinycats.files import tables as files
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycats import files, frontier, whole_files
-from tinycats.best_of_n import best_of_n, powers_of_two
-from tinycats.completions import pool_of
+from tinycats.completions.collector import pool_of
+from tinycats.files import atomic as whole_files
+from tinycats.files import tables as files
+from tinycats.frontier import limit as frontier
+from tinycats.frontier.best_of_n import best_of_n, powers_of_two
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinycats import linear
+from tinycats.compute import linear
 
 pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for x86 in this torch")
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from tinycats import metrics, scoring
-from tinycats.metrics import words
+from tinycats.scores import metrics, scoring
+from tinycats.scores.metrics import words
 
 NEVER_ENDS = "cat cat " * 5000
 AWKWARD = [

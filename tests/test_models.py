@@ -24,10 +24,11 @@ import pytest
 import torch
 import yaml
 
-from tinycats import models, obtain
-from tinycats.pins import Pins
+from tinycats.models import folders as models
+from tinycats.models import obtain
+from tinycats.models.pins import Pins
+from tinycats.models.sources import from_package, local_files
 from tinycats.program import UserError
-from tinycats.sources import from_package, local_files
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tinycats.model_card import bits_per_byte
-from tinycats.models import load_causal_lm
+from tinycats.models.folders import load_causal_lm
+from tinycats.pretrain.model_card import bits_per_byte
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "workflow" / "resources" / "nano"
@@ -97,7 +97,7 @@ def test_fresh_sentences_cost_few_bits(loaded: tuple[Any, Any]) -> None:
 
 
 def test_the_card_is_of_this_file() -> None:
-    from tinycats.models import sha256_file
+    from tinycats.models.folders import sha256_file
 
     text = (NANO / "README.md").read_text(encoding="utf-8")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):

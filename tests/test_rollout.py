@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from tinycats import objective
-from tinycats.network import Network
-from tinycats.prefix_tree import draw
-from tinycats.rollout import Sampler
-from tinycats.training import uniform_generator
+from tinycats.language_model.network import Network
+from tinycats.policies import objective
+from tinycats.policies.prefix_tree import draw
+from tinycats.policies.rollout import Sampler
+from tinycats.policies.training import uniform_generator
 
 PROMPT = [3, 4, 5, 6, 7]
 

@@ -174,7 +174,7 @@ def test_words_of_a_concept_are_derived():
 
 
 def test_schema_offers_what_the_objective_knows():
-    from tinycats import objective
+    from tinycats.policies import objective
 
     variant = yaml.safe_load(SCHEMA.read_text())["properties"]["variants"]["additionalProperties"]
     assert variant["properties"]["baseline"]["enum"] == list(objective.BASELINES)

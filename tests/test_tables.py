@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycats import files, metrics, positions, scoring, tables, trajectories, whole_files
-from tinycats.files import TableError
+from tinycats.files import atomic as whole_files
+from tinycats.files import tables as files
+from tinycats.files.tables import TableError
 from tinycats.program import UserError
-from tinycats.scoring import Who
+from tinycats.scores import metrics, scoring
+from tinycats.scores.scoring import Who
+from tinycats.tables import positions, trajectories
+from tinycats.tables import summaries as tables
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -326,7 +330,7 @@ def test_perplexity_is_over_all_tokens(tmp_path: Path) -> None:
 
 
 def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
-    from tinycats import objective
+    from tinycats.policies import objective
 
     assert tables.POST_VOCABULARY == objective.POST_VOCABULARY
     rows = tables.summary({(BASE, "words"): {0: 1.0}, (KL6000, "words"): {0: 1.0}})

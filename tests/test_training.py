@@ -428,7 +428,7 @@ def test_shared_rewards_change_nothing_and_damaged_ones_are_passed_over(
 CLAIM = """
 import sys, time
 from pathlib import Path
-from tinycats.devices import claim_gpu
+from tinycats.compute.devices import claim_gpu
 print(claim_gpu(2, Path(sys.argv[1])), flush=True)
 time.sleep(60)
 """
@@ -467,7 +467,7 @@ def test_gpus_are_told_apart_by_their_own_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two jobs may see one GPU under different numbers."""
-    from tinycats import devices
+    from tinycats.compute import devices
 
     monkeypatch.setattr(devices, "_held", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

@@ -96,7 +96,7 @@ def test_nothing_to_do_after_a_run_nor_after_touching_everything(study):
 
 
 def test_an_edited_objective_reruns_policies_and_what_follows(study):
-    path = study / "src/tinycats/objective.py"
+    path = study / "src/tinycats/policies/objective.py"
     before = path.read_text()
     path.write_text(before + "\n# edited\n")
     try:

@@ -6,7 +6,7 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
-from tinycats.dependencies import source_files
+from tinycats.source_code import source_files
 from tinycats.program import UserError
 from tinycats.study import Study
 
@@ -178,7 +178,7 @@ def study_command():
 
 # ---- figures
 
-from tinycats import figures
+from tinycats.figures import registry as figures
 
 FIGURE_NAMES = figures.figure_names(STUDY.factors, STUDY.variants)
 FIGURE_CATEGORIES = {
@@ -224,8 +224,8 @@ def figure_labels(wildcards):
 
 # ---- models
 
-from tinycats.models import model_folder_name
-from tinycats.sources import local_files
+from tinycats.models.folders import model_folder_name
+from tinycats.models.sources import local_files
 
 BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"

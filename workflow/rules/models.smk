@@ -7,7 +7,7 @@ rule base_model:
     input:
         model=local_files(config["base_model"], NANO),
         tokenizer=local_files(config["tokenizer"] or config["base_model"], NANO),
-        code=code("models", "obtain", "sources", "pins", script="obtain_models"),
+        code=code(script="obtain_models"),
     output:
         weights=f"{BASE_MODEL}/model.safetensors",
         config=f"{BASE_MODEL}/config.json",
@@ -36,7 +36,7 @@ rule base_model:
 
 rule reward_encoder:
     input:
-        code=code("models", "obtain", "sources", "pins", script="obtain_models"),
+        code=code(script="obtain_models"),
     output:
         weights=f"{REWARD_ENCODER}/model.safetensors",
         config=f"{REWARD_ENCODER}/config.json",

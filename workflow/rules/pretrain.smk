@@ -5,7 +5,7 @@
 
 import yaml
 
-from tinycats.recipe import Pretraining
+from tinycats.pretrain.recipe import Pretraining
 
 _block = config.get("pretrain")
 if _block is None:  # so that `snakemake pretrain` alone finds the shipped recipe

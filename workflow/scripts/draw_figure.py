@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import figures, program
+from tinycats import program
 from tinycats.figures import reading, style, writing
+from tinycats.figures import registry as figures
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ def main() -> None:
     if not args.concept.strip():
         raise program.UserError("concept is empty; it should be a word or a few, such as cat")
 
-    from tinycats.models import sha256_file, verify_folder
-    from tinycats.reward import RewardEncoder, save_reference
+    from tinycats.models.folders import sha256_file, verify_folder
+    from tinycats.reward.model import RewardEncoder, save_reference
 
     verify_folder(args.encoder)
     vector = RewardEncoder(args.encoder).embed([args.concept])[0]

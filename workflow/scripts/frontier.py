@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import best_of_n, files, frontier, program
+from tinycats import program
+from tinycats.files import tables as files
+from tinycats.frontier import best_of_n
+from tinycats.frontier import limit as frontier
 
 
 def main() -> None:

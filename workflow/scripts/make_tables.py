@@ -17,7 +17,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tinycats import files, positions, program, scoring, tables, trajectories
+from tinycats import program
+from tinycats.files import tables as files
+from tinycats.scores import scoring
+from tinycats.tables import positions, trajectories
+from tinycats.tables import summaries as tables
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from tinycats import program
 
 
 def main() -> None:
-    from tinycats import corpus, devices, files, model_card
+    from tinycats.compute import devices
+    from tinycats.files import tables as files
+    from tinycats.pretrain import corpus, model_card
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder; gets README.md")

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import obtain, program
+from tinycats import program
+from tinycats.models import obtain
 
 ROOT = Path(__file__).resolve().parents[2]
 

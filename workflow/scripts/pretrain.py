@@ -14,8 +14,11 @@ from tinycats import program
 
 
 def main() -> None:
-    from tinycats import corpus, devices, files, pretraining
-    from tinycats.recipe import Recipe
+    from tinycats.compute import devices
+    from tinycats.files import tables as files
+    from tinycats.pretrain import corpus
+    from tinycats.pretrain import training as pretraining
+    from tinycats.pretrain.recipe import Recipe
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, required=True, help="stories, UTF-8 text")

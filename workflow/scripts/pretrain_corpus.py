@@ -13,7 +13,7 @@ from tinycats import program
 
 
 def main() -> None:
-    from tinycats import corpus
+    from tinycats.pretrain import corpus
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="Hub id of the data set")

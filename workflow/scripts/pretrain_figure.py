@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import learning_curve, program
+from tinycats import program
+from tinycats.pretrain import learning_curve
 
 
 def main() -> None:

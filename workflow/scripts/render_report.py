@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import files, markdown_results, program, report
-from tinycats.report_files import read_study
+from tinycats import program
+from tinycats.files import tables as files
+from tinycats.report import markdown as markdown_results
+from tinycats.report import page as report
+from tinycats.report.reading import read_study
 
 
 def main() -> None:

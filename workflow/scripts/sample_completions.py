@@ -12,7 +12,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from tinycats import files, program, whole_files
+from tinycats import program
+from tinycats.files import atomic as whole_files
+from tinycats.files import tables as files
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
 
-    from tinycats.completions import Collector, pool_of
-    from tinycats.devices import choose_device, set_threads
-    from tinycats.models import load_causal_lm, sha256_file, verify_folder
-    from tinycats.provenance import check_policy
-    from tinycats.reward import RewardEncoder, RewardModel, load_reference
-    from tinycats.reward_memo import load_memo, save_memo
+    from tinycats.completions.collector import Collector, pool_of
+    from tinycats.compute.devices import choose_device, set_threads
+    from tinycats.models.folders import load_causal_lm, sha256_file, verify_folder
+    from tinycats.policies.record import check_policy
+    from tinycats.reward.memo import load_memo, save_memo
+    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
 
     set_threads(args.threads)
     device = choose_device(args.device)

@@ -18,7 +18,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tinycats import files, program, scoring
+from tinycats import program
+from tinycats.files import tables as files
+from tinycats.scores import scoring
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +55,9 @@ def main() -> None:
     args = parser.parse_args()
     completion_tokens = files.read_run(args.run)["new_tokens"]
 
-    from tinycats.devices import choose_device, set_threads
-    from tinycats.models import load_tokenizer, sha256_file, verify_folder
-    from tinycats.reward import RewardEncoder, load_reference
+    from tinycats.compute.devices import choose_device, set_threads
+    from tinycats.models.folders import load_tokenizer, sha256_file, verify_folder
+    from tinycats.reward.model import RewardEncoder, load_reference
 
     set_threads(args.threads)
     verify_folder(args.encoder)

@@ -11,7 +11,8 @@ import json
 import logging
 from pathlib import Path
 
-from tinycats import files, program
+from tinycats import program
+from tinycats.files import tables as files
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
 
-    from tinycats.devices import choose_device, set_threads
-    from tinycats.models import load_causal_lm
-    from tinycats.network import Network
-    from tinycats.provenance import check_policy
-    from tinycats.storytelling import find_stories, requests, tell_stories
+    from tinycats.compute.devices import choose_device, set_threads
+    from tinycats.language_model.network import Network
+    from tinycats.models.folders import load_causal_lm
+    from tinycats.policies.record import check_policy
+    from tinycats.stories.storytelling import find_stories, requests, tell_stories
 
     set_threads(args.threads)
     device = choose_device(args.device)

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from tinycats import __version__, program
-from tinycats.files import write_table, write_text
-from tinycats.whole_files import check_writable
+from tinycats.files.atomic import check_writable
+from tinycats.files.tables import write_table, write_text
 
 
 def parse() -> argparse.Namespace:
@@ -56,12 +56,12 @@ def main() -> None:
     import torch
     import transformers
 
-    from tinycats.devices import choose_device, gpu_name, set_threads
-    from tinycats.models import load_causal_lm, save_policy, sha256_file, verify_folder
-    from tinycats.provenance import commit
-    from tinycats.reward import RewardEncoder, RewardModel, load_reference
-    from tinycats.reward_memo import load_memo, save_memo
-    from tinycats.training import Trainer, TrainingSettings, run_identity
+    from tinycats.compute.devices import choose_device, gpu_name, set_threads
+    from tinycats.models.folders import load_causal_lm, save_policy, sha256_file, verify_folder
+    from tinycats.policies.record import commit
+    from tinycats.policies.training import Trainer, TrainingSettings, run_identity
+    from tinycats.reward.memo import load_memo, save_memo
+    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
 
     threads, device = set_threads(args.threads), choose_device(args.device)
     names = TrainingSettings.__dataclass_fields__

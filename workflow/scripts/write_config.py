@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tinycats import files, program
+from tinycats import program
+from tinycats.files import tables as files
 
 
 def main() -> None:

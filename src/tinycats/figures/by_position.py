@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tinycats.figures import showcase, style
+from tinycats.figures import style
 from tinycats.figures.reading import (
     BASE,
     PROMPTED,
@@ -16,6 +16,7 @@ from tinycats.figures.reading import (
     number,
     who_of,
 )
+from tinycats.figures.registry import showcase
 
 MENTIONS = "mentions_per_100_tokens"
 DISTANCE = "kl_policy_to_reference_nats_per_token"

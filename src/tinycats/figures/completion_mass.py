@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinycats.figures import showcase, style
+from tinycats.figures import style
 from tinycats.figures.reading import Row, Tables, Who, listing, percent
+from tinycats.figures.registry import showcase
 
 NAMED = 5
 MOST_FACTORS = 6

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tinycats.figures import showcase, style
+from tinycats.figures import style
 from tinycats.figures.reading import BASE, Tables, Who, listing, percent, who_of
+from tinycats.figures.registry import showcase
 
 MOST_TOKENS = 10
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from tinycats.figures import reading, showcase, style
+from tinycats.figures import reading, style
 from tinycats.figures.reading import Row, Tables, Who, number, percent
-from tinycats.files import ENOUGH_SAMPLES
+from tinycats.figures.registry import showcase
+from tinycats.files.tables import ENOUGH_SAMPLES
 
 POLICY_TO_BASE = "kl_policy_to_reference_nats"
 BASE_TO_POLICY = "kl_reference_to_policy_nats"

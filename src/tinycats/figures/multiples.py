@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tinycats.figures import style
 from tinycats.figures.reading import BASE, PROMPTED, Interval, Tables, Who, by_metric
-from tinycats.files import METRICS, possible_range
+from tinycats.files.tables import METRICS, possible_range
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
 

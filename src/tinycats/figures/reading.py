@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinycats import figures, files
+from tinycats.figures import registry as figures
+from tinycats.files import tables as files
 from tinycats.program import UserError
 
 Row = dict[str, Any]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tinycats.figures import multiples, showcase, style
+from tinycats.figures import multiples, style
 from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, listing, number, percent
-from tinycats.files import METRICS
+from tinycats.figures.registry import showcase
+from tinycats.files.tables import METRICS
 
 SHOWN = (
     "completion_similarity",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tinycats.figures import figure_inputs, style
+from tinycats.figures import style
 from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, listing
+from tinycats.figures.registry import figure_inputs
 from tinycats.program import UserError
 
 SIZE = style.FONT

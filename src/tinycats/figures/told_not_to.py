@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinycats.figures import showcase, style
+from tinycats.figures import style
 from tinycats.figures.reading import (
     BASE,
     PROMPTED,
@@ -14,6 +14,7 @@ from tinycats.figures.reading import (
     percent,
     within,
 )
+from tinycats.figures.registry import showcase
 
 METRIC = "mentions_concept"
 

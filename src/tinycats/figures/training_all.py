@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tinycats.figures import MOST_FACTOR_FIGURES, showcase, style
+from tinycats.figures import style
 from tinycats.figures.reading import Tables, Who, listing, number
+from tinycats.figures.registry import MOST_FACTOR_FIGURES, showcase
 from tinycats.figures.training_metrics import curve
 
 PANELS = (

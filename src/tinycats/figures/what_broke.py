@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from tinycats.figures import multiples, showcase, style
+from tinycats.figures import multiples, style
 from tinycats.figures.reading import BASE, Interval, Tables, Who, listing, number, percent
-from tinycats.files import METRICS
+from tinycats.figures.registry import showcase
+from tinycats.files.tables import METRICS
 
 SHOWN = (
     "perplexity_under_reference",

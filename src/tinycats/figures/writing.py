@@ -12,8 +12,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from tinycats.figures.style import Drawing
-from tinycats.files import write_text
-from tinycats.whole_files import whole
+from tinycats.files.atomic import whole
+from tinycats.files.tables import write_text
 
 DOTS_PER_INCH = 200
 

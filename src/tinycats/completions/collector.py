@@ -1,0 +1,219 @@
+"""Short completions of the training prompt: many samples from each model, and every density."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinycats.files.tables import Row
+from tinycats.language_model.network import Network
+from tinycats.policies.prefix_tree import Rollout
+from tinycats.policies.rollout import Sampler
+from tinycats.policies.training import uniform_generator
+from tinycats.program import UserError, progress
+from tinycats.reward.model import RewardModel
+
+#: Policies whose completions make up the limit's pool, at most.
+LARGEST_POOL = 64
+#: First tokens less probable than this are left out of first_token.csv.
+LEAST_PROBABILITY = 1e-4
+
+
+def pool_of(policies: int) -> list[int]:
+    """Which policies lend their completions to the limit: all, or 64 evenly spread over the study.
+
+    Each member is asked for the density of every completion of all others, so without an end to
+    them the cost would grow with the square of the policies.
+    """
+    if policies <= LARGEST_POOL:
+        return list(range(policies))
+    return [i * (policies - 1) // (LARGEST_POOL - 1) for i in range(LARGEST_POOL)]
+
+
+def stream(name: str) -> int:
+    """Where a model's random numbers begin: apart from other models' and from those of training.
+
+    The limit's bootstrap resamples models by themselves, so their draws must be independent.
+    """
+    return 1_000_000 + zlib.crc32(name.encode())
+
+
+class Collector:
+    """Draws completions from models in turn and remembers the distinct ones.
+
+    Args:
+        base: the base model; every policy shares its vocabulary.
+        reward: text → reward.
+        num_tokens: as in training, prompt included.
+    """
+
+    def __init__(
+        self,
+        base: Any,
+        tokenizer: Any,
+        reward: RewardModel,
+        prompt: str,
+        num_tokens: int,
+        micro_batch: int,
+    ) -> None:
+        self.base, self.tokenizer, self.reward = Network(base), tokenizer, reward
+        self.prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False).input_ids
+        self.new_tokens = num_tokens - len(self.prompt_ids)
+        self.micro_batch = micro_batch
+        self.tables: list[tuple[Row, list[Row]]] = []
+        self.first_tokens: list[Row] = []
+
+    def sampler(self, policy: Network, forced: tuple[int, ...] = ()) -> Sampler:
+        """Sampler of what follows the prompt and ``forced``."""
+        return Sampler(
+            policy,
+            self.base,
+            [*self.prompt_ids, *forced],
+            self.new_tokens - len(forced),
+            self.tokenizer.eos_token_id,
+            self.micro_batch,
+        )
+
+    def draw_base(self, count: int) -> None:
+        """The base's own completions."""
+        rollout = self.sampler(self.base).sample(count, uniform_generator(0, stream("base")))
+        who = {"model": "base", "variant": "", "kl_factor": "", "seed": ""}
+        self.tables.append((who, self.rows(rollout)))
+        self.note_first_token(who, self.base)
+
+    def draw_policy(self, who: Row, policy: Any, count: int) -> None:
+        """Completions of one policy, measured under it and under the base."""
+        network = Network(policy)
+        own = stream(f"{who['variant']} {who['kl_factor']}")
+        generator = uniform_generator(who["seed"], own)
+        self.tables.append((who, self.rows(self.sampler(network).sample(count, generator))))
+        self.note_first_token(who, network)
+
+    def draw_prompted(self, text: str, count: int) -> list[Row]:
+        """Completions of the base made to begin with ``text``: conditioning, a policy like any other.
+
+        Its density is p_ref's, divided by p_ref(text); so its KL(policy‖reference) is −log
+        p_ref(text), and KL(reference‖policy) is infinite (left empty).
+        """
+        forced = tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+        if not 0 < len(forced) <= self.new_tokens:
+            raise UserError(
+                f"evaluation.prompted_with: {text!r} has {len(forced)} tokens; it should have 1 to"
+                f" {self.new_tokens}, the new tokens of a completion"
+            )
+        follow = self.sampler(self.base).follow([forced])
+        paid = -float(follow.log_density[0])
+        if len(forced) == self.new_tokens:
+            drawn: list[tuple[tuple[int, ...], int, float]] = [(forced, count, -paid)]
+        else:
+            sampler = self.sampler(self.base, forced)
+            rollout = sampler.sample(count, uniform_generator(0, stream("prompted")))
+            density = self.by_distinct(rollout, rollout.log_density_reference)
+            drawn = [
+                (forced + ids, int(n), float(d) - paid)
+                for ids, n, d in zip(rollout.token_ids, rollout.counts, density, strict=True)
+            ]
+        rewards = self.reward([self.full_text(ids) for ids, _, _ in drawn]).tolist()
+        return [
+            {
+                **self.described(ids, count, reward),
+                "log_density_policy": density + paid,
+                "log_density_reference": density,
+                "kl_policy_to_reference_nats": paid,
+                "kl_reference_to_policy_nats": None,
+            }
+            for (ids, count, density), reward in zip(drawn, rewards, strict=True)
+        ]
+
+    # ------------------------------------------------------------------ rows
+
+    def full_text(self, ids: tuple[int, ...]) -> str:
+        text: str = self.tokenizer.decode(
+            [*self.prompt_ids, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def described(self, ids: tuple[int, ...], count: int, reward: float) -> Row:
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        token_ids = " ".join(map(str, ids))
+        return {"token_ids": token_ids, "text": text, "count": count, "reward": reward}
+
+    @staticmethod
+    def by_distinct(rollout: Rollout, values: torch.Tensor) -> np.ndarray:
+        """One value for each distinct completion, of values for each sample."""
+        out = torch.empty(len(rollout.token_ids), dtype=torch.float64)
+        out[rollout.index] = values.double()
+        return out.numpy()
+
+    def rows(self, rollout: Rollout) -> list[Row]:
+        """A completions table of a rollout."""
+        rewards = self.reward([self.full_text(ids) for ids in rollout.token_ids]).tolist()
+        columns = {
+            "log_density_policy": rollout.log_density,
+            "log_density_reference": rollout.log_density_reference,
+            "kl_policy_to_reference_nats": rollout.kl_policy_to_reference,
+            "kl_reference_to_policy_nats": rollout.kl_reference_to_policy,
+        }
+        values = {name: self.by_distinct(rollout, value) for name, value in columns.items()}
+        return [
+            {
+                **self.described(ids, int(rollout.counts[i]), rewards[i]),
+                **{name: float(value[i]) for name, value in values.items()},
+            }
+            for i, ids in enumerate(rollout.token_ids)
+        ]
+
+    @torch.no_grad()
+    def note_first_token(self, who: Row, network: Network) -> None:
+        """Exact probabilities of the first new token after the training prompt."""
+        ids = torch.tensor([self.prompt_ids], device=network.device)
+        p = network.log_probabilities(network.forward(ids, [])[0][:, -1])[0].exp()
+        for token in torch.argsort(p, descending=True, stable=True).tolist():
+            if p[token] < LEAST_PROBABILITY:
+                break
+            text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            self.first_tokens.append({**who, "token": text, "probability": float(p[token])})
+
+    # ------------------------------------------------------------------ densities
+
+    def densities(
+        self, models: Iterable[Any], members: Sequence[int]
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Log density of the pool's distinct completions under its models, with counts and rewards.
+
+        Args:
+            models: the members of the pool, in order.
+            members: which of the models drawn from they are; 0, the base, is the first.
+
+        Returns:
+            Tensors ``log_density`` (models, completions) float64, ``counts`` likewise int64 and
+            ``reward`` (completions,) float32; and as metadata who the ``models`` are, and who the
+            ``others``, policies that are not in the pool.
+        """
+        tables, number = [self.tables[i] for i in members], len(members)
+        ids = sorted({tuple(map(int, r["token_ids"].split())) for _, t in tables for r in t})
+        place = {tokens: i for i, tokens in enumerate(ids)}
+        counts = np.zeros((number, len(ids)), dtype=np.int64)
+        reward = np.zeros(len(ids), dtype=np.float32)
+        for row, (_, table) in enumerate(tables):
+            for entry in table:
+                i = place[tuple(map(int, entry["token_ids"].split()))]
+                counts[row, i], reward[i] = entry["count"], entry["reward"]
+        density = np.zeros((number, len(ids)))
+        for row, model in enumerate(progress(models, number, "densities")):
+            density[row] = self.sampler(Network(model)).follow(ids).log_density.numpy()
+        others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
+        metadata = {"models": [who for who, _ in tables], "others": others}
+        tensors: dict[str, np.ndarray] = {
+            "log_density": density,
+            "counts": counts,
+            "reward": reward,
+        }
+        return tensors, {name: json.dumps(value) for name, value in metadata.items()}

@@ -1,0 +1,262 @@
+"""Model folders: plain Hugging Face folders with safetensors weights and a ``manifest.json``.
+
+Every model of a study, be it the base model, the reward encoder or a trained policy, lies in a
+folder of its own whose manifest lists each file with its sha256. A folder is written under a
+temporary name and renamed when it is whole, and checked against its manifest before it is used.
+How the folders of base model and encoder are obtained: :mod:`tinycats.models.sources`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from tinycats.program import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+#: embeddings are often padded to a round number of rows; beyond this it is another vocabulary
+MAX_UNUSED_ROWS = 1024
+
+
+def sha256_file(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_relative(name: str, where: str) -> str:
+    """Return ``name`` if it is a plain relative path that stays below the folder it is put in.
+
+    Raises:
+        UserError: the name is absolute, climbs out with ``..``, or is not in its plain spelling.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in name:
+        raise UserError(f"{where}: refused file name {name!r}: it may lead out of the model folder")
+    return name
+
+
+def write_manifest(folder: str | Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``manifest.json``: ``about``, then every file of the folder with sha256 and size."""
+    folder = Path(folder)
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    files = {
+        PurePosixPath(path.relative_to(folder)).as_posix(): {
+            "sha256": sha256_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in paths
+    }
+    manifest = {**about, "files": files}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def verify_folder(folder: str | Path) -> dict[str, Any] | None:
+    """Compare every file that the folder's manifest lists with its sha256.
+
+    Returns:
+        The manifest, or None if the folder has none.
+
+    Raises:
+        UserError: the folder or a file is missing, or a file has other bytes; names the file and
+            both checksums.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
+    for name, checksum in expected.items():
+        file = folder / check_relative(name, str(path))
+        if not file.is_file():
+            raise UserError(f"{file}: missing, although {path} lists it; obtain the model again")
+        found = sha256_file(file)
+        if found != checksum:
+            raise UserError(
+                f"{file}: wrong bytes (damaged, cut short or swapped): sha256 is {found}, but"
+                f" {MANIFEST} says {checksum}; obtain the model again"
+            )
+    return manifest
+
+
+def kind_of(model: str) -> str:
+    """What the config's ``base_model`` or ``tokenizer`` names: ``nano``, ``folder`` or ``hub``.
+
+    Raises:
+        UserError: it is neither an existing folder nor of the form of a Hub id.
+    """
+    if model == "nano":
+        return "nano"
+    if model and Path(model).is_dir():
+        return "folder"
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+        return "hub"
+    raise UserError(
+        f"unknown model {model!r}: should be nano, a Hub id (organisation/name) or an existing folder"
+    )
+
+
+def model_folder_name(model: str) -> str:
+    """Name of a model's folder in ``resources/models``: the last part of its Hub id or path."""
+    name = Path(model).resolve().name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary sibling to fill, which becomes ``folder`` when the block ends without error.
+
+    What an earlier, killed run left behind is removed first; an existing ``folder`` is replaced.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}.partial-"
+    for leftover in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _without_dropout(config: Any) -> None:
+    """Set every dropout probability of a model's configuration to 0, nested ones too."""
+    for name, value in list(vars(config).items()):
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict") and hasattr(value, "model_type"):
+            _without_dropout(value)
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder, which must have an end token.
+
+    Raises:
+        UserError: there is no readable tokenizer, or it has no end token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise UserError(
+            f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{folder}: the tokenizer has no end token, so no story could end by itself;"
+            ' set "eos_token" in tokenizer_config.json'
+        )
+    return tokenizer
+
+
+def load_causal_lm(
+    folder: str | Path, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load any ``AutoModelForCausalLM`` and its tokenizer from a folder: float32, no dropout.
+
+    The folder is checked against its manifest, if it has one. Only safetensors weights and code
+    of the transformers library are used: no pickle, nothing from the model's own folder is run.
+
+    Args:
+        folder: a plain Hugging Face folder; nothing is looked for elsewhere.
+        device: where the model is put.
+
+    Returns:
+        The model in eval mode with all dropout probabilities 0 whatever its file says (so that
+        even ``train()`` brings none back), and the tokenizer.
+
+    Raises:
+        UserError: a file is missing or damaged (with both checksums), the tokenizer has no end
+            token, or tokenizer and model have different vocabularies.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    folder = Path(folder)
+    verify_folder(folder)
+    if not any(folder.glob("model*.safetensors")):
+        raise UserError(f"{folder}: has no model.safetensors")
+    tokenizer = load_tokenizer(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _without_dropout(config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UserError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(f"{folder}: lacks the weights {sorted(info['missing_keys'])[:3]} …")
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if tokens > rows or rows - tokens > MAX_UNUSED_ROWS:
+        raise UserError(
+            f"{folder}: tokenizer and model do not belong together: the tokenizer has {tokens}"
+            f" tokens, the model {rows}; name the model's own tokenizer in the config (`tokenizer`)"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def save_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Save a trained model as a plain Hugging Face folder with ``manifest.json``, whole or not.
+
+    Raises:
+        UserError: it cannot be written (a full disk, say).
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with new_folder(folder) as new:
+            model.save_pretrained(new, max_shard_size="1000GB")
+            tokenizer.save_pretrained(new)
+            write_manifest(new, {"source": "trained here"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: the model cannot be written: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """An error of a library as one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

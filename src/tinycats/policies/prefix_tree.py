@@ -1,0 +1,151 @@
+"""The prefix tree of a batch: its levels, what a rollout knows, and drawing by inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tinycats.compute.devices import put
+from tinycats.language_model.network import Cache, Past
+
+
+@dataclass
+class Level:
+    """One level of the tree: ``rows`` distinct prefixes, each extended by ``length`` tokens.
+
+    A level has one token a row, but for the prompt (one row of P tokens) and the tail. ``sample``,
+    ``state`` and ``token`` say, entry by entry, which completion took which token where; entries
+    are in the order of their states. What is counted is on the CPU, what is computed on the device
+    until :meth:`Rollout.of` fetches the measurements.
+    """
+
+    inputs: Tensor  # (rows, length) token ids fed to the model
+    parents: Tensor  # (rows,) row of the level above
+    select: Tensor  # (states,) which of rows · length positions predict a token, ascending
+    sample: Tensor = field(init=False)  # (entries,) completion
+    step: Tensor = field(init=False)  # (entries,) index of the new token, from 0
+    state: Tensor = field(init=False)  # (entries,) row of ``select``, ascending
+    token: Tensor = field(init=False)  # (entries,) token taken
+    visits: Tensor = field(init=False)  # (states,) completions that pass through, float32
+    # measurements
+    log_density: Tensor = field(init=False)  # (entries,) log π of the token taken
+    log_density_reference: Tensor = field(init=False)  # (entries,) log p_ref of the token taken
+    kl_policy_to_reference: Tensor = field(init=False)  # (states,) nats
+    kl_reference_to_policy: Tensor = field(init=False)  # (states,) nats
+    entropy: Tensor = field(init=False)  # (states,) nats
+    # on the device
+    cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
+    cache_reference: Cache = field(default_factory=list)
+    hidden_reference: Tensor = field(init=False)  # (states, width)
+    log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, reference's, where kept
+    graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
+
+
+#: fields of a level that hold one number an entry, and one number a state
+OF_ENTRIES = ("log_density", "log_density_reference")
+OF_STATES = ("kl_policy_to_reference", "kl_reference_to_policy", "entropy")
+
+
+@dataclass
+class Rollout:
+    """A batch of completions and all that the objective asks of them; ``(batch,)`` on the CPU."""
+
+    token_ids: list[tuple[int, ...]]  # the distinct completions, end token included
+    index: Tensor  # (batch,) which distinct completion each sample is
+    counts: Tensor  # (distinct,)
+    log_density: Tensor  # Σ_t log π, nats
+    log_density_reference: Tensor  # Σ_t log p_ref, nats
+    kl_policy_to_reference: Tensor  # Σ_t KL(π‖p_ref), nats
+    kl_reference_to_policy: Tensor  # Σ_t KL(p_ref‖π), nats
+    entropy: Tensor  # Σ_t entropy, nats
+    levels: list[Level]
+    tokens: Tensor  # (batch, new tokens), −1 after the end
+
+    @classmethod
+    def of(cls, levels: list[Level], tokens: Tensor) -> Rollout:
+        """Fetch the levels' measurements, sum them by completion and find the distinct completions."""
+        names = [(level, name) for level in levels for name in (*OF_ENTRIES, *OF_STATES)]
+        values = [getattr(level, name) for level, name in names]
+        fetched = torch.cat(values).cpu().split([len(value) for value in values])
+        for (level, name), value in zip(names, fetched, strict=True):
+            setattr(level, name, value)
+
+        def total(name: str) -> Tensor:
+            out = torch.zeros(len(tokens), dtype=torch.float64)
+            for level in levels:
+                values: Tensor = getattr(level, name)
+                values = values[level.state] if name in OF_STATES else values
+                out.index_add_(0, level.sample, values.double())
+            return out
+
+        rows = [tuple(row) for row in tokens.tolist()]
+        distinct = sorted(set(rows))  # torch.unique takes three times as long
+        place = {row: number for number, row in enumerate(distinct)}
+        index = torch.tensor([place[row] for row in rows])
+        return cls(
+            token_ids=[tuple(i for i in row if i >= 0) for row in distinct],
+            index=index,
+            counts=torch.bincount(index),
+            levels=levels,
+            tokens=tokens,
+            **{name: total(name) for name in (*OF_ENTRIES, *OF_STATES)},
+        )
+
+
+def chunks(stop: int, size: int, start: int = 0) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``start`` … ``stop``."""
+    size = max(1, size)
+    for begin in range(start, stop, size):
+        yield slice(begin, min(begin + size, stop))
+
+
+def sections(
+    ascending: Tensor, stop: int, size: int, start: int = 0
+) -> Iterator[tuple[slice, slice]]:
+    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it."""
+    parts = list(chunks(stop, size, start))
+    bounds = torch.tensor([start, *(part.stop for part in parts)])
+    places = torch.searchsorted(ascending, bounds).tolist()
+    for part, begin, end in zip(parts, places, places[1:], strict=False):
+        yield part, slice(begin, end)
+
+
+def draw(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
+    """Tokens by inversion: entry e takes the token of row ``state[e]`` where u[e] falls.
+
+    ``p`` is ``(states, vocabulary)``, ``u`` in [0, 1) and ``state`` are ``(entries,)``. In float64,
+    with each row's cumulative distribution lifted above the row before, one sorted search serves
+    all rows.
+    """
+    cumulative = p.cumsum(dim=-1, dtype=torch.float64)
+    rows, vocabulary = cumulative.shape
+    total = cumulative[:, -1].clone()  # 1 but for rounding
+    lift = torch.arange(0, 2 * rows, 2, dtype=torch.float64, device=p.device)
+    flat = cumulative.add_(lift[:, None]).flatten()
+    token = torch.searchsorted(flat, u * total[state] + lift[state], right=True)
+    return (token - state * vocabulary).clamp_(0, vocabulary - 1)
+
+
+def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> Past:
+    """Keys and values of all tokens before rows whose ``parents`` in the last level are given.
+
+    One part a level: the prompt's is shared by all rows, the others are gathered.
+    """
+    if not levels:
+        return []
+    path = [parents]
+    for level in reversed(levels[1:]):
+        path.append(level.parents[path[-1]])
+    path.reverse()  # path[j]: the ancestor's row in level j
+    caches = [level.cache_reference if reference else level.cache for level in levels]
+    rows_of = [put(rows, caches[0][0][0].device) for rows in path]
+
+    def parts(layer: int, which: int) -> list[Tensor]:
+        prompt = caches[0][layer][which].expand(len(parents), -1, -1, -1)
+        below = zip(caches[1:], rows_of[1:], strict=True)
+        return [prompt, *(c[layer][which].index_select(0, rows) for c, rows in below)]
+
+    return [(parts(layer, 0), parts(layer, 1)) for layer in range(len(caches[0]))]

@@ -1,0 +1,66 @@
+"""Where a result came from."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinycats.files.tables import read_run
+from tinycats.models.folders import sha256_file
+from tinycats.program import UserError
+
+
+def commit() -> str:
+    """Commit of the working tree, with `+changes` where it differs; empty outside git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return head + ("+changes" if head and changed else "")
+
+
+def check_policy(
+    folder: Path,
+    base_model: Path,
+    settings: Mapping[str, Any] | None = None,
+    reference: Path | None = None,
+) -> None:
+    """Refuse a policy folder that is another study's, or whose weights are another policy's.
+
+    Args:
+        folder: holds model/ and run.json; ``<variant>/kl=<k>/seed=<s>`` at its end is compared too.
+        base_model: folder of the study's base model.
+        settings: what run.json's settings should be, as far as the caller knows.
+        reference: the concept's embedding.
+
+    Raises:
+        UserError: something differs; names the folder, both values and what to do.
+    """
+    run = read_run(folder / "run.json")
+    expected = {
+        "policy_sha256": sha256_file(folder / "model" / "model.safetensors"),
+        "base_model_sha256": sha256_file(base_model / "model.safetensors"),
+        **({"reference_sha256": sha256_file(reference)} if reference else {}),
+        **(settings or {}),
+    }
+    found = {**run.get("settings", {}), **run}
+    if place := re.search(r"([^/]+)/kl=([^/]+)/seed=(\d+)$", folder.as_posix()):
+        expected |= {"variant": place[1], "kl_factor": float(place[2]), "seed": int(place[3])}
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{folder}: not a policy of this study: its run.json says {key}"
+                f" {found.get(key)!r}, but here it is {value!r}; delete the folder and run again"
+            )

@@ -1,0 +1,400 @@
+"""Rollouts on a prefix tree: every distinct prefix of a batch is computed once.
+
+Many completions of one prompt begin alike: of 1000 samples of 4 tokens a small story model gives
+some 600 distinct ones, and a policy that has found its cat a handful. A batch is therefore kept as
+a tree of the prefixes that occur. The prompt is its root, computed once; each level below adds one
+token to the prefixes above, reading the keys and values of its ancestors; a prefix carries the
+number of completions that pass through it. Where completions are long (the post's first listing
+has 244 new tokens) they no longer share prefixes after a few tokens, so below ``tree_depth`` what
+remains of each distinct completion is one row of a last level, the tail.
+
+    prompt ─┬─ " a" ──┬─ " little" ── …
+            │  ×701   └─ " cat" ──── …        a state is a place where a token is predicted;
+            └─ " two" ─── …                   ×n counts the completions that pass through
+
+Sampling is by inversion: completion i takes at step t the token where π's cumulative distribution
+passes its own uniform number u[i, t]. So neither the order of the work nor the sharing changes
+what is drawn, and equal seeds give equal batches.
+
+The gradient is taken over the same tree, from the deepest level up. A level's keys and values are
+leaves of its own small graph: deeper levels leave their gradient in ``.grad``, and the level passes
+it on. Memory is thus bounded by ``micro_batch`` tokens, and deduplication is exact, in the gradient
+too. The head is applied only at states, in chunks of rows that stay in cache, with the gradient
+of the logits written out by hand (:func:`tinycats.policies.objective.logit_gradient`).
+
+Which completion takes which token where is kept in small tensors on the CPU; the device has the
+arithmetic. A GPU is thus waited for once a level, when the tokens drawn are asked for, and once at
+the end of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tinycats.compute.devices import put, suited
+from tinycats.compute.linear import matmul
+from tinycats.language_model.network import Cache, Network, growing_cache
+from tinycats.policies import objective
+from tinycats.policies.prefix_tree import Level, Rollout, ancestors, chunks, draw, sections
+from tinycats.program import UserError
+
+#: Levels of one token each before the rest of a completion becomes a row of the tail.
+TREE_DEPTH = 12
+#: Logits held at once to draw tokens: on a CPU 4 MB, which stay in cache.
+LOGITS_DRAWN = {"cpu": 2**20, "elsewhere": 2**25}
+#: And for the gradient: 128 MB, since that of the head's weights is written once for each chunk.
+LOGITS_DIFFERENTIATED = 2**25
+#: But no fewer states: every chunk reads the head's weights once more.
+STATES_PER_CHUNK = 128
+#: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
+LOGITS_KEPT = 2**26
+
+
+class Sampler:
+    """Draws completions of one prompt from a policy and differentiates the objective over them.
+
+    Args:
+        policy, reference: networks with the same vocabulary on the same device.
+        prompt_ids: ``(P,)`` token ids, P ≥ 1.
+        new_tokens: T, the most tokens a completion may have.
+        end_token: id that ends a completion; it is part of the completion.
+        micro_batch: tokens in one forward-backward pass.
+    """
+
+    def __init__(
+        self,
+        policy: Network,
+        reference: Network,
+        prompt_ids: list[int],
+        new_tokens: int,
+        end_token: int,
+        micro_batch: int = 4096,
+        tree_depth: int = TREE_DEPTH,
+    ) -> None:
+        if not prompt_ids:
+            raise UserError("the prompt has no tokens; a completion needs at least one to follow")
+        self.policy, self.reference = policy, reference
+        self.device = policy.device
+        self.prompt = torch.tensor([prompt_ids])
+        self.new_tokens, self.end_token = new_tokens, end_token
+        self.micro_batch, self.tree_depth = micro_batch, tree_depth
+        self.vocabulary = int(policy.head.weight.shape[0])
+        drawn = suited(LOGITS_DRAWN, self.device) // self.vocabulary
+        self.states_drawn = max(STATES_PER_CHUNK, drawn)
+        self.states_differentiated = max(STATES_PER_CHUNK, LOGITS_DIFFERENTIATED // self.vocabulary)
+        self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
+
+    # ------------------------------------------------------------------ drawing
+
+    def sample(self, batch: int, generator: torch.Generator, keep_graph: bool = False) -> Rollout:
+        """Draw ``batch`` completions; ``keep_graph`` keeps what :meth:`backward` would redo."""
+        u = torch.rand(batch, self.new_tokens, generator=generator, dtype=torch.float64)
+        return self._grow(torch.full((batch, self.new_tokens), -1), u, keep_graph)
+
+    def follow(self, token_ids: list[tuple[int, ...]], keep_graph: bool = False) -> Rollout:
+        """The same quantities for given completions (each non-empty, an end token only at its end)."""
+        tokens = torch.full((len(token_ids), self.new_tokens), -1)
+        for row, ids in enumerate(token_ids):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        return self._grow(tokens, None, keep_graph)
+
+    def _grow(self, tokens: Tensor, u: Tensor | None, keep_graph: bool) -> Rollout:
+        """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
+        self.levels: list[Level] = []
+        self.tokens = tokens
+        alive = torch.arange(len(tokens))  # have not ended; those of a row are together
+        row = torch.zeros_like(alive)  # their row in the level being added, ascending
+        inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long)
+        for step in range(min(self.new_tokens, self.tree_depth)):
+            token = self._add_level(inputs, parents, alive, row, step, u, keep_graph)
+            goes_on = token != self.end_token
+            if u is None and step + 1 < self.new_tokens:
+                goes_on &= tokens[alive, step + 1] >= 0
+            alive, row, token = alive[goes_on], row[goes_on], token[goes_on]
+            if len(alive) == 0 or step + 1 == self.new_tokens:
+                break
+            # distinct (row, token) pairs are the rows of the next level
+            pairs, row = torch.unique(row * self.vocabulary + token, return_inverse=True)
+            inputs, parents = (pairs % self.vocabulary)[:, None], pairs // self.vocabulary
+            row, order = torch.sort(row, stable=True)
+            alive = alive[order]
+        else:
+            if len(alive):
+                self._add_tail(inputs, parents, alive, row, u)
+        return Rollout.of(self.levels, self.tokens)
+
+    def _add_level(
+        self,
+        inputs: Tensor,
+        parents: Tensor,
+        alive: Tensor,
+        row: Tensor,
+        step: int,
+        u: Tensor | None,
+        keep_graph: bool,
+    ) -> Tensor:
+        """Append a level of one state a row; returns the token each completion takes."""
+        rows, length = inputs.shape
+        level = Level(inputs, parents, torch.arange(rows) * length + length - 1)
+        level.sample, level.step, level.state = alive, torch.full_like(alive, step), row
+        level.token = self.tokens[alive, step]
+        level.visits = torch.bincount(row, minlength=rows).float()
+        self.levels.append(level)
+        numbers = None if u is None else u[alive, step]
+        self._measure(level, self._states(level, keep_graph), numbers, keep_graph)
+        self.tokens[alive, step] = level.token
+        return level.token
+
+    def _add_tail(
+        self,
+        inputs: Tensor,
+        parents: Tensor,
+        alive: Tensor,
+        row: Tensor,
+        u: Tensor | None,
+    ) -> None:
+        """Append the rest of every completion, distinct ones once, as rows of one level."""
+        depth = len(self.levels)
+        if u is not None:
+            self._draw_tail(inputs, parents, alive, row, u)
+        rest = self.tokens[alive, depth:]  # (alive, length)
+        distinct, row = torch.unique(
+            torch.cat([row[:, None], rest], dim=1), dim=0, return_inverse=True
+        )
+        first, rest = distinct[:, 0], distinct[:, 1:]
+        length = int((rest >= 0).sum(1).max())
+        predicted = rest[:, :length] >= 0  # (rows, length)
+        fed = torch.cat([inputs[first], rest[:, : length - 1]], dim=1)
+        select = predicted.flatten().nonzero()[:, 0]
+        level = Level(fed.clamp(min=0), parents[first], select)
+        place = torch.full((predicted.numel(),), -1)
+        place[select] = torch.arange(len(select))
+        taken = predicted[row]  # (alive, length)
+        entry, position = taken.nonzero(as_tuple=True)
+        level.state, order = torch.sort(place[row[entry] * length + position], stable=True)
+        level.sample, level.step = alive[entry[order]], depth + position[order]
+        level.token = self.tokens[level.sample, level.step]
+        level.visits = torch.bincount(level.state, minlength=len(select)).float()
+        self.levels.append(level)
+        states = self._states(level, keep_graph=False, keep_cache=False)  # nothing comes below
+        self._measure(level, states, None, keep=False)
+
+    @torch.no_grad()
+    def _draw_tail(
+        self, inputs: Tensor, parents: Tensor, alive: Tensor, row: Tensor, u: Tensor
+    ) -> None:
+        """Draw tokens past the tree's depth, one row a completion, with an ordinary cache."""
+        depth = len(self.levels)
+        # their caches fill up, to as many tokens as four passes have
+        for part in chunks(len(alive), 4 * self.micro_batch // self.new_tokens):
+            members, fed = alive[part], inputs[row[part]]
+            cache = growing_cache(self.prompt.shape[1] + self.new_tokens)
+            for layer, (k, v) in enumerate(ancestors(self.levels, parents[row[part]])):
+                cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
+            going = torch.arange(len(members))
+            for step in range(depth, self.new_tokens):
+                low = self.policy.precision == "bf16"
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                    out = self.policy.body(
+                        input_ids=put(fed, self.device), past_key_values=cache, use_cache=True
+                    )
+                log_p = self.policy.log_probabilities(out.last_hidden_state[:, -1].float())
+                token = draw(
+                    log_p[put(going, self.device)].exp(),
+                    put(u[members[going], step], self.device),
+                    torch.arange(len(going), device=self.device),
+                ).cpu()
+                self.tokens[members[going], step] = token
+                going = going[token != self.end_token]
+                if len(going) == 0:
+                    break
+                fed = self.tokens[members, step].clamp(min=0)[:, None]
+
+    # ------------------------------------------------------------------ one level's arithmetic
+
+    def _states(self, level: Level, keep_graph: bool, keep_cache: bool = True) -> Tensor:
+        """Hidden states of the policy at the level's states; fills the level's caches."""
+        keep_graph = keep_graph and level.inputs.numel() <= self.micro_batch
+        with torch.set_grad_enabled(keep_graph):
+            hidden, new = self._forward(level, reference=False, keep_cache=keep_cache)
+        if keep_graph:
+            level.graph = (hidden, new)
+        level.cache = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in new]
+        if len(self.levels) == 1 and self.prompt_reference is not None:
+            level.hidden_reference, level.cache_reference = self.prompt_reference
+        else:
+            with torch.no_grad():
+                level.hidden_reference, level.cache_reference = self._forward(
+                    level, reference=True, keep_cache=keep_cache
+                )
+        if len(self.levels) == 1:
+            self.prompt_reference = level.hidden_reference, level.cache_reference
+        return hidden.detach()
+
+    def _forward(self, level: Level, reference: bool, keep_cache: bool) -> tuple[Tensor, Cache]:
+        """All rows of the last level through a network, ``micro_batch`` tokens at a time."""
+        network = self.reference if reference else self.policy
+        rows, length = level.inputs.shape
+        outputs, caches = [], []
+        for part in chunks(rows, self.micro_batch // length):
+            past = ancestors(self.levels[:-1], level.parents[part], reference)
+            hidden, new = network.forward(put(level.inputs[part], self.device), past)
+            outputs.append(hidden.flatten(0, 1))
+            caches.append(new if keep_cache else [])
+        joined = caches[0]
+        if len(caches) > 1:  # or nothing is copied
+            joined = [
+                (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block]))
+                for block in zip(*caches, strict=True)
+            ]
+        return torch.cat(outputs)[put(level.select, self.device)], joined
+
+    @torch.no_grad()
+    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None, keep: bool) -> None:
+        """Both distributions at each state: draw the tokens (where ``u`` is given), measure them."""
+        states = len(hidden)
+        if keep and states * self.vocabulary <= LOGITS_KEPT:
+            level.log_probabilities = (
+                torch.empty(states, self.vocabulary, device=self.device),
+                torch.empty(states, self.vocabulary, device=self.device),
+            )
+        state_of = put(level.state, self.device)
+        given = put(level.token if u is None else u, self.device)
+        tokens, found = [], []
+        for part, entries in sections(level.state, states, self.states_drawn):
+            log_p = self.policy.log_probabilities(hidden[part])
+            log_ref = self.reference.log_probabilities(level.hidden_reference[part])
+            p = log_p.exp()
+            if level.log_probabilities is not None:
+                level.log_probabilities[0][part] = log_p
+                level.log_probabilities[1][part] = log_ref
+            state = state_of[entries] - part.start
+            token = given[entries] if u is None else draw(p, given[entries], state)
+            tokens.append(token)
+            forward, backward = objective.divergences(p, log_p, log_ref)
+            found.append(
+                {
+                    "log_density": log_p[state, token],
+                    "log_density_reference": log_ref[state, token],
+                    "kl_policy_to_reference": forward,
+                    "kl_reference_to_policy": backward,
+                    "entropy": objective.entropy(p, log_p),
+                }
+            )
+        for name in found[0]:
+            setattr(level, name, torch.cat([measured[name] for measured in found]))
+        if u is not None:
+            level.token = torch.cat(tokens).cpu()
+
+    # ------------------------------------------------------------------ the gradient
+
+    def backward(
+        self,
+        rollout: Rollout,
+        advantage: Tensor,
+        coefficient: float,
+        kl_direction: str,
+        num_tokens: int,
+    ) -> None:
+        """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``."""
+        scale = 1.0 / (len(advantage) * num_tokens)
+        weights = self._token_weights(rollout, advantage, coefficient, kl_direction)
+        for depth in reversed(range(len(rollout.levels))):
+            level = rollout.levels[depth]
+            rows, length = level.inputs.shape
+            size = rows if level.graph is not None else max(1, self.micro_batch // length)
+            for part, states in sections(level.select // length, rows, size):
+                if level.graph is not None:
+                    hidden, new = level.graph
+                else:
+                    past = ancestors(rollout.levels[:depth], level.parents[part])
+                    hidden, new = self.policy.forward(put(level.inputs[part], self.device), past)
+                    select = level.select[states] - part.start * length
+                    hidden = hidden.flatten(0, 1)[put(select, self.device)]
+                d_hidden = self._head_backward(
+                    level,
+                    hidden.detach(),
+                    states,
+                    weights[depth] * scale,
+                    coefficient * scale,
+                    kl_direction,
+                )
+                outputs, seeds = [hidden], [d_hidden]
+                for fresh, kept in zip(new, level.cache, strict=False):  # the tail keeps none
+                    for output, leaf in zip(fresh, kept, strict=True):
+                        if leaf.grad is not None:
+                            outputs.append(output)
+                            seeds.append(leaf.grad[part])
+                torch.autograd.backward(outputs, seeds)
+            level.graph, level.cache, level.log_probabilities = None, [], None
+
+    def _token_weights(
+        self, rollout: Rollout, advantage: Tensor, coefficient: float, kl_direction: str
+    ) -> list[Tensor]:
+        """Weight of every entry of every level; what comes after a token is summed from the end."""
+        after = torch.zeros(len(advantage))
+        result: list[Tensor] = []
+        for level in reversed(rollout.levels):
+            kl = torch.zeros(len(advantage), self.new_tokens + 1)
+            kl[level.sample, level.step] = level.kl_policy_to_reference[level.state]
+            later = kl.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
+            kl_after = after[level.sample] + later[level.sample, level.step + 1]
+            result.append(
+                objective.token_weights(
+                    advantage[level.sample], kl_after, coefficient, kl_direction
+                )
+            )
+            after = after + later[:, 0]
+        return result[::-1]
+
+    @torch.no_grad()
+    def _head_backward(
+        self,
+        level: Level,
+        hidden: Tensor,
+        states: slice,
+        weight: Tensor,
+        coefficient: float,
+        kl_direction: str,
+    ) -> Tensor:
+        """∂L/∂hidden ``(states, width)``; adds the head's own gradient on the way."""
+        head = self.policy.head
+        for parameter in (head.weight, head.bias):
+            if parameter is not None and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        d_hidden = torch.empty_like(hidden)
+        for chunk, entries in sections(
+            level.state, states.stop, self.states_differentiated, states.start
+        ):
+            part = slice(chunk.start - states.start, chunk.stop - states.start)
+            log_p, log_ref = self._distributions(level, hidden[part], chunk, coefficient)
+            d_logits = objective.logit_gradient(
+                log_p,
+                log_ref,
+                put(level.visits[chunk], self.device),
+                put(level.state[entries] - chunk.start, self.device),
+                put(level.token[entries], self.device),
+                put(weight[entries], self.device),
+                coefficient,
+                kl_direction,
+            )
+            d_hidden[part] = matmul(d_logits, head.weight)
+            head.weight.grad += matmul(d_logits.T, hidden[part])
+            if head.bias is not None:
+                head.bias.grad += d_logits.sum(0)
+        return d_hidden
+
+    def _distributions(
+        self, level: Level, hidden: Tensor, states: slice, coefficient: float
+    ) -> tuple[Tensor, Tensor]:
+        """log π and log p_ref at some of a level's states: as kept, or computed again.
+
+        Where the KL has no weight the reference is not asked, and log π stands in its place.
+        """
+        if level.log_probabilities is not None:
+            return level.log_probabilities[0][states], level.log_probabilities[1][states]
+        log_p = self.policy.log_probabilities(hidden)
+        if not coefficient:
+            return log_p, log_p
+        return log_p, self.reference.log_probabilities(level.hidden_reference[states])

@@ -1,0 +1,387 @@
+"""Training a policy: the loop, its records, and a state that survives being killed.
+
+Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
+over the prefix tree and takes one AdamW step. Random numbers depend on (seed, step) alone, so a run
+that was killed and goes on from its state is the uninterrupted run, byte for byte on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinycats.language_model.network import Network
+from tinycats.policies import objective
+from tinycats.policies.prefix_tree import Rollout
+from tinycats.policies.rollout import Sampler
+from tinycats.program import UserError, progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that the result of a run depends on, models and code aside."""
+
+    prompt: str
+    kl_factor: float
+    seed: int
+    steps: int
+    batch_size: int
+    num_tokens: int  # as the post counts, prompt included
+    learning_rate: float
+    weight_decay: float
+    baseline: str = "none"
+    kl: str = "reference_to_policy"
+    precision: str = "fp32"
+    micro_batch: int = 4096
+    snr_every: int = 0
+
+
+class Terminated(SystemExit):
+    """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
+
+
+def uniform_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step: a function of seed and step alone."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C while the block runs, so that a step is whole or not at all.
+
+    Yields the signals that have arrived; a second one acts at once.
+    """
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, previous[number])
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    previous: dict[int, Any] = {number: signal.signal(number, note) for number in kinds}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """One policy in training.
+
+    Args:
+        policy, reference: models on the same device; the policy is changed in place.
+        tokenizer: theirs.
+        reward: rewards ``(texts,)`` of a list of texts.
+        settings: what to do.
+        identity: hash of parameters, code and data; a state made under another is not used.
+        state_file: where the state is kept while the run is under way.
+
+    Raises:
+        UserError: the prompt leaves no token to generate, or the model's context is too short.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        reference: Any,
+        tokenizer: Any,
+        reward: Callable[[list[str]], Tensor],
+        settings: TrainingSettings,
+        identity: str,
+        state_file: Path,
+    ) -> None:
+        self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
+        self.settings, self.identity, self.state_file = settings, identity, state_file
+        for key, known in (
+            ("baseline", objective.BASELINES),
+            ("kl", objective.KL_DIRECTIONS),
+            ("precision", ("fp32", "bf16")),
+        ):
+            if getattr(settings, key) not in known:
+                raise UserError(
+                    f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
+                    f" {', '.join(known)}"
+                )
+        self.prompt_ids = tokenizer(settings.prompt, add_special_tokens=False).input_ids
+        new_tokens = settings.num_tokens - len(self.prompt_ids)
+        if new_tokens < 1:
+            raise UserError(
+                f"training.num_tokens: {settings.num_tokens} leaves no token to generate, since the"
+                f" prompt {settings.prompt!r} has {len(self.prompt_ids)}; it must be larger"
+            )
+        context = getattr(policy.config, "max_position_embeddings", settings.num_tokens)
+        if settings.num_tokens > context:
+            raise UserError(
+                f"training.num_tokens: {settings.num_tokens} is more than the model's context of"
+                f" {context} tokens"
+            )
+        self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
+        self.sampler = Sampler(
+            Network(policy, settings.precision),
+            Network(reference, settings.precision),
+            self.prompt_ids,
+            new_tokens,
+            tokenizer.eos_token_id,
+            settings.micro_batch,
+        )
+        reference.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
+        self.top: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+
+    # ------------------------------------------------------------------ one step
+
+    def take_step(self) -> None:
+        """Draw, reward, differentiate, update; appends to ``rows`` and ``top``."""
+        started, s = time.perf_counter(), self.settings
+        generator = uniform_generator(s.seed, self.step)
+        rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
+        distinct = self.reward([self.text(ids) for ids in rollout.token_ids])
+        rewards = distinct[rollout.index]
+        advantage = objective.advantages(rewards, s.baseline)
+        loss = objective.loss_value(
+            advantage.double(),
+            rollout.log_density,
+            getattr(rollout, f"kl_{s.kl}"),
+            self.coefficient,
+            s.num_tokens,
+        )
+        snr = float("nan")
+        if s.snr_every and self.step % s.snr_every == 0:
+            snr = self.signal_to_noise(rollout, advantage)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.sampler.backward(rollout, advantage, self.coefficient, s.kl, s.num_tokens)
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not (np.isfinite(float(loss)) and np.isfinite(norm)):
+            kept = f"; the last good state is kept in {self.state_file}"
+            raise UserError(
+                f"training.learning_rate: {s.learning_rate} gave a loss of {float(loss)} with a"
+                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
+                f"{kept if self.state_file.exists() else ''}"
+            )
+        self.optimizer.step()
+        self.step += 1
+        self.record(
+            rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
+        )
+
+    def text(self, new_ids: tuple[int, ...]) -> str:
+        """What the reward reads: prompt and completion without special tokens."""
+        text: str = self.tokenizer.decode(
+            [*self.prompt_ids, *new_ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
+
+    def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
+        """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
+
+        g₁·g₂ is an unbiased estimate of the squared length of the true gradient, and half the
+        difference of the halves estimates the noise of their mean.
+        """
+        drawn = [rollout.token_ids[i] for i in rollout.index.tolist()]
+        half = len(drawn) // 2
+        parts = []
+        for members in (slice(0, half), slice(half, 2 * half)):
+            self.optimizer.zero_grad(set_to_none=True)
+            again = self.sampler.follow(drawn[members])
+            s = self.settings
+            self.sampler.backward(again, advantage[members], self.coefficient, s.kl, s.num_tokens)
+            grads = [p.grad.flatten() for p in self.policy.parameters() if p.grad is not None]
+            parts.append(torch.cat(grads).double())
+        signal = torch.dot(parts[0], parts[1]).clamp(min=0).sqrt()
+        return float(signal / ((parts[0] - parts[1]).norm() / 2))
+
+    def record(
+        self,
+        rollout: Rollout,
+        distinct_rewards: Tensor,
+        rewards: Tensor,
+        loss: float,
+        norm: float,
+        snr: float,
+        seconds: float,
+    ) -> None:
+        """Append this step's row of training.csv and of top_completions.csv."""
+        s = self.settings
+        batch = s.batch_size
+        counts = rollout.counts.tolist()
+        order = sorted(range(len(counts)), key=lambda i: (-counts[i], rollout.token_ids[i]))
+        top = [counts[i] for i in order[:10]]
+        kl_ref = float(rollout.kl_reference_to_policy.mean())
+        self.rows.append(
+            {
+                "step": self.step,
+                "loss": loss,
+                "reward_mean": float(rewards.double().mean()),
+                "reward_std": float(rewards.double().std(unbiased=False)),
+                "kl_policy_to_reference_nats": float(rollout.kl_policy_to_reference.mean()),
+                "kl_reference_to_policy_nats": kl_ref,
+                "kl_post_unit": kl_ref / (objective.POST_VOCABULARY * s.num_tokens),
+                "entropy_nats": float(rollout.entropy.mean()),
+                "distinct_completions": len(counts),
+                "top_1_mass": top[0] / batch,
+                "top_10_mass": sum(top) / batch,
+                "gradient_norm": norm,
+                "gradient_snr": snr,
+                "seconds": seconds,
+                "samples_per_second": batch / seconds,
+            }
+        )
+        for i in order[:10]:
+            self.top.append(
+                {
+                    "step": self.step,
+                    "text": self.tokenizer.decode(
+                        list(rollout.token_ids[i]), clean_up_tokenization_spaces=False
+                    ),
+                    "count": counts[i],
+                    "reward": float(distinct_rewards[i]),
+                }
+            )
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self, checkpoint_seconds: float) -> None:
+        """Train to the end, from the state file if it is this run's.
+
+        Raises:
+            Terminated: SIGTERM or Ctrl-C arrived; the state was written.
+            UserError: loss or gradient stopped being finite, or the state cannot be written.
+        """
+        self.load_state()
+        started = saved = time.monotonic()
+        already = self.seconds_before
+        with stop_between_steps() as asked:
+            for _ in progress(
+                range(self.step, self.settings.steps), self.settings.steps - self.step, "steps"
+            ):
+                self.take_step()
+                self.seconds_before = already + time.monotonic() - started
+                due = time.monotonic() - saved >= checkpoint_seconds
+                if asked or (due and self.step < self.settings.steps):
+                    self.save_state()
+                    saved = time.monotonic()
+                if asked:
+                    log.warning("asked to stop at step %d; run again to go on", self.step)
+                    raise Terminated(128 + asked[0])
+
+    def save_state(self) -> None:
+        """Write the state whole or not at all."""
+        temporary = self.state_file.with_name(self.state_file.name + ".tmp")
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": json.dumps(self.rows),
+            "top": json.dumps(self.top),
+            "seconds": self.seconds_before,
+        }
+        state["checksum"] = checksum(state)  # torch's file format would not notice a changed byte
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # a network's disk may say only now that it is full
+            os.replace(temporary, self.state_file)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.state_file}: the state cannot be written ({str(error).splitlines()[0]});"
+                " the last good one is kept; make room and run again"
+            ) from error
+
+    def load_state(self) -> None:
+        """Go on from the state file; one that is damaged or another run's is set aside."""
+        if not self.state_file.exists():
+            return
+        try:
+            content = self.state_file.read_bytes()
+        except OSError as error:  # a disk that does not answer says nothing about the state
+            raise UserError(
+                f"{self.state_file}: the state cannot be read ({error}); nothing was changed; run"
+                " again, or delete it to start over"
+            ) from error
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if state.pop("checksum") != checksum(state):
+                raise ValueError("it is damaged: its checksum is another")
+            if state["identity"] != self.identity:
+                raise ValueError("it was made from other parameters, code or data")
+        except Exception as error:  # torch has a dozen ways to say that a file is damaged
+            aside = self.state_file.with_name(self.state_file.name + ".set-aside")
+            os.replace(self.state_file, aside)
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            log.warning("state set aside as %s, starting over: %s", aside, reason)
+            return
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.top = json.loads(state["rows"]), json.loads(state["top"])
+        self.step = state["step"]
+        self.seconds_before = state["seconds"]
+        log.info("going on from step %d of %d", self.step, self.settings.steps)
+
+
+def checksum(state: Any) -> str:
+    """sha256 of nested dictionaries and lists of tensors, numbers and texts, order included."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            add((str(value.dtype), list(value.shape)))
+            digest.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                add(key)
+                add(inner)
+        elif isinstance(value, list | tuple):
+            digest.update(b"[%d]" % len(value))
+            for inner in value:
+                add(inner)
+        else:
+            digest.update(repr(value).encode() + b"\0")
+
+    add(state)
+    return digest.hexdigest()
+
+
+def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
+    """Hash of parameters, data and this package's training code."""
+    here = Path(__file__).parents[1]
+    names = (
+        *("compute/linear", "language_model/network", "reward/model"),
+        *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
+    )
+    code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}
+    content = json.dumps([asdict(settings), data, code], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

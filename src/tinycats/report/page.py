@@ -1,0 +1,235 @@
+"""The report: one self-contained page that tells a study from its files alone.
+
+No model, no network: tables, figures, stories, ``run.json``, manifests, benchmarks and the resolved
+config go in; a page comes out that opens from disk, loads nothing from anywhere (its content
+security policy forbids it) and holds every story. Templates, style and script: workflow/report/.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tinycats.files.tables import METRICS
+from tinycats.report import wording as words
+from tinycats.report.reading import SECTIONS, Figure, Study
+from tinycats.report.story_pack import Story, pack_stories, pack_tables
+from tinycats.study import with_article
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
+POST_FACTOR = "6000"  # the post's own KL_FACTOR: shown first wherever the study has it
+HERO = "frontier"
+
+
+def base_model(config: Mapping[str, Any]) -> str:
+    """The base model's name: a Hub id as it is, of a folder its last part."""
+    name = str(config.get("base_model", "nano"))
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
+def facts(study: Study) -> dict[str, Any]:
+    """What the page and results.md say, as plain values for their templates."""
+    summary = study.tables["tables/summary.csv"]
+    variants = study.variants
+    models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]], variants)
+    factors = sorted({key.rsplit("/", 1)[1] for key in models if "/" in key}, key=float)
+    positive = [factor for factor in factors if float(factor) > 0]
+    factor = POST_FACTOR if POST_FACTOR in factors else (positive or factors or [""])[0]
+    shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
+    paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
+    figures: dict[str, list[Figure]] = {section: [] for section in (*SECTIONS, "further")}
+    for figure in study.figures:
+        figures[figure.section if figure.section in figures else "further"].append(figure)
+    hero = next((f for f in study.figures if f.name == HERO), None)
+    hero = hero or next(iter(figures["question"]), None)
+    for section in figures.values():
+        section[:] = [figure for figure in section if figure is not hero]
+    return {
+        "study": study,
+        "concept": study.concept,
+        "base_model": base_model(study.config),
+        "a_concept": with_article(study.concept),
+        "models": [{"key": key, "name": words.model_name(key, variants)} for key in models],
+        "variants": variants,
+        "factors": factors,
+        "factor": factor,
+        "seeds": sorted({story.seed for story in study.stories}),
+        "groups": list(dict.fromkeys(story.line["prompt_group"] for story in study.stories)),
+        "hero": hero,
+        "figures": figures,
+        "lead": words.lead_sentence(
+            summary, shares, study.concept, f"{variants[0]}/{factor}", variants
+        ),
+        "score_table": score_table(study, models),
+        "group_table": group_table(study, models),
+        "shares": shares,
+        "comparisons": paired,
+        "headline": words.headline_comparison(paired, factor, variants),
+        "side_by_side": side_by_side(study.stories, variants[0], factor),
+        "prompted_with": (study.config.get("evaluation") or {}).get("prompted_with", ""),
+        "parameters": list(flatten(study.config)),
+        "run": run_facts(study),
+    }
+
+
+def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
+    """tables/summary.csv as lines of cells under headings; unknown metrics come last."""
+    rows = {
+        (words.model_key(row["model"], row["variant"], row["kl_factor"]), row["metric"]): row
+        for row in study.tables["tables/summary.csv"]
+    }
+    verdicts = {
+        (words.model_key("policy", row["variant"], row["minuend"]), row["metric"]): row["verdict"]
+        for row in study.tables.get("tables/paired_differences.csv", [])
+        if row["subtrahend"] == "base" and row["minuend"] not in ("base", "prompted")
+    }
+    present = list(dict.fromkeys(metric for _, metric in rows))
+    placed = {metric for metrics in words.ASPECTS.values() for metric in metrics}
+    aspects = {**words.ASPECTS, "More": tuple(m for m in present if m not in placed)}
+    table = []
+    for heading, metrics in aspects.items():
+        lines = [
+            {
+                "metric": metric,
+                "label": words.label(metric),
+                "unit": METRICS[metric][1] if metric in METRICS else "",
+                "better": METRICS[metric][2] if metric in METRICS else "none",
+                "cells": {
+                    key: words.cell(
+                        rows.get((key, metric)), verdict=verdicts.get((key, metric), "")
+                    )
+                    for key in models
+                },
+            }
+            for metric in metrics
+            if metric in present
+        ]
+        if lines:
+            table.append({"heading": heading, "lines": lines})
+    return table
+
+
+def group_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Share of stories that mention the concept, by prompt group and model."""
+    rows = [
+        row
+        for row in study.tables.get("tables/by_prompt_group.csv", [])
+        if row["metric"] == "mentions_concept"
+    ]
+    lines = []
+    for group in dict.fromkeys(row["prompt_group"] for row in rows):
+        cells = {
+            words.model_key(row["model"], row["variant"], row["kl_factor"]): words.cell(row)
+            for row in rows
+            if row["prompt_group"] == group
+        }
+        nothing = words.cell(None)
+        lines.append(
+            {
+                "group": group.replace("_", " "),
+                "prompts": list(
+                    dict.fromkeys(
+                        s.line["prompt"] for s in study.stories if s.line["prompt_group"] == group
+                    )
+                ),
+                "cells": {key: cells.get(key, nothing) for key in models},
+            }
+        )
+    return lines
+
+
+def side_by_side(stories: Sequence[Story], variant: str, factor: str) -> list[tuple[str, Story]]:
+    """The first story of the first seed, by the four models of the post's argument. Unpicked."""
+    first: dict[str, Story] = {}
+    for story in stories:
+        first.setdefault(story.model, story)
+    wanted = ["base", "prompted", f"{variant}/0", f"{variant}/{factor}"]
+    return [(key, first[key]) for key in dict.fromkeys(wanted) if key in first]
+
+
+def flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+    """Nested settings as (dotted key, value) pairs, lists on one line."""
+    for key, value in values.items():
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, name)
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join("null" if v is None else str(v) for v in value)
+        else:
+            yield (
+                name,
+                "null"
+                if value is None
+                else str(value).lower()
+                if isinstance(value, bool)
+                else str(value),
+            )
+
+
+def run_facts(study: Study) -> list[tuple[str, str]]:
+    """What every policy's run.json agrees on, flattened; where they differ, all values."""
+    gathered: dict[str, list[str]] = {}
+    for about in study.runs.values():
+        for key, value in flatten(about):
+            gathered.setdefault(key, []).append(value)
+    facts = []
+    for key, found in gathered.items():
+        distinct = list(dict.fromkeys(found))
+        if len(distinct) <= 1:
+            facts.append((key, distinct[0]))
+        elif len(distinct) <= 6:
+            facts.append((key, " · ".join(distinct)))
+        else:
+            facts.append((key, f"{len(distinct)} values, {distinct[0]} … {distinct[-1]}"))
+    return facts
+
+
+def environment() -> jinja2.Environment:
+    """Templates of workflow/report with everything escaped that is not marked safe."""
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters["human"] = words.human
+    env.filters["factor"] = lambda key: key.rsplit("/", 1)[1] if "/" in key else key
+    env.filters["anchor"] = lambda name: name.replace("/", "-").replace(".", "-")
+    return env
+
+
+def render(study: Study, command: str) -> str:
+    """The page, complete.
+
+    Args:
+        study: as read by :func:`tinycats.report.reading.read_study`.
+        command: the command that regenerates the study, as shown on the page.
+    """
+    known = facts(study)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    models = [model["key"] for model in known["models"]]
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            **known,
+            command=command,
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=digest,
+            # Base64 of deflated bytes: no story can close the element that holds it.
+            story_pack=pack_stories(study.stories, models, study.variants, study.concept_words),
+            table_pack=pack_tables(study.csv_texts),
+            metric_labels={name: label for name, (label, _, _) in METRICS.items()},
+            share_metrics=[name for name in METRICS if words.is_share(name)],
+            svg=lambda figure: Markup(figure.svg()),
+        )
+    )

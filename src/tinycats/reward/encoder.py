@@ -1,0 +1,177 @@
+"""BERT (Devlin et al. 2018, arXiv 1810.04805) over texts laid end to end, with nothing padded.
+
+The weights are those of transformers' ``BertModel``, and so are the numbers but for rounding. What
+differs is the order of the work, since encoding is most of a training step with a small policy:
+
+- The tokens of all texts are rows of one matrix, the texts in order of their length. Linear maps
+  and norms take these rows a fixed number at a time, wherever one text ends and another begins.
+- Attention takes texts of equal length together, so it needs no mask. It also takes a fixed number
+  of texts: where fewer are left, it reads on into what lies behind, and that result is overwritten.
+- What a token is before it has seen the others depends on its word and place alone. The first
+  block's queries, keys and values are therefore computed once for each (word, place).
+
+Every product and softmax thus has a shape that depends on a text's own length at most, and a text's
+numbers do not depend on its company, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinycats.compute.devices import put, suited
+from tinycats.compute.linear import fuse_gelu, use_onednn
+
+ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
+TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
+FUSED_ATTENTION_FROM = 32  # tokens; on a CPU shorter texts are faster as plain matrix products
+TOKENS_PER_PASS = {"cpu": 6144, "elsewhere": 2**16}  # 45 and 500 MB at width 384
+
+
+class _Block(nn.Module):
+    """One of transformers' ``BertLayer``, its query, key and value as one map."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        attention, after = layer.attention.self, layer.attention.output
+        maps = attention.query, attention.key, attention.value
+        width = maps[0].in_features
+        self.qkv = nn.Linear(width, 3 * width)
+        with torch.no_grad():
+            self.qkv.weight.copy_(torch.cat([m.weight for m in maps]))
+            self.qkv.bias.copy_(torch.cat([m.bias for m in maps]))
+            # 1/√(head width) of the scores is put into the queries once
+            self.qkv.weight[:width] *= attention.scaling
+            self.qkv.bias[:width] *= attention.scaling
+        self.attended, self.attended_norm = after.dense, after.LayerNorm
+        self.widen, self.activation = (
+            layer.intermediate.dense,
+            layer.intermediate.intermediate_act_fn,
+        )
+        self.narrow, self.norm = layer.output.dense, layer.output.LayerNorm
+
+    def after_attention(self, x: Tensor, context: Tensor) -> Tensor:
+        """The block's output rows from its input rows and what attention found for them."""
+        x = self.attended_norm(self.attended(context).add_(x))
+        return self.norm(self.narrow(self.activation(self.widen(x))).add_(x))
+
+
+class PackedBert:
+    """Mean over its tokens of each text's last hidden states.
+
+    Args:
+        model: transformers' ``BertModel`` in float32, on the CPU; not to be used otherwise.
+        device: where to compute.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        model, self.device = model.eval(), device
+        self.on_cpu = self.device.type == "cpu"
+        self.rows_at_once = suited(ROWS_AT_ONCE, device)
+        self.texts_at_once = suited(TEXTS_AT_ONCE, device)
+        self.tokens_per_pass = suited(TOKENS_PER_PASS, device)
+        self.width, self.heads = model.config.hidden_size, model.config.num_attention_heads
+        self.longest = model.config.max_position_embeddings
+        self.embeddings = model.embeddings.to(self.device)
+        self.blocks = [_Block(layer).to(self.device) for layer in model.encoder.layer]
+        for block in self.blocks:
+            use_onednn(block, frozen=True)
+            if model.config.hidden_act == "gelu" and fuse_gelu(block.widen):
+                block.activation = nn.Identity()
+
+    @torch.inference_mode()
+    def __call__(self, token_ids: list[list[int]]) -> Tensor:
+        """``(texts, width)`` float32 on the device; each text has at least one token."""
+        order = sorted(range(len(token_ids)), key=lambda text: len(token_ids[text]))
+        found = [
+            self._encode([token_ids[text] for text in part])
+            for part in _passes(order, [len(ids) for ids in token_ids], self.tokens_per_pass)
+        ]
+        place = torch.empty(len(order), dtype=torch.long)
+        place[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(found)[put(place, self.device)]
+
+    def _encode(self, texts: list[list[int]]) -> Tensor:
+        """The same for texts in ascending order of length, in one pass."""
+        groups = list(_groups(texts))
+        x, pair_of = self._embed(texts)
+        # attention may read on behind the last text, so these two are longer than x
+        spare = self.texts_at_once * len(texts[-1])
+        qkv = torch.zeros(len(pair_of) + spare, 3 * self.width, device=self.device)
+        context = torch.zeros(len(pair_of) + spare, self.width, device=self.device)
+        for number, block in enumerate(self.blocks):
+            if number == 0:
+                once = torch.cat([block.qkv(part) for part in self._parts(x)])
+                qkv[: len(pair_of)] = once[pair_of]
+                x = x[pair_of]
+            else:
+                for part, result in zip(self._parts(x), self._parts(qkv), strict=False):
+                    result.copy_(block.qkv(part))
+            self._attend(qkv, context, groups)
+            for part, found in zip(self._parts(x), self._parts(context), strict=False):
+                part.copy_(block.after_attention(part, found))
+        return torch.cat([x[rows].view(-1, length, self.width).mean(1) for rows, length in groups])
+
+    def _embed(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Vectors of the distinct (word, place) pairs, and each row's pair; both filled up to whole
+        parts of ``rows_at_once``."""
+        words = torch.tensor([word for text in texts for word in text])
+        places = torch.tensor([place for text in texts for place in range(len(text))])
+        pairs, pair_of = torch.unique(words * self.longest + places, return_inverse=True)
+        pairs, pair_of = self._fill(pairs), self._fill(pair_of)
+        # transformers' own sum and norm; every word is in a row of its own
+        x = self.embeddings(
+            input_ids=put(pairs // self.longest, self.device)[None],
+            position_ids=put(pairs % self.longest, self.device)[None],
+        )[0]
+        return x, put(pair_of, self.device)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.rows_at_once)
+
+    def _fill(self, values: Tensor) -> Tensor:
+        return nn.functional.pad(values, (0, -len(values) % self.rows_at_once))
+
+    def _attend(self, qkv: Tensor, context: Tensor, groups: list[tuple[slice, int]]) -> None:
+        """Fill ``context`` (rows, width) with softmax(QKᵀ)V of each text."""
+        for rows, length in groups:
+            plain = self.on_cpu and length < FUSED_ATTENTION_FROM
+            at_once = self.texts_at_once if plain or not self.on_cpu else 1
+            for begin in range(rows.start, rows.stop, at_once * length):
+                here = slice(begin, begin + at_once * length)
+                shape = (at_once, length, 3, self.heads, self.width // self.heads)
+                q, k, v = qkv[here].view(shape).permute(2, 0, 3, 1, 4).contiguous()
+                if plain:
+                    # torch's softmax is slow over a dozen neighbours in memory, not over columns
+                    scores = (q @ k.transpose(2, 3)).permute(0, 3, 1, 2).contiguous()
+                    found = scores.softmax(1).permute(0, 2, 3, 1) @ v
+                else:
+                    found = nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+                context[here].view(*shape[:2], *shape[3:]).copy_(found.transpose(1, 2))
+
+
+def _groups(texts: list[list[int]]) -> Iterator[tuple[slice, int]]:
+    """The rows of the texts of each length, and the length; texts ascend in length."""
+    begin = 0
+    for length, same in groupby(map(len, texts)):
+        end = begin + sum(same)
+        yield slice(begin, end), length
+        begin = end
+
+
+def _passes(order: list[int], lengths: list[int], most: int) -> Iterator[list[int]]:
+    """``order`` in parts of at most ``most`` tokens, or of one text."""
+    part: list[int] = []
+    tokens = 0
+    for text in order:
+        if part and tokens + lengths[text] > most:
+            yield part
+            part, tokens = [], 0
+        part.append(text)
+        tokens += lengths[text]
+    if part:
+        yield part

@@ -1,0 +1,136 @@
+"""The reward: cosine similarity between the embeddings of a text and of the concept.
+
+all-MiniLM-L6-v2 is a BERT encoder with mean pooling and unit length (Reimers & Gurevych 2019,
+arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). :mod:`tinycats.reward.encoder` encodes so that a text's
+reward does not depend on its company, to the last bit; each distinct text is thus encoded once in
+the life of a :class:`RewardModel`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinycats.files import atomic as whole_files
+from tinycats.program import UserError
+from tinycats.reward.encoder import PackedBert
+
+LONGEST_TEXT = 256  # tokens, [CLS] and [SEP] counted; the encoder was made for no more
+
+
+class RewardEncoder:
+    """Sentence encoder of a folder in sentence-transformers' layout.
+
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json.
+        device: torch device of the encoder.
+
+    Raises:
+        UserError: the folder's encoder is not a BERT, or pools in another way than by the mean.
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()  # it would report the pooler that we leave out
+        transformers_logging.disable_progress_bar()
+        folder = Path(folder)
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        # older releases wrote a flag for each mode, newer ones write the mode's name
+        mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
+        if not mean or pooling.get("pooling_mode_cls_token"):
+            raise UserError(
+                f"{folder}: this encoder does not pool by the mean, which is all we know"
+            )
+        about = json.loads((folder / "config.json").read_text())
+        if about.get("model_type") != "bert":
+            raise UserError(
+                f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
+            )
+        self.device, self.width = torch.device(device), int(about["hidden_size"])
+        model = BertModel.from_pretrained(
+            folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+        )
+        # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
+        self.bert = PackedBert(model, self.device)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(LONGEST_TEXT)
+        self.tokenizer.no_padding()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors ``(texts, width)``, float32; equal texts get equal bits whatever their company."""
+        if not texts:
+            return np.zeros((0, self.width), "float32")
+        place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(place))]
+        vectors: np.ndarray = nn.functional.normalize(self.bert(ids), dim=1).cpu().numpy()
+        return vectors[[place[text] for text in texts]]
+
+    def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:
+        """Cosine of each text with the unit vector ``reference`` (width,): ``(texts,)``, float32."""
+        # a fixed-order float64 sum: a BLAS product's bits would depend on the number of texts
+        products = self.embed(texts).astype(np.float64) * reference.astype(np.float64)
+        return products.sum(axis=1).astype(np.float32)
+
+
+class RewardModel:
+    """Text → reward with a memo: only texts never seen before reach the encoder."""
+
+    def __init__(self, encoder: RewardEncoder, reference: np.ndarray) -> None:
+        self.encoder = encoder
+        self.reference = reference
+        self.memo: dict[str, np.float32] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Rewards ``(texts,)``, float32, on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.memo]
+        if new:
+            self.memo.update(zip(new, self.encoder.similarities(new, self.reference), strict=True))
+        return torch.from_numpy(np.array([self.memo[text] for text in texts], dtype=np.float32))
+
+
+def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_sha256: str) -> None:
+    """Write the concept's unit vector with the concept and the encoder's checksum as metadata."""
+    metadata = {"concept": concept, "encoder_sha256": encoder_sha256}
+    whole_files.write_tensors(path, {"embedding": vector.astype(np.float32)}, metadata)
+
+
+def load_reference(
+    path: str | Path, concept: str | None = None, encoder_sha256: str | None = None
+) -> np.ndarray:
+    """The concept's unit vector, ``(width,)`` float32.
+
+    Raises:
+        UserError: the file is damaged, not a unit vector, or of another concept or encoder.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "numpy") as file:
+            vector, metadata = file.get_tensor("embedding"), file.metadata() or {}
+    except (SafetensorError, KeyError) as error:
+        raise UserError(
+            f"{path}: damaged reference embedding ({error}); delete it and rerun"
+        ) from error
+    if vector.ndim != 1 or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
+        raise UserError(f"{path}: not a unit vector; delete it and rerun")
+    if concept is not None and metadata.get("concept") != concept:
+        raise UserError(
+            f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun"
+        )
+    if encoder_sha256 is not None and metadata.get("encoder_sha256") != encoder_sha256:
+        raise UserError(
+            f"{path}: made by another encoder (sha256 {metadata.get('encoder_sha256')}, ours is"
+            f" {encoder_sha256}); delete it and rerun"
+        )
+    if problem := whole_files.problem(path):
+        raise UserError(problem)
+    result: np.ndarray = vector
+    return result

@@ -1,0 +1,218 @@
+"""Long stories: sampled from a model, then measured token by token under it and under the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinycats.compute.devices import put
+from tinycats.files.tables import Row
+from tinycats.language_model.network import Network, growing_cache
+from tinycats.policies import objective
+from tinycats.policies.prefix_tree import chunks, draw
+
+#: Tokens in one teacher-forced pass while measuring.
+TOKENS_PER_PASS = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """One story to be told."""
+
+    prompt_group: str
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    forced_ids: tuple[int, ...]  # first new tokens that are not sampled
+    sample_seed: int
+
+
+def requests(
+    tokenizer: Any,
+    prompts: dict[str, list[str]],
+    per_prompt: dict[str, int],
+    forced: str,
+    seed: int,
+) -> list[Request]:
+    """The stories of one seed: equal random numbers for every model, so that stories pair up.
+
+    Args:
+        prompts: group → prompts.
+        per_prompt: group → stories for each of its prompts.
+        forced: text that every story is made to begin with (may be empty).
+    """
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+    result, number = [], 0
+    for group, texts in prompts.items():
+        for text in texts:
+            for _ in range(per_prompt[group]):
+                sample_seed = int(np.random.SeedSequence([seed, 1, number]).generate_state(1)[0])
+                result.append(Request(group, text, encode(text), encode(forced), sample_seed))
+                number += 1
+    return result
+
+
+@torch.no_grad()
+def sample_stories(
+    network: Network, asked: Sequence[Request], new_tokens: int, end_token: int
+) -> list[list[int]]:
+    """New token ids of each story (forced ones first, an end token last if it ended).
+
+    All stories advance together: a story whose prompt is longer than the shortest one takes its
+    own next prompt token instead of a sampled one, so no padding is needed. Stories that have
+    ended leave the batch, a fifth of it at a time.
+    """
+    given = [r.prompt_ids + r.forced_ids for r in asked]
+    shortest = min(len(r.prompt_ids) for r in asked)
+    numbers = np.stack([np.random.default_rng(r.sample_seed).random(new_tokens) for r in asked])
+    told: list[list[int]] = [[] for _ in asked]
+    active, ended = list(range(len(asked))), set[int]()
+    cache = growing_cache(max(map(len, given)) + new_tokens)
+    fed = torch.tensor([ids[:shortest] for ids in given])
+    position = shortest
+    while active:
+        out = network.body(
+            input_ids=put(fed, network.device), past_key_values=cache, use_cache=True
+        )
+        log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
+        index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
+        u = put(torch.from_numpy(numbers[active, index]), network.device)
+        drawn = draw(log_p.exp(), u, torch.arange(len(active), device=network.device)).tolist()
+        tokens, stay = [], []
+        for row, i in enumerate(active):
+            if i in ended:
+                tokens.append(end_token)
+                continue
+            token = given[i][position] if position < len(given[i]) else drawn[row]
+            tokens.append(token)
+            if position >= len(asked[i].prompt_ids):
+                told[i].append(token)
+                if token == end_token or len(told[i]) == new_tokens:
+                    ended.add(i)
+                    continue
+            stay.append(row)
+        if len(stay) <= 0.8 * len(active):
+            cache.batch_select_indices(put(torch.tensor(stay, dtype=torch.long), network.device))
+            active = [active[row] for row in stay]
+            tokens = [tokens[row] for row in stay]
+        fed = torch.tensor(tokens)[:, None]
+        position += 1
+    return told
+
+
+def _padded(
+    asked: Sequence[Request], told: Sequence[list[int]]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of similar length: story indices and their inputs, padded on the right."""
+    lengths = [len(r.prompt_ids) + len(t) for r, t in zip(asked, told, strict=True)]
+    order = sorted(range(len(told)), key=lambda i: lengths[i])
+    size = max(1, TOKENS_PER_PASS // max(lengths))
+    for part in chunks(len(order), size):
+        members = order[part]
+        inputs = torch.zeros(len(members), max(lengths[i] for i in members) - 1, dtype=torch.long)
+        for row, i in enumerate(members):
+            ids = [*asked[i].prompt_ids, *told[i]][:-1]
+            inputs[row, : len(ids)] = torch.tensor(ids)
+        yield members, inputs
+
+
+@torch.no_grad()
+def measure_stories(
+    policy: Network, reference: Network | None, asked: Sequence[Request], told: Sequence[list[int]]
+) -> list[dict[str, np.ndarray]]:
+    """For each story, per new token: ``log_p_policy`` and, with a reference, ``log_p_reference``,
+    ``kl_policy_to_reference_nats`` and ``kl_reference_to_policy_nats`` (float32, nats)."""
+    results: list[dict[str, np.ndarray]] = [{} for _ in told]
+    for members, inputs in _padded(asked, told):
+        inputs = inputs.to(policy.device)
+        hidden = policy.forward(inputs, [])[0]
+        hidden_ref = reference.forward(inputs, [])[0] if reference else hidden
+        for row, i in enumerate(members):
+            begin = len(asked[i].prompt_ids) - 1
+            states = slice(begin, begin + len(told[i]))
+            token = torch.tensor(told[i], device=policy.device)[:, None]
+            log_p = policy.log_probabilities(hidden[row, states])
+            found = {"log_p_policy": log_p.gather(1, token)[:, 0]}
+            if reference is not None:
+                log_ref = reference.log_probabilities(hidden_ref[row, states])
+                found["log_p_reference"] = log_ref.gather(1, token)[:, 0]
+                (
+                    found["kl_policy_to_reference_nats"],
+                    found["kl_reference_to_policy_nats"],
+                ) = objective.divergences(log_p.exp(), log_p, log_ref)
+            results[i] = {name: values.cpu().numpy() for name, values in found.items()}
+    return results
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Four decimals, which is what a reader of stories can use; no −0."""
+    return [round(float(v), 4) + 0.0 if np.isfinite(v) else None for v in values]
+
+
+def tell_stories(
+    policy: Network,
+    reference: Network,
+    tokenizer: Any,
+    asked: Sequence[Request],
+    new_tokens: int,
+) -> list[Row]:
+    """Rows of a stories file (:data:`tinycats.files.tables.STORY_FIELDS`).
+
+    A forced token was taken with probability 1 by the conditioned model, whatever the model itself
+    thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_ref, and
+    KL(base‖conditioned) is infinite, written as null.
+    """
+    end = tokenizer.eos_token_id
+    told = sample_stories(policy, asked, new_tokens, end)
+    measured = measure_stories(policy, reference, asked, told)
+    rows = []
+    for request, ids, found in zip(asked, told, measured, strict=True):
+        forced = len(request.forced_ids)
+        found["log_p_policy"][:forced] = 0.0
+        found["kl_policy_to_reference_nats"][:forced] = -found["log_p_reference"][:forced]
+        found["kl_reference_to_policy_nats"][:forced] = np.inf
+        rows.append(
+            {
+                "prompt_group": request.prompt_group,
+                "prompt": request.prompt,
+                "forced": tokenizer.decode(list(request.forced_ids)),
+                "text": tokenizer.decode(
+                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ),
+                "token_ids": ids,
+                "tokens": [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids],
+                "log_p_policy": _numbers(found["log_p_policy"]),
+                "log_p_reference": _numbers(found["log_p_reference"]),
+                "kl_policy_to_reference_nats": _numbers(found["kl_policy_to_reference_nats"]),
+                "kl_reference_to_policy_nats": _numbers(found["kl_reference_to_policy_nats"]),
+                "ended": bool(ids and ids[-1] == end),
+                "sample_seed": request.sample_seed,
+            }
+        )
+    return rows
+
+
+def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[Row]:
+    """How a policy finds stories that another model told (:data:`FORGETTING_FIELDS`)."""
+    asked = [
+        Request(
+            row["prompt_group"],
+            row["prompt"],
+            tuple(tokenizer(row["prompt"], add_special_tokens=False).input_ids),
+            (),
+            row["sample_seed"],
+        )
+        for row in rows
+    ]
+    measured = measure_stories(policy, None, asked, [row["token_ids"] for row in rows])
+    return [
+        {"story": i, "log_p_policy": _numbers(found["log_p_policy"])}
+        for i, found in enumerate(measured)
+    ]

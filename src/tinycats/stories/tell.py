@@ -1,0 +1,388 @@
+"""``tinycats tell``: a story from a trained policy, token by token, in the terminal.
+
+As the post's ``python sample.py``, with the report's colours: each token is tinted by how much more
+(warm) or less (cool) likely the policy finds it than the base, log π − log π_ref in nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tinycats import __version__, program
+from tinycats.program import UserError
+from tinycats.study import canonical
+
+if TYPE_CHECKING:
+    from tinycats.language_model.network import Network
+
+OPENING = "Once upon a time there was"
+#: (at least this many nats, 256-colour code of the text), strongest first; grey is left as it is
+TINTS = ((3.0, 196), (1.5, 208), (0.5, 179), (-0.5, None), (-1.5, 109), (-3.0, 39), (-1e9, 27))
+NARROWEST = 16  # columns of one of two stories side by side
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token adds to the text, and log π − log π_ref of it in nats (None: the prompt)."""
+
+    text: str
+    difference: float | None
+
+
+# ---------------------------------------------------------------------------- stories
+
+
+def stream(
+    teller: Network,
+    policy: Network,
+    base: Network,
+    prompt_ids: Sequence[int],
+    numbers: Any,
+    end_token: int,
+) -> Iterator[tuple[int, float]]:
+    """Tokens of one story as they are drawn, each with log π − log π_ref of it.
+
+    Args:
+        teller: who draws the tokens, ``policy`` or ``base``.
+        numbers: ``(new tokens,)`` in [0, 1): token t is drawn by inversion at ``numbers[t]``, so
+            that two tellers with equal numbers tell stories that can be compared.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    from tinycats.policies.prefix_tree import draw
+
+    caches = {id(network): (network, DynamicCache()) for network in (policy, base)}
+    fed = torch.tensor([list(prompt_ids)])
+    for u in numbers:
+        with torch.inference_mode():
+            log_p = {}
+            for key, (network, cache) in caches.items():
+                out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
+                log_p[key] = network.log_probabilities(out.last_hidden_state[:, -1].float())
+            u = torch.tensor([float(u)], dtype=torch.float64)
+            token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
+        yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
+        if token == end_token:
+            return
+        fed = torch.tensor([[token]])
+
+
+def pieces(
+    tokenizer: Any, prompt: str, tokens: Iterator[tuple[int, float]], end_token: int
+) -> Iterator[Piece]:
+    """Text of a story as it grows; bytes that are not yet a letter wait for the rest of it."""
+    yield Piece(printable(prompt), None)
+    ids: list[int] = []
+    told = ""
+    for token, difference in tokens:
+        if token == end_token:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) - len(told) < 4:
+            continue
+        yield Piece(printable(text[len(told) :]), difference)
+        told = text
+
+
+def printable(text: str) -> str:
+    """Without control characters, which could move the cursor or recolour the terminal."""
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c)[0] != "C")
+
+
+# ---------------------------------------------------------------------------- the terminal
+
+
+def has_colour(out: TextIO) -> bool:
+    """Whether ``out`` is a terminal that may be coloured (https://no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def tint(text: str, difference: float | None, colour: bool) -> str:
+    """``text`` with the colour of its difference."""
+    if not colour or not text:
+        return text
+    if difference is None:
+        return f"\x1b[1m{text}\x1b[0m"
+    code = next(code for least, code in TINTS if difference >= least)
+    return text if code is None else f"\x1b[38;5;{code}m{text}\x1b[0m"
+
+
+def legend(colour: bool) -> str:
+    """One line on the colours."""
+    if not colour:
+        return ""
+    steps = (("< −3", -4), ("−1.5", -2), ("−0.5", -1), ("0.5", 1), ("1.5", 2), ("> 3", 4))
+    scale = "  ".join(tint(label, difference, True) for label, difference in steps)
+    return f"log π − log π_ref, nats: {scale}\n"
+
+
+@dataclass
+class Column:
+    """One of two stories side by side: words are put into lines as they come."""
+
+    width: int
+    colour: bool
+    lines: list[str] = field(default_factory=list)  # complete ones, padded to the width
+    line: str = ""  # with colours
+    taken: int = 0  # columns of ``line``
+    word: list[tuple[str, float | None]] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        for character in piece.text:
+            if character in " \n":
+                self._end_word()
+                if character == "\n":
+                    self._end_line()
+                elif 0 < self.taken < self.width:
+                    self.line, self.taken = self.line + " ", self.taken + 1
+            else:
+                self.word.append((character, piece.difference))
+
+    def finish(self) -> None:
+        self._end_word()
+        if self.taken:
+            self._end_line()
+
+    def _end_word(self) -> None:
+        if self.taken and self.taken + sum(columns(c) for c, _ in self.word) > self.width:
+            self._end_line()
+        for character, difference in self.word:
+            if self.taken + columns(character) > self.width:
+                self._end_line()
+            self.line += tint(character, difference, self.colour)
+            self.taken += columns(character)
+        self.word = []
+
+    def _end_line(self) -> None:
+        self.lines.append(self.line + " " * (self.width - self.taken))
+        self.line, self.taken = "", 0
+
+
+def columns(character: str) -> int:
+    """Columns of the terminal that a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def side_by_side(
+    stories: Sequence[Iterator[Piece]], titles: Sequence[str], out: TextIO, colour: bool
+) -> None:
+    """Print stories as columns; a line appears as soon as every column has it."""
+    width = max(NARROWEST, (shutil.get_terminal_size().columns - 3) // len(stories))
+    boxes = [Column(width, colour) for _ in stories]
+    gap = " │ "
+    print(gap.join(title[:width].ljust(width) for title in titles).rstrip(), file=out)
+    print("─┼─".join("─" * width for _ in titles), file=out, flush=True)
+    going, printed = set(range(len(stories))), 0
+    while going or printed < max(len(box.lines) for box in boxes):
+        for i in sorted(going):
+            piece = next(stories[i], None)
+            if piece is not None:
+                boxes[i].add(piece)
+            else:
+                boxes[i].finish()
+                going.discard(i)
+        while printed < max(len(box.lines) for box in boxes) and all(
+            printed < len(box.lines) or i not in going for i, box in enumerate(boxes)
+        ):
+            row = [b.lines[printed] if printed < len(b.lines) else " " * width for b in boxes]
+            print(gap.join(row).rstrip(), file=out, flush=True)
+            printed += 1
+
+
+# ---------------------------------------------------------------------------- the study's files
+
+
+def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
+    """Folder of a trained policy below the current folder.
+
+    Raises:
+        UserError: there is none; the line ends in the command that makes it.
+    """
+    for option, name in (("--study", study), ("--variant", variant)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"{option}: {name!r} should be letters, digits, dot, dash, underscore")
+    folder = Path("results") / study / "policies" / variant / f"kl={factor}" / f"seed={seed}"
+    if (folder / "run.json").exists():
+        return folder
+    if not Path("Snakefile").exists():
+        raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
+    config = _config(study)
+    if variant not in (config.get("variants") or {}):
+        raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
+    training = config.get("training") or {}
+    own = Path(f"config/{study}.yaml")
+    lacking = []
+    if factor not in [canonical(f) for f in training.get("kl_factors", [])]:
+        lacking.append(f"{factor} to training.kl_factors")
+    if seed not in training.get("seeds", []):
+        lacking.append(f"{seed} to training.seeds")
+    first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
+        lacking
+    )
+    command = f"snakemake {folder}/run.json --cores 1 --resources gpu=1"
+    command += f" --configfile {own}" if own.exists() else ""
+    command += "" if config.get("study") == study else f" --config study={study}"
+    others = {path.parents[4].name for path in Path("results").glob("*/policies/*/*/*/run.json")}
+    here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
+    raise UserError(f"{folder}: no such policy yet{here}; {first}make it with: {command}")
+
+
+def _config(study: str) -> dict[str, Any]:
+    """A study's configuration as Snakemake merges it: config/<study>.yaml over config.yaml."""
+    import yaml
+
+    def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+        both = {k: merge(below[k], v) if isinstance(v, dict) and isinstance(below.get(k), dict) else v
+                for k, v in above.items()}  # fmt: skip
+        return below | both
+
+    found: dict[str, Any] = {}
+    for path in (Path("config.yaml"), Path(f"config/{study}.yaml")):
+        if path.exists():
+            found = merge(found, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return found
+
+
+def base_folder(policy: Path) -> Path:
+    """Folder of the base model that a policy was trained from, found by its checksum."""
+    from tinycats.files.tables import read_run
+
+    wanted = read_run(policy / "run.json").get("base_model_sha256")
+    for path in sorted(Path("resources/models").glob("*/manifest.json")):
+        try:
+            files = json.loads(path.read_text(encoding="utf-8"))["files"]
+            if files["model.safetensors"]["sha256"] == wanted:
+                return path.parent
+        except (ValueError, KeyError, TypeError):
+            continue
+    raise UserError(
+        f"resources/models: no folder has the base model of {policy} (sha256 {wanted}); get it with:"
+        " snakemake --cores 1 models"
+    )
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+def tell(args: argparse.Namespace, out: TextIO) -> None:
+    """Tell one story, or the base's and the policy's side by side."""
+    policy = policy_folder(args.study, args.variant, args.kl, args.seed)
+    base = base_folder(policy)
+
+    import numpy as np
+
+    from tinycats.language_model.network import Network
+    from tinycats.models.folders import load_causal_lm
+    from tinycats.policies.record import check_policy
+
+    check_policy(policy, base)
+    model, tokenizer = load_causal_lm(policy / "model")
+    networks = {"policy": Network(model), "base": Network(load_causal_lm(base)[0])}
+    ids = tokenizer(args.prompt, add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError("the prompt is empty; it should have a word at least, such as Once")
+    context = getattr(model.config, "max_position_embeddings", len(ids) + args.new_tokens)
+    if len(ids) + args.new_tokens > context:
+        raise UserError(
+            f"--new-tokens: {args.new_tokens} and a prompt of {len(ids)} make more than the model's"
+            f" context of {context} tokens; at most {context - len(ids)} will do"
+        )
+    # the policy's seed and the story's number: another story, other random numbers
+    numbers = np.random.default_rng([args.seed, args.story]).random(args.new_tokens)
+    end = tokenizer.eos_token_id
+    colour = has_colour(out)
+
+    def story(teller: str) -> Iterator[Piece]:
+        tokens = stream(networks[teller], networks["policy"], networks["base"], ids, numbers, end)
+        return pieces(tokenizer, args.prompt, tokens, end)
+
+    if args.compare:
+        titles = ["base", f"KL factor {args.kl}, seed {args.seed}"]
+        side_by_side([story("base"), story("policy")], titles, out, colour)
+    else:
+        for piece in story("policy"):
+            print(tint(piece.text, piece.difference, colour), end="", file=out, flush=True)
+        print(file=out)
+    print(legend(colour), end="", file=out)
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _factor(text: str) -> str:
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError
+    return canonical(float(text))
+
+
+# argparse names them in errors
+_whole.__name__, _positive.__name__ = "whole number", "positive number"
+_factor.__name__ = "KL factor"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tinycats", description="Stories from the policies of a study."
+    )
+    parser.add_argument("--version", action="version", version=f"tinycats {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    telling = commands.add_parser(
+        "tell",
+        help="tell a story in the terminal",
+        description="Tell a story with a trained policy, each token coloured by log π − log π_ref"
+        " (NO_COLOR=1 for none).",
+    )
+    add = telling.add_argument
+    add("prompt", nargs="?", default=OPENING, help=f"how the story begins (default: {OPENING})")
+    add("--kl", type=_factor, default="6000", help="KL factor of the policy (default: 6000)")
+    add("--compare", action="store_true", help="the base beside it, with the same random numbers")
+    add("--study", default="default", help="whose policies, results/<study> (default: default)")
+    add("--variant", default="post", help="training settings (default: post)")
+    add("--seed", type=_whole, default=0, help="seed of the policy (default: 0)")
+    add("--story", type=_whole, default=0, help="another number, another story (default: 0)")
+    add("--new-tokens", type=_positive, default=250, help="at most so many tokens (default: 250)")
+    return parser.parse_args(arguments)
+
+
+def _main() -> None:
+    args = parse()
+    try:
+        tell(args, sys.stdout)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("\x1b[0m" if has_colour(sys.stdout) else "", flush=True)
+        raise SystemExit(130) from None
+
+
+def main() -> None:
+    """The console script ``tinycats``."""
+    program.run(_main)
+
+
+if __name__ == "__main__":
+    main()

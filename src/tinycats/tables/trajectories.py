@@ -1,0 +1,142 @@
+"""Tables over the steps of training, and of the first new token before and after."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tinycats.files import tables as files
+from tinycats.files.tables import Row, TableError
+from tinycats.scores.scoring import MODELS, Who, who
+from tinycats.tables.summaries import about, interval, number, read
+
+#: columns of training.csv that are measured times: they differ from run to run, the tables do not
+TIMING = ("seconds", "samples_per_second")
+#: how many tokens tables/first_token.csv keeps
+FIRST_TOKENS = 12
+
+
+def _of_policies(paths: Iterable[str | Path]) -> list[tuple[Who, Path]]:
+    found = [(who(path), Path(path)) for path in paths]
+    for teller, path in found:
+        if teller.model != "policy":
+            raise TableError(f"{path}: the path should hold <variant>/kl=<factor>/seed=<number>")
+    return sorted(found, key=lambda item: item[0].order)
+
+
+def _who(teller: Who, seed: bool) -> Row:
+    row: Row = {"variant": teller.variant, "kl_factor": teller.kl_factor}
+    return {**row, "seed": teller.seed} if seed else row
+
+
+def training(paths: Iterable[str | Path]) -> list[Row]:
+    """Rows of tables/training.csv from the policies' training.csv: mean and band over seeds."""
+    columns = [c for c in files.TABLES["training.csv"] if c not in ("step", *TIMING)]
+    of_step: dict[tuple[Who, int], dict[str, list[float]]] = {}
+    for teller, path in _of_policies(paths):
+        for row in read("training.csv", path):
+            step = int(number(row, "step", path))
+            own = of_step.setdefault((replace(teller, seed=None), step), defaultdict(list))
+            for column in columns:
+                own[column].append(number(row, column, path))
+    rows = []
+    for (model, step), values in sorted(of_step.items(), key=lambda i: (i[0][0].order, i[0][1])):
+        for metric in columns:
+            about_it = {**_who(model, seed=False), "step": step, "metric": metric}
+            rows.append({**about_it, **interval(values[metric])})
+    return [row for row in rows if row["seeds"]]
+
+
+def top_completions(paths: Iterable[str | Path], batch_size: int) -> list[Row]:
+    """Rows of tables/top_completions.csv from the policies' own: counts become shares.
+
+    Raises:
+        TableError: a completion was drawn more often than the batch is large.
+    """
+    rows = []
+    for teller, path in _of_policies(paths):
+        for row in read("top_completions.csv", path):
+            share = number(row, "count", path) / batch_size
+            if not 0 < share <= 1:
+                raise TableError(f"{path}: count {row['count']} of a batch of {batch_size}")
+            own: Row = {"step": row["step"], "text": row["text"], "share": share}
+            own["reward"] = number(row, "reward", path)
+            rows.append({**_who(teller, seed=True), **own})
+    return rows
+
+
+def endings(paths: Iterable[str | Path], completions: Iterable[str | Path]) -> list[Row]:
+    """Rows of tables/endings.csv: each run's way through reward and KL, step by step.
+
+    Row k of training.csv is of the batch before update k. Where a policy has completions, drawn
+    after the last update, their averages close its way as one more step.
+    """
+    columns = {
+        "reward": "reward_mean",
+        "kl_policy_to_reference_nats": "kl_policy_to_reference_nats",
+        "kl_reference_to_policy_nats": "kl_reference_to_policy_nats",
+    }
+    after = {who(path): Path(path) for path in completions}
+    rows = []
+    for teller, path in _of_policies(paths):
+        last = 0
+        for row in read("training.csv", path):
+            last = int(number(row, "step", path))
+            own = {name: number(row, column, path) for name, column in columns.items()}
+            rows.append({**_who(teller, seed=True), "step": last, **own})
+        if teller in after:
+            drawn = read("completions.csv", after[teller])
+            counts = [number(row, "count", after[teller]) for row in drawn]
+            own = {
+                name: math.fsum(
+                    count * number(row, name, after[teller])
+                    for count, row in zip(counts, drawn, strict=True)
+                )
+                / math.fsum(counts)
+                for name in columns
+            }
+            rows.append({**_who(teller, seed=True), "step": last + 1, **own})
+    return rows
+
+
+def first_token(path: str | Path) -> list[Row]:
+    """Rows of tables/first_token.csv: the tokens that are likeliest under any model.
+
+    Args:
+        path: completions/first_token.csv. Tokens of the same text count together; a token that a
+            seed's rows leave out counts as 0 there.
+
+    Raises:
+        TableError: the file is damaged, or a seed's probabilities add up to more than 1.
+    """
+    of_model: dict[Who, dict[str, dict[str, float]]] = {}
+    for row in read("completions/first_token.csv", path):
+        if row["model"] not in MODELS:
+            raise TableError(f"{path}: column model holds {row['model']!r}")
+        model = Who(row["model"], row["variant"], row["kl_factor"])
+        of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
+        of_seed[row["seed"]] += number(row, "probability", path)
+    mean: dict[Who, dict[str, float]] = {}
+    for model, tokens in of_model.items():
+        seeds = {seed for of_seed in tokens.values() for seed in of_seed}
+        for seed in sorted(seeds):
+            total = math.fsum(of_seed.get(seed, 0.0) for of_seed in tokens.values())
+            if not 0 < total <= 1.001:
+                raise TableError(
+                    f"{path}: probabilities of {model} seed {seed} add up to {total:.4g}"
+                )
+        mean[model] = {t: math.fsum(of_seed.values()) / len(seeds) for t, of_seed in tokens.items()}
+    largest: dict[str, float] = {}
+    for tokens_of_model in mean.values():
+        for token, probability in tokens_of_model.items():
+            largest[token] = max(largest.get(token, 0.0), probability)
+    kept = sorted(largest, key=lambda token: (-largest[token], token))[:FIRST_TOKENS]
+    return [
+        {**about(model), "token": token, "probability": mean[model][token]}
+        for model in sorted(mean, key=lambda m: m.order)
+        for token in kept
+        if token in mean[model]
+    ]
