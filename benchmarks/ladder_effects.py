@@ -63,10 +63,10 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
 
     tree = ladder_step(5)
     policy, tokenizer = load_causal_lm(args.model)
-    reference, _ = load_causal_lm(args.model)
+    base, _ = load_causal_lm(args.model)
     prompt_ids, end = tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id
     n = len(prompt_ids) + 4
-    sampler = tree.Sampler(tree.Network(policy), tree.Network(reference), prompt_ids, 4, end)
+    sampler = tree.Sampler(tree.Network(policy), tree.Network(base), prompt_ids, 4, end)
     rewards = reward_model(args.encoder, "cpu")
     generator = torch.Generator().manual_seed(0)
 
@@ -81,23 +81,23 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
     def gradient(baseline: str, kl: str, drawn: Any, values: Any, kl_factor: float) -> Any:
         tree.BASELINE, tree.KL = baseline, kl
         policy.zero_grad()
-        tree.loss(policy, reference, prompt_ids, drawn, values, n, kl_factor, end)
+        tree.loss(policy, base, prompt_ids, drawn, values, n, kl_factor, end)
         parameters = [p.grad for p in policy.parameters() if p.grad is not None]
         return torch.cat([g.flatten() for g in parameters]).double()
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, weight_decay=0.01)
     for _ in range(args.training_steps):
-        gradient("leave_one_out", "policy_to_reference", *draw(), KL_FACTOR)
+        gradient("leave_one_out", "policy_to_base", *draw(), KL_FACTOR)
         optimizer.step()
 
     reward_none, reward_loo, post, whole = [], [], [], []
     for _ in range(args.batches):
         drawn, values = draw()
-        reward_none.append(gradient("none", "reference_to_policy", drawn, values, 0.0))
-        reward_loo.append(gradient("leave_one_out", "reference_to_policy", drawn, values, 0.0))
+        reward_none.append(gradient("none", "base_to_policy", drawn, values, 0.0))
+        reward_loo.append(gradient("leave_one_out", "base_to_policy", drawn, values, 0.0))
         zero = torch.zeros_like(values)
-        post.append(gradient("none", "reference_to_policy", drawn, zero, KL_FACTOR))
-        whole.append(gradient("none", "policy_to_reference", drawn, zero, KL_FACTOR))
+        post.append(gradient("none", "base_to_policy", drawn, zero, KL_FACTOR))
+        whole.append(gradient("none", "policy_to_base", drawn, zero, KL_FACTOR))
     a, b = torch.stack(post).mean(0), torch.stack(whole).mean(0)
     return {
         "signal_to_noise_none": signal_to_noise(reward_none),

@@ -36,7 +36,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
     module = ladder_step(number)
     torch.manual_seed(0)
     model, tokenizer = load_causal_lm(args.model, args.device)
-    reference, _ = load_causal_lm(args.model, args.device)
+    base, _ = load_causal_lm(args.model, args.device)
     encoder = SentenceTransformer(str(args.encoder), device=args.device)
     concept = encoder.encode(CONCEPT, convert_to_tensor=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
@@ -49,7 +49,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
         return util.cos_sim(concept, embeddings)[0]
 
     if number == 5:
-        nets = (module.Network(model), module.Network(reference))
+        nets = (module.Network(model), module.Network(base))
         tree = module.Sampler(*nets, prompt_ids, args.new_tokens, end_id)
         sample, gradient = (
             watch.wrap("sample", tree.sample),
@@ -74,7 +74,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
 
     def step() -> dict[str, int]:
         output_ids, log_probs, kls = rollout(
-            model, reference, prompt_ids, num_tokens, args.batch, end_id
+            model, base, prompt_ids, num_tokens, args.batch, end_id
         )
         value = module.objective(log_probs, kls, rewards(output_ids), num_tokens, KL_FACTOR)
         optimizer.zero_grad()
@@ -92,7 +92,7 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
     from tinycats.policies.training import Trainer, TrainingSettings
 
     policy, tokenizer = load_causal_lm(args.model, args.device)
-    reference, _ = load_causal_lm(args.model, args.device)
+    base, _ = load_causal_lm(args.model, args.device)
     prompt_tokens = len(tokenizer(PROMPT, add_special_tokens=False).input_ids)
     settings = TrainingSettings(
         prompt=PROMPT,
@@ -104,11 +104,11 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
         learning_rate=0.0,
         weight_decay=0.01,
         baseline="leave_one_out",
-        kl="policy_to_reference",
+        kl="policy_to_base",
         precision=args.precision,
     )
     reward = watch.wrap("reward", reward_model(args.encoder, args.device))
-    trainer = Trainer(policy, reference, tokenizer, reward, settings, "benchmark", Path("unused"))
+    trainer = Trainer(policy, base, tokenizer, reward, settings, "benchmark", Path("unused"))
     trainer.sampler.sample = watch.wrap("sample", trainer.sampler.sample)  # type: ignore[method-assign]
     trainer.sampler.backward = watch.wrap("gradient", trainer.sampler.backward)  # type: ignore[method-assign]
     trainer.optimizer.step = watch.wrap("optimiser", trainer.optimizer.step)  # type: ignore[method-assign]

@@ -18,12 +18,12 @@ PROMPT, CONCEPT = "Once upon a time there was", "cat"
 V = 50257  # the post's vocabulary; fixed, so that KL_FACTOR means the same with any tokenizer
 
 
-def kl(log_policy, log_reference):
-    """KL(reference‖policy) of each row in nats: the post's arguments in the post's order."""
-    return kl_div(log_policy, log_reference, reduction="none", log_target=True).sum(-1)
+def kl(log_policy, log_p_base):
+    """KL(base‖policy) of each row in nats: the post's arguments in the post's order."""
+    return kl_div(log_policy, log_p_base, reduction="none", log_target=True).sum(-1)
 
 
-def rollout(model, reference, prompt_ids, num_tokens, batch_size, end_id, forced=None):
+def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None):
     """Sample a batch of stories, or follow the tokens in ``forced`` (batch, new).
 
     Returns the token ids (batch, num_tokens), and at each new token log π and KL (batch, new).
@@ -37,13 +37,13 @@ def rollout(model, reference, prompt_ids, num_tokens, batch_size, end_id, forced
         prefix = output_ids[:, :i].clone()
         logits = model(prefix).logits[:, -1]
         with torch.no_grad():
-            reference_logits = reference(prefix).logits[:, -1]
+            base_logits = base(prefix).logits[:, -1]
         dist = Categorical(logits=logits)
         drawn = dist.sample() if forced is None else forced[:, i - start]
         tokens = torch.where(active, drawn, end_id)
         # a story that has ended collects nothing more; its end token itself counted
         log_probs.append(dist.log_prob(tokens) * active)
-        kls.append(kl(log_softmax(logits, -1), log_softmax(reference_logits, -1)) * active)
+        kls.append(kl(log_softmax(logits, -1), log_softmax(base_logits, -1)) * active)
         active = active & (tokens != end_id)
         output_ids[:, i] = tokens
     return output_ids, torch.stack(log_probs, 1), torch.stack(kls, 1)
@@ -56,12 +56,12 @@ def objective(log_probs, kls, rewards, num_tokens, kl_factor):
     return (policy_gradient + penalty).mean()
 
 
-def loss(model, reference, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
+def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
     """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
     new = num_tokens - len(prompt_ids)
     padded = [tokens + [end_id] * (new - len(tokens)) for tokens in completions]
     forced = torch.tensor(padded, device=model.device)
-    _, *parts = rollout(model, reference, prompt_ids, num_tokens, len(padded), end_id, forced)
+    _, *parts = rollout(model, base, prompt_ids, num_tokens, len(padded), end_id, forced)
     return objective(*parts, rewards, num_tokens, kl_factor)
 
 
@@ -81,7 +81,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     # fp32 whatever the file holds; from_pretrained leaves dropout off
-    model, reference = (
+    model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)
     )
@@ -93,7 +93,7 @@ def main():
     for step in range(1, args.steps + 1):
         began = time.perf_counter()
         output_ids, log_probs, kls = rollout(
-            model, reference, prompt_ids, args.num_tokens, args.batch, end_id
+            model, base, prompt_ids, args.num_tokens, args.batch, end_id
         )
         texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
         rewards = util.cos_sim(concept, encoder.encode(texts, convert_to_tensor=True))[0]

@@ -19,9 +19,9 @@ PROMPT, CONCEPT = "Once upon a time there was", "cat"
 V = 50257  # the post's vocabulary; fixed, so that KL_FACTOR means the same with any tokenizer
 
 
-def kl(log_policy, log_reference):
-    """KL(policy‖reference) of each row in nats: the post's arguments the other way round."""
-    return kl_div(log_reference, log_policy, reduction="none", log_target=True).sum(-1)
+def kl(log_policy, log_p_base):
+    """KL(policy‖base) of each row in nats: the post's arguments the other way round."""
+    return kl_div(log_p_base, log_policy, reduction="none", log_target=True).sum(-1)
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def sample(model, prompt_ids, num_tokens, batch_size, end_id):
     return output_ids
 
 
-def rollout(model, reference, prompt_ids, num_tokens, batch_size, end_id, forced=None):
+def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None):
     """Sample a batch of stories, or follow the tokens in ``forced`` (batch, new).
 
     Returns the token ids (batch, num_tokens), and at each new token log π and KL (batch, new).
@@ -54,12 +54,12 @@ def rollout(model, reference, prompt_ids, num_tokens, batch_size, end_id, forced
     once = {"logits_to_keep": tokens.shape[1], "use_cache": False}
     log_policy = log_softmax(model(output_ids[:, :-1], **once).logits, -1)  # (batch, new, V)
     with torch.no_grad():
-        log_reference = log_softmax(reference(output_ids[:, :-1], **once).logits, -1)
+        log_p_base = log_softmax(base(output_ids[:, :-1], **once).logits, -1)
     # a story that has ended collects nothing more; its end token itself counted
     ends = (tokens == end_id).long()
     active = ends.cumsum(1) - ends == 0
     log_probs = log_policy.gather(2, tokens[:, :, None])[:, :, 0] * active
-    return output_ids, log_probs, kl(log_policy, log_reference) * active
+    return output_ids, log_probs, kl(log_policy, log_p_base) * active
 
 
 def objective(log_probs, kls, rewards, num_tokens, kl_factor):
@@ -72,12 +72,12 @@ def objective(log_probs, kls, rewards, num_tokens, kl_factor):
     return (policy_gradient + penalty).mean()
 
 
-def loss(model, reference, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
+def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
     """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
     new = num_tokens - len(prompt_ids)
     padded = [tokens + [end_id] * (new - len(tokens)) for tokens in completions]
     forced = torch.tensor(padded, device=model.device)
-    _, *parts = rollout(model, reference, prompt_ids, num_tokens, len(padded), end_id, forced)
+    _, *parts = rollout(model, base, prompt_ids, num_tokens, len(padded), end_id, forced)
     return objective(*parts, rewards, num_tokens, kl_factor)
 
 
@@ -97,7 +97,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     # fp32 whatever the file holds; from_pretrained leaves dropout off
-    model, reference = (
+    model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)
     )
@@ -109,7 +109,7 @@ def main():
     for step in range(1, args.steps + 1):
         began = time.perf_counter()
         output_ids, log_probs, kls = rollout(
-            model, reference, prompt_ids, args.num_tokens, args.batch, end_id
+            model, base, prompt_ids, args.num_tokens, args.batch, end_id
         )
         texts = tokenizer.batch_decode(output_ids, skip_special_tokens=True)
         rewards = util.cos_sim(concept, encoder.encode(texts, convert_to_tensor=True))[0]

@@ -18,7 +18,7 @@ from tinycats.policies.objective import advantages, kl_coefficient_per_nat, loss
 from tinycats.policies.rollout import Sampler
 
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
-BASELINE, KL = "leave_one_out", "policy_to_reference"
+BASELINE, KL = "leave_one_out", "policy_to_base"
 
 
 def objective(tree, rollout, rewards, num_tokens, kl_factor):
@@ -26,13 +26,13 @@ def objective(tree, rollout, rewards, num_tokens, kl_factor):
     advantage, coefficient = advantages(rewards, BASELINE), kl_coefficient_per_nat(kl_factor)
     tree.backward(rollout, advantage, coefficient, KL, num_tokens)
     kls = getattr(rollout, f"kl_{KL}")  # (batch,), summed over the new tokens
-    return loss_value(advantage, rollout.log_density, kls, coefficient, num_tokens)
+    return loss_value(advantage, rollout.log_prob, kls, coefficient, num_tokens)
 
 
-def loss(model, reference, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
+def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
     """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
     new = num_tokens - len(prompt_ids)
-    tree = Sampler(Network(model), Network(reference), prompt_ids, new, end_id)
+    tree = Sampler(Network(model), Network(base), prompt_ids, new, end_id)
     rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
     return objective(tree, rollout, rewards, num_tokens, kl_factor)
 
@@ -53,7 +53,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     # fp32 whatever the file holds; from_pretrained leaves dropout off
-    model, reference = (
+    model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)
     )
@@ -63,7 +63,7 @@ def main():
     prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id
 
     new = args.num_tokens - len(prompt_ids)
-    tree = Sampler(Network(model), Network(reference), prompt_ids, new, end_id)
+    tree = Sampler(Network(model), Network(base), prompt_ids, new, end_id)
 
     for step in range(1, args.steps + 1):
         began = time.perf_counter()
@@ -75,7 +75,7 @@ def main():
         rewards = rewards[rollout.index]
         objective(tree, rollout, rewards, args.num_tokens, args.kl_factor)
         optimizer.step()
-        nats, seconds = rollout.kl_policy_to_reference.mean().item(), time.perf_counter() - began
+        nats, seconds = rollout.kl_policy_to_base.mean().item(), time.perf_counter() - began
         print(f"{step}  reward {rewards.mean():.4f}  KL {nats:.4f} nats  {seconds:.2f} s")
 
 

@@ -1,8 +1,8 @@
 """The ladder as an oracle: its steps as modules, tiny models, gradients, and a toy to enumerate.
 
 plain = ladder_steps.step(1)                      # the post's loop
-plain = ladder_steps.plain("leave_one_out", "policy_to_reference")  # its way, other formulas
-value, gradients = ladder_steps.loss_and_gradients(plain, model, reference, ...)
+plain = ladder_steps.plain("leave_one_out", "policy_to_base")  # its way, other formulas
+value, gradients = ladder_steps.loss_and_gradients(plain, model, base, ...)
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def step(number: int) -> ModuleType:
 def plain(baseline: str, kl: str) -> ModuleType:
     """Step 1's way of computing with any baseline and KL, taken from the steps that bring them."""
     module = step(1)
-    if kl == "policy_to_reference":
+    if kl == "policy_to_base":
         module.kl, module.objective = step(3).kl, step(3).objective
-    raw = module.objective if kl == "reference_to_policy" else _without_baseline(module.objective)
+    raw = module.objective if kl == "base_to_policy" else _without_baseline(module.objective)
     if baseline == "leave_one_out":
-        module.objective = step(2).objective if kl == "reference_to_policy" else step(3).objective
+        module.objective = step(2).objective if kl == "base_to_policy" else step(3).objective
     else:  # the ladder has no step for it; one that is not known here is taken at its word
         own = {"none": lambda rewards: rewards, "mean": lambda rewards: rewards - rewards.mean()}
         advantages = own.get(baseline) or BASELINES[baseline]
@@ -115,7 +115,7 @@ def _with_large_weights(model, seed: int):
 
 
 def moved(model, seed: int = 1, by: float = 0.05):
-    """A copy with every parameter moved a little: a reference that the policy has left."""
+    """A copy with every parameter moved a little: a base that the policy has left."""
     generator = torch.Generator().manual_seed(seed)
     other = copy.deepcopy(model)
     with torch.no_grad():

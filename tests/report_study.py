@@ -40,7 +40,7 @@ def _interval(mean: float, half: float = 0.02) -> dict[str, object]:
 
 
 def _who(model: str, factor: str) -> dict[str, str]:
-    variant = "post" if model == "policy" else ""
+    variant = "blog" if model == "policy" else ""
     return {"model": model, "variant": variant, "kl_factor": factor}
 
 
@@ -63,10 +63,10 @@ def _story(rng: random.Random, group: str, prompt: str, model: str, tokens: int,
         "text": "".join(pieces),
         "token_ids": [1, *[2 for _ in pieces]],
         "tokens": [*pieces, "<|endoftext|>"],
-        "log_p_policy": [*policy, -0.5],
-        "log_p_reference": [*reference, -0.5],
-        "kl_policy_to_reference_nats": [0.1] * (len(pieces) + 1),
-        "kl_reference_to_policy_nats": [0.1] * (len(pieces) + 1),
+        "log_prob_policy": [*policy, -0.5],
+        "log_prob_base": [*reference, -0.5],
+        "kl_policy_to_base_nats": [0.1] * (len(pieces) + 1),
+        "kl_base_to_policy_nats": [0.1] * (len(pieces) + 1),
         "ended": True,
         "sample_seed": 7,
     }
@@ -110,7 +110,7 @@ def make_study(
             "num_tokens": 10,
             "kl_factors": [0, 1500, 6000],
         },
-        "variants": {"post": {"baseline": "none", "kl": "reference_to_policy"}},
+        "variants": {"blog": {"baseline": "none", "kl": "base_to_policy"}},
         "evaluation": {"prompts": PROMPTS, "prompted_with": " a cat", "new_tokens": tokens},
     }
     files.write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -128,7 +128,7 @@ def make_study(
             if model == "base" and seed == 0:
                 lines[0]["tokens"][0] = HOSTILE
                 lines[0]["text"] = "".join(lines[0]["tokens"][:-1])
-            folder = study / "stories" / (f"post/kl={factor}" if factor else model)
+            folder = study / "stories" / (f"blog/kl={factor}" if factor else model)
             files.write_lines(folder / f"seed={seed}.jsonl", lines, files.STORY_FIELDS)
             for story, line in enumerate(lines):
                 words = line["text"].split()
@@ -144,10 +144,10 @@ def make_study(
                         "story_similarity": rng.random(),
                         "mentions_concept": int(mentions > 0),
                         "mentions_per_100_words": 100 * mentions / len(words),
-                        "perplexity_under_reference": math.exp(
-                            -sum(line["log_p_reference"]) / len(line["tokens"])
+                        "perplexity_under_base": math.exp(
+                            -sum(line["log_prob_base"]) / len(line["tokens"])
                         ),
-                        "reference_perplexity_under_policy": 4 + rng.random(),
+                        "base_perplexity_under_policy": 4 + rng.random(),
                         "line_breaks": line["text"].count("\n"),
                         "ended": 1,
                         "distinct_2": rng.random(),
@@ -192,7 +192,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
             "comparison": f"{a} − {b}",
             "minuend": a,
             "subtrahend": b,
-            "variant": "post",
+            "variant": "blog",
             "metric": metric,
             **_interval(0.1 - 0.02 * number),
             "verdict": verdicts[number % 5],
@@ -205,7 +205,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
     )
     training = [
         {
-            "variant": "post",
+            "variant": "blog",
             "kl_factor": factor,
             "step": step,
             "metric": "reward_mean",
@@ -217,12 +217,12 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
     files.write_table("tables/training.csv", study / "tables/training.csv", training)
     policies = [
         {
-            "variant": "post",
+            "variant": "blog",
             "kl_factor": factor,
             "seed": seed,
             "reward": 0.4 + 0.01 * seed,
-            "kl_policy_to_reference_nats": 2.5,
-            "kl_reference_to_policy_nats": 1.5,
+            "kl_policy_to_base_nats": 2.5,
+            "kl_base_to_policy_nats": 1.5,
             "limit": 0.5,
             "limit_low": 0.49,
             "limit_high": 0.51,
@@ -252,7 +252,7 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
                 "device": "cpu",
                 "commit": "0123456789abcdef",
             }
-            path = study / f"policies/post/kl={factor}/seed={seed}/run.json"
+            path = study / f"policies/blog/kl={factor}/seed={seed}/run.json"
             files.write_text(path, json.dumps(about))
     manifest = {
         "source": "embedded",

@@ -27,7 +27,7 @@ from tinycats.stories.storytelling import Request, measure_stories, sample_stori
 
 WEIGHTS = "model.safetensors"
 PROMPT = "Once upon a time there was"
-POLICY = "results/default/policies/post/kl=6000/seed=0"
+POLICY = "results/default/policies/blog/kl=6000/seed=0"
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_terminal_gets_colours_and_no_color_none(home: Path, tell: Tell) -> No
     coloured = in_a_terminal(home, *words)
     assert re.search(r"\x1b\[38;5;\d+m", coloured)
     assert without_colours(coloured).startswith(plain)
-    assert "log π − log π_ref, nats" in coloured
+    assert "log π − log p_base, nats" in coloured
     assert "\x1b" not in in_a_terminal(home, *words, NO_COLOR="1")
 
 
@@ -157,7 +157,7 @@ def test_tokens_and_differences_are_those_of_the_stories_stage(home: Path) -> No
         streamed = list(cli.stream(teller, policy, base, ids, numbers, end))
         assert [token for token, _ in streamed] == told[0]
         (found,) = measure_stories(policy, base, [request], told)
-        difference = found["log_p_policy"] - found["log_p_reference"]
+        difference = found["log_prob_policy"] - found["log_prob_base"]
         assert [d for _, d in streamed] == pytest.approx(difference.tolist(), abs=1e-4)
         assert np.abs(difference).max() > 1e-3
 
@@ -223,7 +223,7 @@ def test_the_command_for_a_missing_policy_plans_it(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Path, "exists", lambda path: (path.suffix == ".yaml" and path.is_file()) or path.name == "Snakefile")  # fmt: skip
     with pytest.raises(UserError) as error:
-        cli.policy_folder(study, "post", "6000", 1)
+        cli.policy_folder(study, "blog", "6000", 1)
     monkeypatch.undo()
     words = str(error.value).split("make it with: ")[1].split()
     assert words[0] == "snakemake"
@@ -236,7 +236,7 @@ def test_the_command_for_a_missing_policy_plans_it(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"results/{study}/policies/post/kl=6000/seed=1/run.json" in done.stdout
+    assert f"results/{study}/policies/blog/kl=6000/seed=1/run.json" in done.stdout
 
 
 def test_a_swapped_policy_is_refused(home: Path, tmp_path: Path) -> None:

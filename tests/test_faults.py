@@ -51,7 +51,7 @@ STUDY = {
     "threads": 1,
 }
 RESULTS = "results/tiny"
-POLICY = f"{RESULTS}/policies/post/kl=6000/seed=0"
+POLICY = f"{RESULTS}/policies/blog/kl=6000/seed=0"
 TARGETS = (f"{RESULTS}/tables/summary.csv", f"{RESULTS}/frontier/limit.csv")
 
 
@@ -282,20 +282,20 @@ DAMAGES = {
     "policy": (
         f"{POLICY}/model/model.safetensors",
         change_one_byte,
-        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl",
+        f"{RESULTS}/stories/blog/kl=6000/seed=0.jsonl",
         f"{POLICY}: not a policy of this study: its run.json says policy_sha256",
     ),
     "stories swapped": (
-        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl",
+        f"{RESULTS}/stories/blog/kl=6000/seed=0.jsonl",
         shutil.copyfile,
         f"{RESULTS}/scores/stories.csv",
-        f"{RESULTS}/stories/post/kl=6000/seed=0.jsonl: not as it was written",
+        f"{RESULTS}/stories/blog/kl=6000/seed=0.jsonl: not as it was written",
     ),
     "completions": (
-        f"{RESULTS}/completions/post/kl=0/seed=0.csv",
+        f"{RESULTS}/completions/blog/kl=0/seed=0.csv",
         without_last_line,
         f"{RESULTS}/frontier/limit.csv",
-        f"{RESULTS}/completions/post/kl=0/seed=0.csv: not as it was written",
+        f"{RESULTS}/completions/blog/kl=0/seed=0.csv: not as it was written",
     ),
     "table": (
         f"{RESULTS}/tables/summary.csv",
@@ -330,7 +330,7 @@ def test_damage_is_named_by_the_stage_that_reads_it(spare: Path, what: str) -> N
     (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {"all-MiniLM-L6-v2"}
     file = spare / path.format(base=base)
     if damage is shutil.copyfile:
-        damage(spare / RESULTS / "stories/post/kl=0/seed=0.jsonl", file)
+        damage(spare / RESULTS / "stories/blog/kl=0/seed=0.jsonl", file)
     else:
         damage(file)
     said = snakemake(spare, target, "--forcerun", rule_of(target), ok=False)
@@ -473,8 +473,8 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"study": "a b; touch stolen"}, "study: "),
     ({"study": "a\n"}, "study: "),
     ({"device": "cpu; touch stolen"}, "device: "),
-    ({"variants": {"../up": {"baseline": "none", "kl": "reference_to_policy"}}}, "variants"),
-    ({"variants": {"a\n": {"baseline": "none", "kl": "reference_to_policy"}}}, "variants"),
+    ({"variants": {"../up": {"baseline": "none", "kl": "base_to_policy"}}}, "variants"),
+    ({"variants": {"a\n": {"baseline": "none", "kl": "base_to_policy"}}}, "variants"),
 ]
 
 
@@ -517,11 +517,11 @@ def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
     with configured(models, change):
         snakemake(
             models,
-            "results/evil/policies/post/kl=0/seed=0/run.json",
+            "results/evil/policies/blog/kl=0/seed=0/run.json",
             "results/evil/stories/base/seed=0.jsonl",
         )
     assert not list(models.rglob("stolen"))
-    run = json.loads((models / "results/evil/policies/post/kl=0/seed=0/run.json").read_text())
+    run = json.loads((models / "results/evil/policies/blog/kl=0/seed=0/run.json").read_text())
     assert run["settings"]["prompt"] == evil
 
 

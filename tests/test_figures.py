@@ -18,7 +18,7 @@ from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
-KLS = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 #: rewards at the end by KL factor, unlike any published number
 REWARD = {"0": 0.731, "0.5": 0.62, "6000": 0.512, "24000": 0.33}
 
@@ -37,7 +37,7 @@ def study(
     folder: Path,
     factors: tuple[str, ...] = ("0", "6000"),
     seeds: tuple[str, ...] = ("3", "7"),
-    variants: tuple[str, ...] = ("post",),
+    variants: tuple[str, ...] = ("blog",),
     frontier: bool = True,
     concept: str = "cat",
 ) -> Path:
@@ -48,7 +48,7 @@ def study(
         {"model": "prompted", "variant": "", "kl_factor": ""},
         *({"model": "policy", "variant": v, "kl_factor": f} for v in variants for f in factors),
     ]
-    training, endings, top, policies = [], [], [], []
+    training, trajectories, top, policies = [], [], [], []
     for variant in variants:
         for factor in factors:
             own = {"variant": variant, "kl_factor": factor}
@@ -68,7 +68,7 @@ def study(
                 for seed in seeds:
                     run = {**own, "seed": seed, "step": step}
                     kls = {kl: measured[kl] for kl in KLS}
-                    endings.append({**run, "reward": reward, **kls})
+                    trajectories.append({**run, "reward": reward, **kls})
                     for text, share in ((f" a {concept}", 0.1 * step), (" <b>&\n", 0.02)):
                         top.append({**run, "text": text, "share": share, "reward": 0.5})
             for seed in seeds:
@@ -117,7 +117,7 @@ def study(
     prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]
     tables = {
         "tables/training.csv": training,
-        "tables/endings.csv": endings,
+        "tables/trajectories.csv": trajectories,
         "tables/top_completions.csv": top,
         "tables/summary.csv": summary,
         "tables/by_prompt_group.csv": groups,
@@ -174,12 +174,12 @@ def draw(name: str, results: Path, out: Path, concept: str = "cat", **settings) 
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
-ALL = figures.figure_names(["0", "6000"], ["post", "other"])
+ALL = figures.figure_names(["0", "6000"], ["blog", "other"])
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return study(tmp_path_factory.mktemp("study"), variants=("post", "other"))
+    return study(tmp_path_factory.mktemp("study"), variants=("blog", "other"))
 
 
 def test_the_program_writes_the_same_bytes_twice(results: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
     assert len(words["alt"]) > len(words["finding"]) + 40
     assert words["section"] in figures.SECTIONS
     assert set(words["source"]) <= {
-        *figures.figure_inputs(name, ["0", "6000"], "post", "3"),
+        *figures.figure_inputs(name, ["0", "6000"], "blog", "3"),
     }
     svg = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
     tree = ElementTree.fromstring(svg)
@@ -253,7 +253,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
         ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
         ("judge_vs_reward", ["from 0.30 to 0.40", "cannot follow"]),
         ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
-        ("variants", ["0.73 at 3.0 nats (post)", "0.73 at 3.0 nats (other)"]),
+        ("variants", ["0.73 at 3.0 nats (blog)", "0.73 at 3.0 nats (other)"]),
     ],
 )
 def test_findings_state_the_numbers_of_the_tables(
@@ -264,7 +264,7 @@ def test_findings_state_the_numbers_of_the_tables(
         assert part in finding
 
 
-@pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["post"]))
+@pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["blog"]))
 def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
     results = study(tmp_path / "study", factors=("0.5",), seeds=("3",), frontier=False)
     words = draw(name, results, tmp_path / "figures", kl_factors=["0.5"])
@@ -273,7 +273,7 @@ def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
 
 
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
-    for name in ("tables/endings.csv", *(f"frontier/{t}.csv" for t in
+    for name in ("tables/trajectories.csv", *(f"frontier/{t}.csv" for t in
                  ("limit", "best_of_n", "policies", "prompted")), "tables/summary.csv"):  # fmt: skip
         files.write_table(name, tmp_path / name, [])
     assert "no policies" in draw("frontier", tmp_path, tmp_path)["finding"]
@@ -298,14 +298,14 @@ def test_published_points_belong_to_two_factors(results: Path, tmp_path: Path) -
 
 
 def test_names_of_a_study() -> None:
-    names = figures.figure_names(["6000", "0", "24000"], ["post"])
+    names = figures.figure_names(["6000", "0", "24000"], ["blog"])
     assert names[0] == "frontier"
     assert [n for n in names if n.startswith("training_metrics")] == [
         "training_metrics_0", "training_metrics_6000", "training_metrics_24000",
     ]  # fmt: skip
     assert "variants" not in names
     many = [str(100 * i) for i in range(30)]
-    assert sum(n.startswith("training_metrics") for n in figures.figure_names(many, ["post"])) == 12
+    assert sum(n.startswith("training_metrics") for n in figures.figure_names(many, ["blog"])) == 12
     assert figures.find("training_metrics_0.5") == (figures.FIGURES["training_metrics"], "0.5")
     for wrong in ("frontire", "training_metrics", "training_metrics_x", "frontier_0"):
         with pytest.raises(UserError, match="there is no figure"):

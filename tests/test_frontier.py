@@ -81,12 +81,12 @@ class Toy:
         seen = counts.sum(axis=0) > 0
         who = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
         who += [
-            {"model": "policy", "variant": "post", "kl_factor": "6000", "seed": k}
+            {"model": "policy", "variant": "blog", "kl_factor": "6000", "seed": k}
             for k in range(len(policies))
         ]
         with np.errstate(divide="ignore"):
-            log_density = np.log(np.array(models))
-        return frontier.Samples(who, log_density[:, seen], self.r[seen], counts[:, seen])
+            log_prob = np.log(np.array(models))
+        return frontier.Samples(who, log_prob[:, seen], self.r[seen], counts[:, seen])
 
     def drawn(self, samples: frontier.Samples, policies: list[np.ndarray]) -> list[frontier.Drawn]:
         """The policies' completions, each row carrying its policy's exact KLs."""
@@ -94,7 +94,7 @@ class Toy:
             frontier.Drawn(
                 samples.counts[k],
                 samples.reward,
-                samples.log_density[k],
+                samples.log_prob[k],
                 np.full(len(samples.reward), self.kl(policy)),
                 np.full(len(samples.reward), float(np.sum(self.p * np.log(self.p / policy)))),
             )
@@ -248,7 +248,7 @@ def test_best_of_n_matches_enumeration(seed):
     for draw in range(30):
         samples = toy.samples([], base_draws=2000, draws=0, seed=draw)
         rows = best_of_n(samples.reward, samples.counts[0], candidates)
-        found.append([(row["reward"], row["kl_policy_to_reference_nats"]) for row in rows])
+        found.append([(row["reward"], row["kl_policy_to_base_nats"]) for row in rows])
     found = np.array(found)  # (pools, n, 2)
     exact = np.array([exact_best_of_n(toy, n) for n in candidates])
     error = np.abs(found.mean(axis=0) - exact)
@@ -263,7 +263,7 @@ def test_best_of_n_without_ties_has_the_known_kl():
     """The KL is log n − (n−1)/n, whatever the reward."""
     rewards = np.random.default_rng(0).normal(size=1000)
     for row in best_of_n(rewards, np.ones(1000, dtype=int), [1, 2, 10, 100, 1000]):
-        assert row["kl_policy_to_reference_nats"] == pytest.approx(row["kl_bound_nats"], abs=1e-6)
+        assert row["kl_policy_to_base_nats"] == pytest.approx(row["kl_bound_nats"], abs=1e-6)
 
 
 def test_best_of_n_with_ties_by_hand():
@@ -275,7 +275,7 @@ def test_best_of_n_with_ties_by_hand():
     # the two upper places, exp(−1/2 − 1/3) and exp(−1/3), share the level that is always kept
     places = np.exp([-5 / 6, -1 / 3])
     expected = [0.0, math.log(np.mean(2 * places)), math.log(np.mean(3 * places**2))]
-    assert [row["kl_policy_to_reference_nats"] for row in rows] == pytest.approx(expected)
+    assert [row["kl_policy_to_base_nats"] for row in rows] == pytest.approx(expected)
     with pytest.raises(ValueError, match="best of 4 needs"):
         best_of_n(reward, counts, [4])
 
@@ -307,7 +307,7 @@ def test_gaps_match_enumeration_without_the_policy_in_the_pool():
         share = (policy @ toy.r - toy.p @ toy.r) / (exact - toy.p @ toy.r)
         assert row["share_of_attainable_gain"] == pytest.approx(share, abs=0.05)
         assert row["gap"] == pytest.approx(row["limit"] - row["reward"], abs=1e-12)
-        assert row["kl_policy_to_reference_nats"] == pytest.approx(toy.kl(policy))
+        assert row["kl_policy_to_base_nats"] == pytest.approx(toy.kl(policy))
         assert (row["reward"] - base) <= row["limit_high"] - base + 0.005
     assert rows[2]["gap"] > 0.02 > rows[3]["gap"]  # the mixture is off the limit, π* is on it
 
@@ -320,7 +320,7 @@ def test_the_limit_of_a_policy_does_not_see_its_own_completions():
     counts = without.counts.copy()
     counts[2] = counts[2][::-1]  # other draws of the second policy
     counts[2][0] += 1
-    changed = frontier.Samples(without.models, without.log_density, without.reward, counts)
+    changed = frontier.Samples(without.models, without.log_prob, without.reward, counts)
     again = frontier.policy_rows(
         changed, frontier.Bootstrap(changed, 100, 0), toy.drawn(samples, policies)
     )
@@ -342,7 +342,7 @@ def test_single_policy_is_measured_against_the_base_pool():
 def test_policy_identical_to_the_base():
     toy = Toy(2)
     _, rows = rows_of(toy, [toy.p.copy()])
-    assert rows[0]["kl_policy_to_reference_nats"] == pytest.approx(0.0, abs=1e-12)
+    assert rows[0]["kl_policy_to_base_nats"] == pytest.approx(0.0, abs=1e-12)
     assert abs(rows[0]["gap"]) < 0.01
     share = rows[0]["share_of_attainable_gain"]
     assert share is None or math.isfinite(share)
@@ -360,11 +360,11 @@ def test_equal_rewards_give_a_flat_limit_and_no_nan():
     for row in table:
         assert row["reward"] == pytest.approx(0.25)
         assert row["low"] == pytest.approx(0.25)
-        assert row["kl_policy_to_reference_nats"] == pytest.approx(0.0, abs=1e-9)
+        assert row["kl_policy_to_base_nats"] == pytest.approx(0.0, abs=1e-9)
         assert all(math.isfinite(value) for key, value in row.items() if key != "pool")
     candidates = best_of_n(samples.reward, samples.counts[0], [1, 8, 64])
     assert [row["reward"] for row in candidates] == pytest.approx([0.25] * 3)
-    assert [row["kl_policy_to_reference_nats"] for row in candidates] == pytest.approx([0.0] * 3)
+    assert [row["kl_policy_to_base_nats"] for row in candidates] == pytest.approx([0.0] * 3)
 
 
 def test_limit_table_spans_from_zero_beyond_the_largest_kl():
@@ -376,21 +376,21 @@ def test_limit_table_spans_from_zero_beyond_the_largest_kl():
     both = [[row for row in rows if row["pool"] == name] for name in ("base", "pooled")]
     assert sum(map(len, both)) == len(rows)
     for part in both:
-        kl = [row["kl_policy_to_reference_nats"] for row in part]
+        kl = [row["kl_policy_to_base_nats"] for row in part]
         assert kl == sorted(kl)
         assert kl[0] < 1e-3
         assert all(row["low"] <= row["reward"] <= row["high"] for row in part)
         assert [row["beta"] for row in part] == sorted((r["beta"] for r in part), reverse=True)
-    assert both[1][-1]["kl_policy_to_reference_nats"] > largest
+    assert both[1][-1]["kl_policy_to_base_nats"] > largest
 
 
 def test_densities_of_hundreds_of_nats_do_not_overflow():
-    """Completions of 250 tokens: log densities far below what exp can hold."""
+    """Completions of 250 tokens: log probabilities far below what exp can hold."""
     rng = np.random.default_rng(0)
     base, policy = -rng.uniform(700, 900, 50), -rng.uniform(5, 900, 50)
     counts = np.vstack([np.repeat([1, 0], 25), np.repeat([0, 1], 25)])
     samples = frontier.Samples(
-        [{}, {"variant": "post", "kl_factor": "0", "seed": 0}],
+        [{}, {"variant": "blog", "kl_factor": "0", "seed": 0}],
         np.vstack([base, policy]),
         rng.uniform(size=50),
         counts,
@@ -408,40 +408,40 @@ def write_study(
     samples = toy.samples(policies, base_draws=3000, draws=1000)
     save_file(
         {
-            "log_density": np.ascontiguousarray(samples.log_density),
+            "log_prob": np.ascontiguousarray(samples.log_prob),
             "reward": samples.reward.astype(np.float32),
             "counts": np.ascontiguousarray(samples.counts),
         },
-        folder / "densities.safetensors",
+        folder / "log_probs.safetensors",
         metadata={"models": json.dumps(samples.models), "others": json.dumps(list(others))},
     )
 
-    def table(path: Path, counts: np.ndarray, log_density: np.ndarray, kl: float) -> None:
+    def table(path: Path, counts: np.ndarray, log_prob: np.ndarray, kl: float) -> None:
         rows = [
             {
                 "token_ids": str(i),
                 "text": f" word {i}",
                 "count": int(counts[i]),
                 "reward": samples.reward[i],
-                "log_density_policy": log_density[i],
-                "log_density_reference": samples.log_density[0][i],
-                "kl_policy_to_reference_nats": kl,
-                "kl_reference_to_policy_nats": 2 * kl,
+                "log_prob_policy": log_prob[i],
+                "log_prob_base": samples.log_prob[0][i],
+                "kl_policy_to_base_nats": kl,
+                "kl_base_to_policy_nats": 2 * kl,
             }
             for i in np.flatnonzero(counts)
         ]
         files.write_table("completions.csv", path, rows)
 
-    table(folder / "base.csv", samples.counts[0], samples.log_density[0], 0.0)
-    table(folder / "prompted.csv", samples.counts[0], samples.log_density[0], 1.5)
+    table(folder / "base.csv", samples.counts[0], samples.log_prob[0], 0.0)
+    table(folder / "prompted.csv", samples.counts[0], samples.log_prob[0], 1.5)
     for k, policy in enumerate(policies, start=1):
-        path = folder / "post" / "kl=6000" / f"seed={k - 1}.csv"
-        table(path, samples.counts[k], samples.log_density[k], toy.kl(policy))
+        path = folder / "blog" / "kl=6000" / f"seed={k - 1}.csv"
+        table(path, samples.counts[k], samples.log_prob[k], toy.kl(policy))
 
 
 def run_script(folder: Path) -> subprocess.CompletedProcess:
     arguments = {
-        "--densities": folder / "densities.safetensors",
+        "--log-probs": folder / "log_probs.safetensors",
         "--base": folder / "base.csv",
         "--prompted": folder / "prompted.csv",
         "--prompted-text": " a cat",
@@ -473,19 +473,19 @@ def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
     with open(tmp_path / "out" / "prompted.csv", newline="") as file:
         (prompted,) = csv.DictReader(file)
     assert prompted["text"] == " a cat"
-    assert float(prompted["kl_policy_to_reference_nats"]) == 1.5
+    assert float(prompted["kl_policy_to_base_nats"]) == 1.5
     run_script(tmp_path)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
 
 
 def test_a_policy_outside_the_pool_is_held_against_the_whole_pool(tmp_path):
     toy = Toy(5)
-    other = {"model": "policy", "variant": "post", "kl_factor": "1", "seed": 7}
+    other = {"model": "policy", "variant": "blog", "kl_factor": "1", "seed": 7}
     write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)], [other])
-    samples = frontier.read_samples(tmp_path / "densities.safetensors")
+    samples = frontier.read_samples(tmp_path / "log_probs.safetensors")
     counts = toy.samples([toy.best(0.05)], 3000, 1000).counts[1]
     own = frontier.Drawn(counts, toy.r[: len(counts)], counts * 0.0, counts * 0 + 0.4, counts * 0.0)
-    drawn = [frontier.read_drawn(tmp_path / f"post/kl=6000/seed={s}.csv") for s in (0, 1)]
+    drawn = [frontier.read_drawn(tmp_path / f"blog/kl=6000/seed={s}.csv") for s in (0, 1)]
     rows = frontier.policy_rows(samples, frontier.Bootstrap(samples, 20, 0), [*drawn, own])
     assert [row["seed"] for row in rows] == [0, 1, 7]
     pool, strength = frontier.pooled(samples), frontier.strengths(samples.reward)
@@ -503,7 +503,7 @@ def test_the_pool_grows_no_further_than_64_policies():
 def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
     toy = Toy(5)
     write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)])
-    one, other = (tmp_path / "post/kl=6000" / f"seed={s}.csv" for s in (0, 1))
+    one, other = (tmp_path / "blog/kl=6000" / f"seed={s}.csv" for s in (0, 1))
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())  # the wrong policy's completions
     done = run_script(tmp_path)
@@ -513,14 +513,14 @@ def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "not the completions that the densities" in done.stderr
+    assert "not the completions that the log_probs" in done.stderr
     assert not (tmp_path / "out").exists()
     one.write_bytes(kept)
-    (tmp_path / "densities.safetensors").write_bytes(b"not a file of tensors")
+    (tmp_path / "log_probs.safetensors").write_bytes(b"not a file of tensors")
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "densities.safetensors" in done.stderr
+    assert "log_probs.safetensors" in done.stderr
 
 
 def test_samples_are_checked():
@@ -528,8 +528,8 @@ def test_samples_are_checked():
     good = toy.samples([toy.p], 100, 100)
     for change, message in (
         ({"counts": good.counts * np.array([[1], [0]])}, "at least one completion"),
-        ({"log_density": -good.log_density}, "at most 0"),
-        ({"log_density": good.log_density[:1]}, "shape"),
+        ({"log_prob": -good.log_prob}, "at most 0"),
+        ({"log_prob": good.log_prob[:1]}, "shape"),
         ({"reward": good.reward * math.nan}, "finite"),
     ):
         with pytest.raises(UserError, match=message):

@@ -40,19 +40,19 @@ def distributions(model, completions):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_loss_is_its_formula(number):
     model = ladder_steps.gpt_neo(vocabulary=11)
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(4, vocabulary=11)
     n, factor = len(PROMPT) + 4, 6000.0
-    found = step(number).loss(model, reference, PROMPT, completions, rewards, n, factor, END)
+    found = step(number).loss(model, base, PROMPT, completions, rewards, n, factor, END)
 
     mean, total = rewards.mean().item(), 0.0
-    policy, base = distributions(model, completions), distributions(reference, completions)
-    for tokens, reward, log_p, log_ref in zip(
+    policy, base = distributions(model, completions), distributions(base, completions)
+    for tokens, reward, log_p, log_p_base in zip(
         completions, rewards.tolist(), policy, base, strict=True
     ):
         others = (mean * len(rewards) - reward) / (len(rewards) - 1)
         advantage = reward if number == 1 else reward - others
-        for token, p, ref in zip(tokens, log_p, log_ref, strict=True):
+        for token, p, ref in zip(tokens, log_p, log_p_base, strict=True):
             to, of = (p, ref) if number == 3 else (ref, p)
             kl = (to.exp() * (to - of)).sum().item()
             total += (-advantage * p[token].item() + factor / POST_VOCABULARY * kl) / n
@@ -61,19 +61,19 @@ def test_the_loss_is_its_formula(number):
 
 def test_the_unit_of_the_kl_factor_is_the_mean_over_the_posts_vocabulary():
     generator = torch.Generator().manual_seed(0)
-    log_p, log_ref = torch.randn(2, 3, POST_VOCABULARY, generator=generator).log_softmax(-1)
-    post = torch.nn.functional.kl_div(log_p, log_ref, reduction="none", log_target=True).mean(-1)
+    log_p, log_p_base = torch.randn(2, 3, POST_VOCABULARY, generator=generator).log_softmax(-1)
+    post = torch.nn.functional.kl_div(log_p, log_p_base, reduction="none", log_target=True).mean(-1)
     plain = step(1)
-    torch.testing.assert_close(plain.kl(log_p, log_ref) / plain.V, post)
+    torch.testing.assert_close(plain.kl(log_p, log_p_base) / plain.V, post)
     assert round(6000 / plain.V, 4) == 0.1194
 
 
 def test_a_story_that_ended_collects_nothing_more():
     model = ladder_steps.gpt_neo()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     for number in (1, 2, 3, 4):
         forced = torch.tensor([[5, END, 7, 8], [5, END, 9, 9]])
-        args = (model, reference, PROMPT, 7, 2, END, forced[:, :4].clone())
+        args = (model, base, PROMPT, 7, 2, END, forced[:, :4].clone())
         if number == 4:  # rows come padded
             forced[:, 2:] = END
         _, log_probs, kls = step(number).rollout(*args[:-1], forced)
@@ -85,13 +85,13 @@ def test_a_story_that_ended_collects_nothing_more():
 
 def test_step_2_changes_nothing_but_the_reward_for_the_advantage():
     model = ladder_steps.gpt_neo()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(4)
     others = (rewards.sum() - rewards) / (len(rewards) - 1)
     one = loss_and_gradients(
-        step(1), model, reference, PROMPT, completions, rewards - others, 7, 6e3, END
+        step(1), model, base, PROMPT, completions, rewards - others, 7, 6e3, END
     )
-    two = loss_and_gradients(step(2), model, reference, PROMPT, completions, rewards, 7, 6e3, END)
+    two = loss_and_gradients(step(2), model, base, PROMPT, completions, rewards, 7, 6e3, END)
     assert two[0] == pytest.approx(one[0], rel=1e-5)
     assert_same_gradients(two[1], one[1], 1e-5)
 
@@ -99,9 +99,9 @@ def test_step_2_changes_nothing_but_the_reward_for_the_advantage():
 def test_step_3_changes_nothing_without_a_kl_term():
     model = ladder_steps.gpt_neo()
     completions, rewards = batch(4)
-    reference = ladder_steps.moved(model)
-    two = loss_and_gradients(step(2), model, reference, PROMPT, completions, rewards, 7, 0.0, END)
-    three = loss_and_gradients(step(3), model, reference, PROMPT, completions, rewards, 7, 0.0, END)
+    base = ladder_steps.moved(model)
+    two = loss_and_gradients(step(2), model, base, PROMPT, completions, rewards, 7, 0.0, END)
+    three = loss_and_gradients(step(3), model, base, PROMPT, completions, rewards, 7, 0.0, END)
     assert three[0] == pytest.approx(two[0], rel=1e-6)
     assert_same_gradients(three[1], two[1], 1e-6)
 
@@ -114,9 +114,9 @@ def test_step_3_changes_nothing_without_a_kl_term():
 def test_step_4_equals_step_3(architecture, new_tokens):
     size = 5 if new_tokens > 100 else 8
     model = MODELS[architecture]()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(new_tokens, size)
-    args = (reference, PROMPT, completions, rewards, len(PROMPT) + new_tokens, 6e3, END)
+    args = (base, PROMPT, completions, rewards, len(PROMPT) + new_tokens, 6e3, END)
     three, four = (loss_and_gradients(step(number), model, *args) for number in (3, 4))
     assert four[0] == pytest.approx(three[0], rel=1e-5)
     assert_same_gradients(four[1], three[1], 1e-5)
@@ -125,9 +125,9 @@ def test_step_4_equals_step_3(architecture, new_tokens):
 @pytest.mark.parametrize("architecture", MODELS)
 def test_step_4_with_the_posts_formulas_equals_the_post(architecture):
     model = MODELS[architecture]()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(4)
-    args = (reference, PROMPT, completions, rewards, 7, 6e3, END)
+    args = (base, PROMPT, completions, rewards, 7, 6e3, END)
     post, fast = step(1), step(4)
     fast.kl, fast.objective = post.kl, post.objective
     one, four = loss_and_gradients(post, model, *args), loss_and_gradients(fast, model, *args)
@@ -135,14 +135,14 @@ def test_step_4_with_the_posts_formulas_equals_the_post(architecture):
     assert_same_gradients(four[1], one[1], 1e-5)
 
 
-@pytest.mark.parametrize("kl", ["reference_to_policy", "policy_to_reference"])
+@pytest.mark.parametrize("kl", ["base_to_policy", "policy_to_base"])
 @pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
 @pytest.mark.parametrize("architecture", MODELS)
 def test_step_5_equals_the_plain_loop_in_every_combination(architecture, baseline, kl):
     model = MODELS[architecture]()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(4, size=12)
-    args = (reference, PROMPT, completions, rewards, 7, 6e3, END)
+    args = (base, PROMPT, completions, rewards, 7, 6e3, END)
     tree = step(5)
     tree.BASELINE, tree.KL = baseline, kl
     five = loss_and_gradients(tree, model, *args)
@@ -154,9 +154,9 @@ def test_step_5_equals_the_plain_loop_in_every_combination(architecture, baselin
 @pytest.mark.parametrize("architecture", MODELS)
 def test_step_5_equals_step_4_where_stories_are_long(architecture):
     model = MODELS[architecture]()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     completions, rewards = batch(60, size=6)
-    args = (reference, PROMPT, completions, rewards, 63, 6e3, END)
+    args = (base, PROMPT, completions, rewards, 63, 6e3, END)
     four, five = (loss_and_gradients(step(number), model, *args) for number in (4, 5))
     assert five[0] == pytest.approx(four[0], rel=1e-5, abs=1e-6)
     assert_same_gradients(five[1], four[1], 1e-5)
@@ -169,20 +169,20 @@ def test_step_5_equals_step_4_where_stories_are_long(architecture):
 def toy():
     """Vocabulary 6, 3 new tokens: every completion, its probability, and a reward."""
     model = ladder_steps.gpt_neo(vocabulary=6).double()
-    reference = ladder_steps.moved(model, by=0.2)
+    base = ladder_steps.moved(model, by=0.2)
     completions = ladder_steps.all_completions()
     generator = torch.Generator().manual_seed(2)
     rewards = torch.rand(len(completions), generator=generator, dtype=torch.float64)
-    return model, reference, completions, rewards
+    return model, base, completions, rewards
 
 
 def enumerated(toy, kl):
     """log Ï€ and KL at each token of every completion, with their graph."""
-    model, reference, completions, _ = toy
+    model, base, completions, _ = toy
     plain = step(1)
     plain.kl = kl
     forced = torch.tensor([c + [END] * (3 - len(c)) for c in completions])
-    _, log_probs, kls = plain.rollout(model, reference, PROMPT, 6, len(forced), END, forced)
+    _, log_probs, kls = plain.rollout(model, base, PROMPT, 6, len(forced), END, forced)
     assert log_probs.sum(1).exp().sum().item() == pytest.approx(1, abs=1e-12)
     return log_probs, kls
 
@@ -191,12 +191,12 @@ def enumerated(toy, kl):
 def test_samples_follow_the_model(toy, number):
     from scipy.stats import chisquare
 
-    model, reference, completions, _ = toy
+    model, base, completions, _ = toy
     log_probs, _ = enumerated(toy, step(1).kl)
     expected = log_probs.sum(1).exp().detach() * 20_000
     torch.manual_seed(3)
     with torch.no_grad():
-        output_ids, _, _ = step(number).rollout(model, reference, PROMPT, 6, 20_000, END)
+        output_ids, _, _ = step(number).rollout(model, base, PROMPT, 6, 20_000, END)
     index = {tuple(c + [END] * (3 - len(c))): i for i, c in enumerate(completions)}
     drawn = torch.tensor([index[tuple(row)] for row in output_ids[:, 3:].tolist()])
     counts = torch.bincount(drawn, minlength=len(completions)).double()
@@ -210,11 +210,11 @@ def test_samples_follow_the_model(toy, number):
 @pytest.mark.parametrize("architecture", MODELS)
 def test_the_cache_changes_no_draw(architecture):
     model = MODELS[architecture]()
-    reference = ladder_steps.moved(model)
+    base = ladder_steps.moved(model)
     batches = []
     for number in (1, 4, 4):
         torch.manual_seed(5)
-        batches.append(step(number).rollout(model, reference, PROMPT, 23, 16, END))
+        batches.append(step(number).rollout(model, base, PROMPT, 23, 16, END))
     assert torch.equal(batches[0][0], batches[1][0])
     assert torch.equal(batches[1][0], batches[2][0])
     torch.testing.assert_close(batches[0][1], batches[1][1], rtol=1e-4, atol=1e-5)
@@ -254,8 +254,8 @@ REWARD_SHARE = {"none": 1.0, "mean": 1 / 2, "leave_one_out": 1.0}  # mean: (B âˆ
 
 
 @pytest.mark.parametrize("baseline", REWARD_SHARE)
-def test_policy_to_reference_has_the_gradient_of_the_enumerated_objective(toy, baseline):
-    module = ladder_steps.plain(baseline, "policy_to_reference")
+def test_policy_to_base_has_the_gradient_of_the_enumerated_objective(toy, baseline):
+    module = ladder_steps.plain(baseline, "policy_to_base")
     log_probs, kls = enumerated(toy, module.kl)
     p = log_probs.sum(1).exp()
     objective = (p * (-REWARD_SHARE[baseline] * toy[3] + C * kls.sum(1))).sum() / 6
@@ -264,9 +264,9 @@ def test_policy_to_reference_has_the_gradient_of_the_enumerated_objective(toy, b
 
 
 @pytest.mark.parametrize("baseline", REWARD_SHARE)
-def test_reference_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy, baseline):
+def test_base_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy, baseline):
     """Biased by design: the states visited are held fixed, as docs/methods.md says."""
-    module = ladder_steps.plain(baseline, "reference_to_policy")
+    module = ladder_steps.plain(baseline, "base_to_policy")
     log_probs, kls = enumerated(toy, module.kl)
     p = log_probs.sum(1).exp()
     reward_term = (-REWARD_SHARE[baseline] * p * toy[3]).sum() / 6
@@ -284,30 +284,30 @@ def test_reference_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_steps_are_these_combinations(toy, number):
     combination = {
-        1: ("none", "reference_to_policy"),
-        2: ("leave_one_out", "reference_to_policy"),
-        3: ("leave_one_out", "policy_to_reference"),
+        1: ("none", "base_to_policy"),
+        2: ("leave_one_out", "base_to_policy"),
+        3: ("leave_one_out", "policy_to_base"),
     }[number]
     found = expected_gradient(toy, step(number))
     assert_same(found, expected_gradient(toy, ladder_steps.plain(*combination)))
 
 
-def test_summed_over_states_kl_policy_to_reference_is_that_of_whole_completions(toy):
+def test_summed_over_states_kl_policy_to_base_is_that_of_whole_completions(toy):
     log_probs, kls = enumerated(toy, step(3).kl)
     p = log_probs.sum(1).exp()
-    model, reference, completions, rewards = toy
-    other, _ = enumerated((reference, model, completions, rewards), step(3).kl)
+    model, base, completions, rewards = toy
+    other, _ = enumerated((base, model, completions, rewards), step(3).kl)
     whole = (p * (log_probs.sum(1) - other.sum(1))).sum()
     assert (p * kls.sum(1)).sum().item() == pytest.approx(whole.item(), rel=1e-12)
 
 
 def test_what_the_estimators_k1_k2_k3_descend(toy):
     """docs/methods.md's table of sampled KL estimators used as a loss."""
-    model, reference, completions, rewards = toy
+    model, base, completions, rewards = toy
     log_probs, forward = enumerated(toy, step(1).kl)
     _, reverse = enumerated(toy, step(3).kl)
     with torch.no_grad():
-        other, _ = enumerated((reference, model, completions, rewards), step(1).kl)
+        other, _ = enumerated((base, model, completions, rewards), step(1).kl)
     p = log_probs.sum(1).exp()
     weight = p.detach()
     d = log_probs - other
@@ -355,7 +355,7 @@ def test_each_step_runs_and_learns(file, folder, capsys, monkeypatch):
     nats = [float(line.split()[4]) for line in lines]
     assert len(lines) == 3
     assert all(-1 <= reward <= 1 for reward in rewards)
-    assert abs(nats[0]) < 1e-6  # the policy begins as the reference
+    assert abs(nats[0]) < 1e-6  # the policy begins as the base
     assert nats[2] > 1e-4  # and has left it
 
 

@@ -147,12 +147,12 @@ def test_a_sample_is_evenly_spaced() -> None:
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("ended", [True, False])
 def test_every_score_survives_awkward_stories(text: str, ended: bool) -> None:
-    story = {"text": text, "token_ids": [5], "log_p_reference": [-1.0], "ended": ended}
+    story = {"text": text, "token_ids": [5], "log_prob_base": [-1.0], "ended": ended}
     row = scoring.score_story(story, metrics.Mentions(["cat"]))
     assert row["ended"] == int(ended)
     assert row["tokens"] == 1
     assert row["mentions_concept"] == int("cat" in text)
-    assert row["perplexity_under_reference"] == pytest.approx(math.e)
+    assert row["perplexity_under_base"] == pytest.approx(math.e)
     assert math.isnan(row["distinct_2"]) == (len(words(text)) < 2)
     assert math.isnan(row["repeated_4_grams"]) == (len(words(text)) < 4)
     assert math.isnan(row["mentions_per_100_words"]) == (not words(text))
@@ -163,7 +163,7 @@ def test_every_score_survives_awkward_stories(text: str, ended: bool) -> None:
 
 
 def test_a_story_that_only_says_the_concept() -> None:
-    story = {"text": NEVER_ENDS, "token_ids": [1, 2], "log_p_reference": [0.0, 0.0], "ended": False}
+    story = {"text": NEVER_ENDS, "token_ids": [1, 2], "log_prob_base": [0.0, 0.0], "ended": False}
     row = scoring.score_story(story, metrics.Mentions(["cat"]))
     assert row["mentions_per_100_words"] == 100
     assert row["words"] == 10000

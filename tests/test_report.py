@@ -41,7 +41,7 @@ def page(study):
 
 
 def unpack(packed: str):
-    """What report.js does, in Python: header, then planes of ids, log π and log π_ref."""
+    """What report.js does, in Python: header, then planes of ids, log π and log p_base."""
     data = zlib.decompress(base64.b64decode(packed))
     size = struct.unpack("<I", data[:4])[0]
     header = json.loads(data[4 : 4 + size])
@@ -57,9 +57,9 @@ def unpack(packed: str):
 
 
 def test_a_packed_story_is_the_story_to_a_hundredth_of_a_nat(study):
-    models = ["base", "prompted", "post/0", "post/1500", "post/6000"]
+    models = ["base", "prompted", "blog/0", "blog/1500", "blog/6000"]
     header, (ids, policy, reference) = unpack(
-        pack_stories(study.stories, models, ["post"], study.concept_words)
+        pack_stories(study.stories, models, ["blog"], study.concept_words)
     )
     at = 0
     for number, story in enumerate(study.stories):
@@ -67,7 +67,7 @@ def test_a_packed_story_is_the_story_to_a_hundredth_of_a_nat(study):
         assert [header["pieces"][i] for i in ids[at:end]] == story.line["tokens"]
         assert header["models"][header["model"][number]] == story.model
         assert header["seed"][number] == story.seed
-        for found, log_p in ((policy, "log_p_policy"), (reference, "log_p_reference")):
+        for found, log_p in ((policy, "log_prob_policy"), (reference, "log_prob_base")):
             assert [v / 100 for v in found[at:end]] == pytest.approx(story.line[log_p], abs=0.00501)
         at = end
     assert at == len(ids)
@@ -84,7 +84,7 @@ def test_a_story_without_scores_is_refused(study, made):
 def test_no_story_can_inject_markup(page, study):
     text = "".join(study.stories[0].line["tokens"])
     assert HOSTILE in text
-    assert "post" not in study.stories[0].model
+    assert "blog" not in study.stories[0].model
     assert "<script>window" not in page
     assert "<img" not in page
     assert "&lt;script&gt;window.broken" in page
@@ -182,7 +182,7 @@ def test_an_interval_is_shown_with_the_digits_it_supports():
 
 def test_paired_differences_in_words():
     def row(metric, verdict, mean="0.1"):
-        return {"minuend": "6000", "subtrahend": "0", "variant": "post", "metric": metric} | {
+        return {"minuend": "6000", "subtrahend": "0", "variant": "blog", "metric": metric} | {
             "mean": mean,
             "low": "0.05",
             "high": "0.15",
@@ -196,7 +196,7 @@ def test_paired_differences_in_words():
         row("ended", "undecided"),
         row("self_bleu", "undecided", ""),
     ]
-    (found,) = words.comparisons(rows, ["post"])
+    (found,) = words.comparisons(rows, ["blog"])
     assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
     assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
@@ -204,20 +204,20 @@ def test_paired_differences_in_words():
         "KL 6000 against KL 0: better in 1, worse in 1, undecided in 1 and merely different in 1,"
         " of 4 scores compared seed by seed."
     )
-    several = words.comparisons([*rows, {**rows[0], "variant": "a"}], ["post", "a"])
-    assert [c.minuend for c in several] == ["KL 6000, post", "KL 6000, a"]
-    assert words.headline_comparison(several[::-1], "6000", ["post", "a"]) is several[0]
+    several = words.comparisons([*rows, {**rows[0], "variant": "a"}], ["blog", "a"])
+    assert [c.minuend for c in several] == ["KL 6000, blog", "KL 6000, a"]
+    assert words.headline_comparison(several[::-1], "6000", ["blog", "a"]) is several[0]
 
 
 def test_a_limit_that_too_few_samples_support_is_a_bound(study):
     rows = [dict(row) for row in study.tables["frontier/policies.csv"]]
-    assert not any(line["at_most"] for line in words.share_table(rows, ["post"]))
+    assert not any(line["at_most"] for line in words.share_table(rows, ["blog"]))
     rows[-1]["effective_sample_size"] = "150"
-    lines = words.share_table(rows, ["post"])
+    lines = words.share_table(rows, ["blog"])
     assert [line["at_most"] for line in lines] == [False, False, True]
     summary = study.tables["tables/summary.csv"]
     assert "won at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
-        summary, lines, "cat", "post/6000"
+        summary, lines, "cat", "blog/6000"
     )
 
 

@@ -201,19 +201,19 @@ def test_markup_in_a_story_is_text(browser, small):
 
 def test_a_token_shows_its_log_probabilities_by_pointer_and_by_keyboard(browser, small):
     open_page(browser, small)
-    path = small.parent / "stories/post/kl=6000/seed=0.jsonl"
+    path = small.parent / "stories/blog/kl=6000/seed=0.jsonl"
     story = json.loads(path.read_text().splitlines()[0])
     tokens = browser.find_elements(By.CSS_SELECTOR, "#list .told:first-child span[data-t]")
     assert len(tokens) == len(story["tokens"])
 
     def expected(t: int) -> str:
         policy, reference = (
-            round(100 * story["log_p_policy"][t]),
-            round(100 * story["log_p_reference"][t]),
+            round(100 * story["log_prob_policy"][t]),
+            round(100 * story["log_prob_base"][t]),
         )
         number = lambda v: f"{v / 100:.2f}".replace("-", "−").replace("−0.00", "0.00")  # noqa: E731
         sign = "+" if policy > reference else ""
-        return f"log π {number(policy)}   log π_ref {number(reference)}   difference {sign}{number(policy - reference)}"
+        return f"log π {number(policy)}   log p_base {number(reference)}   difference {sign}{number(policy - reference)}"
 
     browser.execute_async_script(
         "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'});"
@@ -238,13 +238,13 @@ def test_a_token_shows_its_log_probabilities_by_pointer_and_by_keyboard(browser,
 
 def test_tints_follow_the_difference_and_concept_words_are_marked(browser, small):
     open_page(browser, small)
-    path = small.parent / "stories/post/kl=6000/seed=0.jsonl"
+    path = small.parent / "stories/blog/kl=6000/seed=0.jsonl"
     story = json.loads(path.read_text().splitlines()[0])
     classes = browser.execute_script(
         "return [...document.querySelectorAll('#list .told:first-child span[data-t]')].map(s => s.className)"
     )
     for name, policy, reference in zip(
-        classes, story["log_p_policy"], story["log_p_reference"], strict=True
+        classes, story["log_prob_policy"], story["log_prob_base"], strict=True
     ):
         difference = round(100 * policy) - round(100 * reference)
         level = sum(abs(difference) >= step for step in (10, 50, 150, 400))
@@ -378,7 +378,7 @@ def test_two_thousand_stories_stay_small_and_quick(browser, tmp_path):
     assert count(browser).startswith("2,000 of 2,000")
     changes = (
         "const took = []; for (const [name, value] of [['mention', '1'], ['mention', '0'], ['model', 'base'],"
-        "['model', ''], ['mention', ''], ['sort', 'perplexity_under_reference'], ['sort', '']]) {"
+        "['model', ''], ['mention', ''], ['sort', 'perplexity_under_base'], ['sort', '']]) {"
         "const select = document.querySelector(`#filters [name=${name}]`); const from = performance.now();"
         "select.value = value; select.dispatchEvent(new Event('change', {bubbles: true}));"
         "document.body.getBoundingClientRect(); took.push(performance.now() - from) } return took"

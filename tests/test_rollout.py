@@ -1,4 +1,4 @@
-"""The prefix tree against the plain loop: same draws, same densities, same gradients."""
+"""The prefix tree against the plain loop: same draws, same log probabilities, same gradients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tinycats.policies.training import uniform_generator
 PROMPT = [3, 4, 5, 6, 7]
 
 
-def sampler(policy, reference, new_tokens, precision="fp32", prompt=PROMPT, **options):
-    networks = Network(policy, precision), Network(reference, precision)
+def sampler(policy, base, new_tokens, precision="fp32", prompt=PROMPT, **options):
+    networks = Network(policy, precision), Network(base, precision)
     return Sampler(*networks, prompt, new_tokens, ladder_steps.END, **options)
 
 
@@ -40,9 +40,9 @@ def completions(rollout):
 def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options):
     """Early ends, duplicates, micro-batches, short and long: within 1e-5 of the plain loop."""
     vocabulary = 12 if new_tokens == 4 else 64  # few tokens: many duplicates and early ends
-    reference = ladder_steps.MODELS[architecture](vocabulary)
-    policy = ladder_steps.moved(reference)
-    tree = sampler(policy, reference, new_tokens, **options)
+    base = ladder_steps.MODELS[architecture](vocabulary)
+    policy = ladder_steps.moved(base)
+    tree = sampler(policy, base, new_tokens, **options)
     rollout = tree.sample(batch, uniform_generator(0, 0), keep_graph=new_tokens == 4)
     drawn = completions(rollout)
     if new_tokens == 4:
@@ -52,7 +52,7 @@ def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options
     num_tokens, end = len(PROMPT) + new_tokens, ladder_steps.END
     for baseline in list(objective.BASELINES)[:: 2 if new_tokens == 244 else 1]:
         for kl in objective.KL_DIRECTIONS:
-            if new_tokens == 244 and (baseline == "none") != (kl == "reference_to_policy"):
+            if new_tokens == 244 and (baseline == "none") != (kl == "base_to_policy"):
                 continue  # the plain loop is slow there: the post's own and its opposite
             coefficient = objective.kl_coefficient_per_nat(6000)
             policy.zero_grad(set_to_none=True)
@@ -61,14 +61,14 @@ def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options
             tree.backward(again, advantage, coefficient, kl, num_tokens)
             found = {n: p.grad.clone() for n, p in policy.named_parameters()}
             value = objective.loss_value(
-                *(advantage, again.log_density, getattr(again, f"kl_{kl}")),
+                *(advantage, again.log_prob, getattr(again, f"kl_{kl}")),
                 *(coefficient, num_tokens),
             )
             plain = ladder_steps.plain(baseline, kl)
             expected_value, expected = ladder_steps.loss_and_gradients(
-                plain, policy, reference, PROMPT, drawn, rewards, num_tokens, 6000, end
+                plain, policy, base, PROMPT, drawn, rewards, num_tokens, 6000, end
             )
-            if kl == "reference_to_policy":  # the other's surrogate has another value by design
+            if kl == "base_to_policy":  # the other's surrogate has another value by design
                 assert float(value) == pytest.approx(expected_value, rel=1e-5, abs=1e-6)
             ladder_steps.assert_same_gradients(found, expected, 1e-5)
 
@@ -76,14 +76,14 @@ def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options
 @pytest.mark.parametrize("architecture", ladder_steps.MODELS)
 def test_tree_and_tail_draw_the_same(architecture):
     """Where the tree ends and the tail begins, and what is batched with what, changes no token."""
-    reference = ladder_steps.MODELS[architecture]()
-    policy = ladder_steps.moved(reference)
+    base = ladder_steps.MODELS[architecture]()
+    policy = ladder_steps.moved(base)
     drawn = [
-        completions(sampler(policy, reference, 20, **options).sample(50, uniform_generator(7, 3)))
+        completions(sampler(policy, base, 20, **options).sample(50, uniform_generator(7, 3)))
         for options in ({}, {"tree_depth": 20}, {"tree_depth": 1}, {"micro_batch": 9})
     ]
     assert all(other == drawn[0] for other in drawn[1:])
-    other_seed = sampler(policy, reference, 20).sample(50, uniform_generator(8, 3))
+    other_seed = sampler(policy, base, 20).sample(50, uniform_generator(8, 3))
     assert completions(other_seed) != drawn[0]
 
 
@@ -92,7 +92,7 @@ def test_samples_follow_the_softmax():
     model = ladder_steps.gpt_neo(6)
     tree = sampler(model, model, 2, prompt=[3, 4])
     rollout = tree.sample(20000, uniform_generator(0, 0))
-    exact = tree.follow(list(rollout.token_ids)).log_density.exp()
+    exact = tree.follow(list(rollout.token_ids)).log_prob.exp()
     assert float(exact.sum()) == pytest.approx(1, abs=1e-4), "not every completion was drawn"
     expected = exact / exact.sum() * 20000
     keep = expected > 5
@@ -108,32 +108,32 @@ def test_draw_takes_the_token_where_u_falls():
     assert draw(p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
 
 
-def test_log_density_sums_to_one_over_all_completions():
+def test_log_prob_sums_to_one_over_all_completions():
     """Every completion of at most 3 tokens of a vocabulary of 6, an end token ending it early."""
     model = ladder_steps.gpt_neo(6)
     everything = [tuple(ids) for ids in ladder_steps.all_completions(6, 3)]
     followed = sampler(model, model, 3, prompt=[3, 4]).follow(everything)
-    assert float(followed.log_density.exp().sum()) == pytest.approx(1, abs=1e-5)
-    assert followed.kl_policy_to_reference.abs().max() < 1e-6
+    assert float(followed.log_prob.exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert followed.kl_policy_to_base.abs().max() < 1e-6
 
 
 def test_bf16_stays_near_fp32():
     """Body in bfloat16: gradients point the same way (cosine above 0.99), KL stays exact at 0."""
-    reference = ladder_steps.gpt_neo(64)
-    policy = ladder_steps.moved(reference)
+    base = ladder_steps.gpt_neo(64)
+    policy = ladder_steps.moved(base)
     rewards = torch.rand(200, generator=uniform_generator(1, 0))
     gradients = {}
     for precision in ("fp32", "bf16"):
-        tree = sampler(policy, reference, 4, precision)
-        drawn = sampler(policy, reference, 4).sample(200, uniform_generator(0, 0))
+        tree = sampler(policy, base, 4, precision)
+        drawn = sampler(policy, base, 4).sample(200, uniform_generator(0, 0))
         again = tree.follow([tuple(ids) for ids in completions(drawn)])
         policy.zero_grad(set_to_none=True)
-        tree.backward(again, rewards, 0.1, "reference_to_policy", 9)
+        tree.backward(again, rewards, 0.1, "base_to_policy", 9)
         gradients[precision] = torch.cat([p.grad.flatten() for p in policy.parameters()])
     cosine = torch.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=0)
     assert cosine > 0.99
-    same = sampler(reference, reference, 4, "bf16").sample(100, uniform_generator(0, 0))
-    assert same.kl_reference_to_policy.abs().max() < 1e-6
+    same = sampler(base, base, 4, "bf16").sample(100, uniform_generator(0, 0))
+    assert same.kl_base_to_policy.abs().max() < 1e-6
 
 
 def test_a_model_that_changes_its_logits_is_refused():

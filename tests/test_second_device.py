@@ -58,7 +58,7 @@ def run(folder: Path) -> Run:
 
 
 def train(run: Run, folder: Path, device: str, **options: object) -> tuple[Path, Counter[str]]:
-    out = folder / f"policies-{device}" / "post" / "kl=6000" / f"seed={len(options)}"
+    out = folder / f"policies-{device}" / "blog" / "kl=6000" / f"seed={len(options)}"
     settings = {
         "base_model": folder / "base",
         "encoder": encoder_folder(),
@@ -104,7 +104,7 @@ def assert_same_weights(folder: Path, other: Path, **tolerance: float) -> None:
             {
                 "steps": 2,
                 "num_tokens": 24,  # the tail below the tree
-                "kl": "policy_to_reference",
+                "kl": "policy_to_base",
                 "baseline": "leave_one_out",
                 "micro_batch": 32,
                 "snr_every": 2,
@@ -138,7 +138,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     for device, out in outs.items():
         base = out / "stories/base/seed=0.jsonl"
         run("tell_stories", device, **common, forced=" a cat", seeds=[0], out=out / "stories")
-        stories = out / "stories/post/kl=6000/seed=0.jsonl"
+        stories = out / "stories/blog/kl=6000/seed=0.jsonl"
         own = {"policy": policy / "model", "base_stories": base, "seeds": [0], "out": stories}
         run("tell_stories", device, **common, **own)
         reward = {"encoder": encoder_folder(), "reference": folder / "cat.safetensors"}

@@ -193,7 +193,7 @@ def disturbed(copy) -> tuple[Path, str]:
     results = copy / "results/disturbed"
 
     def in_training(but: Path | None = None) -> list[Path]:
-        states = results.glob("policies/post/kl=6000/seed=*/state.pt")
+        states = results.glob("policies/blog/kl=6000/seed=*/state.pt")
         return [state.parent for state in states if state.parent != but]
 
     run = Run(copy, SWEEP, "disturbed")

@@ -61,7 +61,7 @@ def changed(path: str, value):
         ("training.prompt", "Another", "evaluation.prompts.training"),
         ("training.precision", "fp8", "training.precision"),
         ("variants", {"mine": {"baseline": "mean"}}, "variants.mine.kl: this key is missing"),
-        ("variants", {"../out": {"baseline": "mean", "kl": "reference_to_policy"}}, "variants"),
+        ("variants", {"../out": {"baseline": "mean", "kl": "base_to_policy"}}, "variants"),
         ("study", "../elsewhere", "study:"),
         ("study", "a/b", "study:"),
         ("concept", " ", "concept"),

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 BASE, PROMPTED = Who("base"), Who("prompted")
-KL0, KL6000 = Who("policy", "post", "0"), Who("policy", "post", "6000")
+KL0, KL6000 = Who("policy", "blog", "0"), Who("policy", "blog", "6000")
 VOCABULARY = {0: "", 1: " a", 2: " cat", 3: " dog", 4: " sat", 5: ".", 6: "\n\nCats"}
 
 
@@ -47,10 +47,10 @@ def story(ids: list[int], **changes: object) -> dict[str, object]:
         "text": decode(ids),
         "token_ids": ids,
         "tokens": [VOCABULARY[i] for i in ids],
-        "log_p_policy": [math.log(1 / 2)] * n,
-        "log_p_reference": [math.log(1 / 4)] * n,
-        "kl_policy_to_reference_nats": [0.5] * n,
-        "kl_reference_to_policy_nats": [0.25] * n,
+        "log_prob_policy": [math.log(1 / 2)] * n,
+        "log_prob_base": [math.log(1 / 4)] * n,
+        "kl_policy_to_base_nats": [0.5] * n,
+        "kl_base_to_policy_nats": [0.25] * n,
         "ended": ids[-1:] == [0],
         "sample_seed": 7,
     }
@@ -77,8 +77,8 @@ def length_share(texts: list[str]) -> np.ndarray:
         ("results/base/stories/base/seed=3.jsonl", Who("base", seed=3)),
         ("stories/prompted/seed=0.jsonl", Who("prompted", seed=0)),
         ("completions/base.csv", BASE),
-        ("stories/post/kl=6000/seed=12.jsonl", Who("policy", "post", "6000", 12)),
-        ("stories/post/kl=0/seed=0.base.jsonl", Who("policy", "post", "0", 0)),
+        ("stories/blog/kl=6000/seed=12.jsonl", Who("policy", "blog", "6000", 12)),
+        ("stories/blog/kl=0/seed=0.base.jsonl", Who("policy", "blog", "0", 0)),
         (
             "policies/leave_one_out/kl=0.5/seed=1/training.csv",
             Who("policy", "leave_one_out", "0.5", 1),
@@ -91,7 +91,7 @@ def test_a_path_says_whose_file_it_is(path: str, expected: Who) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["stories/post/seed=0.jsonl", "stories/post/kl=much/seed=0.jsonl", "scores/stories.csv"]
+    "path", ["stories/blog/seed=0.jsonl", "stories/blog/kl=much/seed=0.jsonl", "scores/stories.csv"]
 )
 def test_a_path_that_says_nothing_is_refused(path: str) -> None:
     with pytest.raises(TableError, match=path):
@@ -99,7 +99,7 @@ def test_a_path_that_says_nothing_is_refused(path: str) -> None:
 
 
 def test_models_are_ordered_by_number() -> None:
-    tellers = [KL6000, Who("policy", "post", "1500"), PROMPTED, KL0, BASE]
+    tellers = [KL6000, Who("policy", "blog", "1500"), PROMPTED, KL0, BASE]
     ordered = sorted(tellers, key=lambda t: t.order)
     assert [t.kl_factor or t.model for t in ordered] == ["base", "prompted", "0", "1500", "6000"]
 
@@ -112,15 +112,15 @@ def study(tmp_path: Path) -> Path:
     """One seed of base, prompted and one policy: two stories each."""
     base = [story([1, 3, 4, 5, 0]), story([0])]
     write_stories(tmp_path / "stories/base/seed=0.jsonl", base)
-    forced = {"forced": " a cat", "kl_reference_to_policy_nats": [None, None, 0.0]}
+    forced = {"forced": " a cat", "kl_base_to_policy_nats": [None, None, 0.0]}
     write_stories(tmp_path / "stories/prompted/seed=0.jsonl", [story([1, 2, 5], **forced)] * 2)
     policy = [story([1, 2, 4, 5, 6]), story([2, 2, 2, 2, 2])]
-    write_stories(tmp_path / "stories/post/kl=6000/seed=0.jsonl", policy)
+    write_stories(tmp_path / "stories/blog/kl=6000/seed=0.jsonl", policy)
     files.write_lines(
-        tmp_path / "stories/post/kl=6000/seed=0.base.jsonl",
+        tmp_path / "stories/blog/kl=6000/seed=0.base.jsonl",
         [
-            {"story": 0, "log_p_policy": [math.log(1 / 8)] * 5},
-            {"story": 1, "log_p_policy": [math.log(1 / 3)]},
+            {"story": 0, "log_prob_policy": [math.log(1 / 8)] * 5},
+            {"story": 1, "log_prob_policy": [math.log(1 / 3)]},
         ],
         files.FORGETTING_FIELDS,
     )
@@ -131,8 +131,8 @@ def score(folder: Path) -> tuple[list[files.Row], list[files.Row]]:
     return scoring.score(
         (folder / "stories/base").glob("*.jsonl"),
         (folder / "stories/prompted").glob("*.jsonl"),
-        (folder / "stories/post").glob("kl=*/seed=?.jsonl"),
-        (folder / "stories/post").glob("kl=*/seed=?.base.jsonl"),
+        (folder / "stories/blog").glob("kl=*/seed=?.jsonl"),
+        (folder / "stories/blog").glob("kl=*/seed=?.base.jsonl"),
         ["cat", "cats"],
         2,
         length_share,
@@ -155,16 +155,16 @@ def test_scores_of_every_story(study: Path) -> None:
     assert first["story_similarity"] == pytest.approx(len(" a cat sat.\n\nCats") / 100)
     assert first["mentions_concept"] == 1
     assert first["mentions_per_100_words"] == 50
-    assert first["perplexity_under_reference"] == pytest.approx(4)
-    assert first["reference_perplexity_under_policy"] == pytest.approx(8)
+    assert first["perplexity_under_base"] == pytest.approx(4)
+    assert first["base_perplexity_under_policy"] == pytest.approx(8)
     assert (first["line_breaks"], first["ended"], first["words"], first["tokens"]) == (1, 0, 4, 5)
     assert (first["distinct_2"], first["repeated_4_grams"]) == (1, 0)
     second = rows[5]  # " cat cat cat cat cat": 1 of 4 bigrams, 1 of 2 4-grams are distinct
     assert (second["distinct_2"], second["repeated_4_grams"]) == (1 / 4, 1 / 2)
-    assert second["reference_perplexity_under_policy"] == pytest.approx(3)
+    assert second["base_perplexity_under_policy"] == pytest.approx(3)
     # the base is its own reference; the prompted base has no perplexity of the base's stories
-    assert rows[0]["reference_perplexity_under_policy"] == pytest.approx(4)
-    assert math.isnan(rows[2]["reference_perplexity_under_policy"])
+    assert rows[0]["base_perplexity_under_policy"] == pytest.approx(4)
+    assert math.isnan(rows[2]["base_perplexity_under_policy"])
     assert [(s["model"], s["prompt_group"], s["stories"]) for s in sets] == [
         ("base", "training", 2),
         ("prompted", "training", 2),
@@ -195,7 +195,7 @@ def test_a_story_that_ends_at_once_has_empty_values(study: Path, tmp_path: Path)
         1,
         0,
     )
-    assert empty["perplexity_under_reference"] == pytest.approx(4)
+    assert empty["perplexity_under_base"] == pytest.approx(4)
     files.write_table("scores/stories.csv", tmp_path / "stories.csv", rows)
     files.write_table("scores/sets.csv", tmp_path / "sets.csv", sets)
     written = files.read_table("scores/stories.csv", tmp_path / "stories.csv")[1]
@@ -228,14 +228,14 @@ def test_damaged_stories_are_named(study: Path, damage, message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"story": 9, "log_p_policy": [-1.0]}, "not among the base's 2"),
-        ({"story": 1, "log_p_policy": [-1.0, -1.0]}, "2 log probabilities for 1 tokens"),
-        ({"story": "x", "log_p_policy": [-1.0]}, "damaged"),
-        ({"story": 1, "log_p_policy": ["x"]}, "damaged"),
+        ({"story": 9, "log_prob_policy": [-1.0]}, "not among the base's 2"),
+        ({"story": 1, "log_prob_policy": [-1.0, -1.0]}, "2 log probabilities for 1 tokens"),
+        ({"story": "x", "log_prob_policy": [-1.0]}, "damaged"),
+        ({"story": 1, "log_prob_policy": ["x"]}, "damaged"),
     ],
 )
 def test_damaged_forgetting_is_named(study: Path, line: dict, message: str) -> None:
-    path = study / "stories/post/kl=6000/seed=0.base.jsonl"
+    path = study / "stories/blog/kl=6000/seed=0.base.jsonl"
     path.write_text(json.dumps(line) + "\n", encoding="utf-8")
     with pytest.raises(TableError, match=message) as error:
         score(study)
@@ -317,16 +317,16 @@ def test_the_seed_is_the_unit(tmp_path: Path) -> None:
 
 def test_perplexity_is_over_all_tokens(tmp_path: Path) -> None:
     rows = [
-        score_row(BASE, 0, 0, perplexity_under_reference=2, tokens=3),
-        score_row(BASE, 0, 1, perplexity_under_reference=32, tokens=1),
+        score_row(BASE, 0, 0, perplexity_under_base=2, tokens=3),
+        score_row(BASE, 0, 1, perplexity_under_base=32, tokens=1),
         # its own tokens do not weigh in how it finds the base's stories
-        score_row(KL0, 0, 0, reference_perplexity_under_policy=4, tokens=100),
-        score_row(KL0, 0, 1, reference_perplexity_under_policy=64, tokens=1),
+        score_row(KL0, 0, 0, base_perplexity_under_policy=4, tokens=100),
+        score_row(KL0, 0, 1, base_perplexity_under_policy=64, tokens=1),
     ]
     values = tables.score_values(*write_scores(tmp_path, rows))["training"]
     # 2³ · 32 = 256 = 4⁴; 4³ · 64 = 4096 = 8⁴
-    assert values[BASE, "perplexity_under_reference"][0] == pytest.approx(4)
-    assert values[KL0, "reference_perplexity_under_policy"][0] == pytest.approx(8)
+    assert values[BASE, "perplexity_under_base"][0] == pytest.approx(4)
+    assert values[KL0, "base_perplexity_under_policy"][0] == pytest.approx(8)
 
 
 def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
     files.write_table("tables/summary.csv", tmp_path / "summary.csv", rows)
     assert (tmp_path / "summary.csv").read_text().splitlines()[1:] == [
         "base,,,,words,1,,,1",
-        "policy,post,6000,0.1193864,words,1,,,1",
+        "policy,blog,6000,0.1193864,words,1,,,1",
     ]
 
 
@@ -364,7 +364,7 @@ def test_differences_are_paired_by_seed() -> None:
     half = 4.302652729911275 * math.sqrt((2 * (1 / 30) ** 2 + (2 / 30) ** 2) / 2 / 3)
     assert (row["mean"], row["seeds"], row["verdict"]) == (pytest.approx(16 / 30), 3, "better")
     assert (row["low"], row["high"]) == pytest.approx((16 / 30 - half, 16 / 30 + half))
-    assert (row["minuend"], row["subtrahend"], row["variant"]) == ("0", "base", "post")
+    assert (row["minuend"], row["subtrahend"], row["variant"]) == ("0", "base", "blog")
     # only seeds 1 and 2 are in both; −0.1 and −0.1
     row = found["KL 6000 − KL 0", "ended"]
     assert (row["mean"], row["seeds"]) == (pytest.approx(-0.1), 2)
@@ -401,28 +401,26 @@ def completion(text: str, count: int, reward: float, **changes: object) -> files
 
 
 def test_completions_give_reward_kl_and_distinct(tmp_path: Path) -> None:
-    path = tmp_path / "completions/post/kl=0/seed=4.csv"
+    path = tmp_path / "completions/blog/kl=0/seed=4.csv"
     rows = [
-        completion(" a cat", 1500, 0.6, kl_policy_to_reference_nats=2.0),
-        completion(" a dog", 500, 0.2, kl_policy_to_reference_nats=4.0),
+        completion(" a cat", 1500, 0.6, kl_policy_to_base_nats=2.0),
+        completion(" a dog", 500, 0.2, kl_policy_to_base_nats=4.0),
     ]
     files.write_table("completions.csv", path, rows)
     values = tables.completion_values([path], {})
     assert values[KL0, "completion_similarity"] == {4: pytest.approx(0.5)}
-    assert values[KL0, "kl_policy_to_reference_nats"] == {4: pytest.approx(2.5)}
-    assert values[KL0, "kl_reference_to_policy_nats"] == {4: 0.0}
+    assert values[KL0, "kl_policy_to_base_nats"] == {4: pytest.approx(2.5)}
+    assert values[KL0, "kl_base_to_policy_nats"] == {4: 0.0}
     assert values[KL0, "distinct_completions"][4] == pytest.approx(2)
 
 
 def test_what_is_infinite_stays_undefined(tmp_path: Path) -> None:
     path = tmp_path / "completions/prompted.csv"
-    files.write_table(
-        "completions.csv", path, [completion("", 9, 0.5, kl_reference_to_policy_nats="")]
-    )
-    stories: tables.Values = {(PROMPTED, "kl_reference_to_policy_nats"): {0: 1.0}}
+    files.write_table("completions.csv", path, [completion("", 9, 0.5, kl_base_to_policy_nats="")])
+    stories: tables.Values = {(PROMPTED, "kl_base_to_policy_nats"): {0: 1.0}}
     values = tables.merge(stories, tables.completion_values([path], {PROMPTED: [0]}))
     rows = {row["metric"]: row["mean"] for row in tables.summary(values)}
-    assert rows == {"completion_similarity": 0.5, "kl_policy_to_reference_nats": 0}
+    assert rows == {"completion_similarity": 0.5, "kl_policy_to_base_nats": 0}
 
 
 def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
@@ -489,9 +487,9 @@ def test_mentions_belong_to_the_token_they_begin_in(
 
 
 def test_scores_by_position(tmp_path: Path) -> None:
-    path = tmp_path / "stories/post/kl=6000/seed=0.jsonl"
+    path = tmp_path / "stories/blog/kl=6000/seed=0.jsonl"
     told = [
-        story([1, 2, 4, 5, 6], kl_policy_to_reference_nats=[1.0, 2.0, 3.0, 4.0, 5.0]),
+        story([1, 2, 4, 5, 6], kl_policy_to_base_nats=[1.0, 2.0, 3.0, 4.0, 5.0]),
         story([2, 0]),
     ]
     write_stories(path, told)
@@ -503,14 +501,14 @@ def test_scores_by_position(tmp_path: Path) -> None:
     # tokens 0 and 1 of two stories: 4 tokens, of which two begin a mention
     assert rows[0, 2, "mentions_per_100_tokens"]["mean"] == 50
     assert rows[4, 5, "mentions_per_100_tokens"]["mean"] == 100
-    assert rows[0, 2, "kl_policy_to_reference_nats_per_token"]["mean"] == (1 + 2 + 0.5 + 0.5) / 4
-    assert rows[2, 4, "kl_policy_to_reference_nats_per_token"]["mean"] == 3.5
+    assert rows[0, 2, "kl_policy_to_base_nats_per_token"]["mean"] == (1 + 2 + 0.5 + 0.5) / 4
+    assert rows[2, 4, "kl_policy_to_base_nats_per_token"]["mean"] == 3.5
     # log 1/2 − log 1/4 at every token
     assert rows[2, 4, "log_ratio_nats_per_token"]["mean"] == pytest.approx(math.log(2))
     # per completion: the first two tokens
     own = found.completion_kl["training"]
-    assert own[KL6000, "kl_policy_to_reference_nats"] == {0: (3 + 1) / 2}
-    assert own[KL6000, "kl_reference_to_policy_nats"] == {0: 0.5}
+    assert own[KL6000, "kl_policy_to_base_nats"] == {0: (3 + 1) / 2}
+    assert own[KL6000, "kl_base_to_policy_nats"] == {0: 0.5}
 
 
 # ---------------------------------------------------------------------------- training
@@ -522,7 +520,7 @@ def training_row(step: int, **changes: object) -> files.Row:
 
 
 def write_training(folder: Path, seed: int, rewards: list[float]) -> Path:
-    path = folder / f"policies/post/kl=0/seed={seed}/training.csv"
+    path = folder / f"policies/blog/kl=0/seed={seed}/training.csv"
     rows = [training_row(i, reward_mean=r, seconds=seed + i) for i, r in enumerate(rewards, 1)]
     files.write_table("training.csv", path, rows)
     return path
@@ -544,16 +542,16 @@ def test_training_curves_have_a_band(tmp_path: Path) -> None:
 
 def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
     path = write_training(tmp_path, 3, [0.1, 0.2])
-    drawn = tmp_path / "completions/post/kl=0/seed=3.csv"
+    drawn = tmp_path / "completions/blog/kl=0/seed=3.csv"
     files.write_table("completions.csv", drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)])
-    rows = trajectories.endings([path], [drawn])
+    rows = trajectories.trajectories([path], [drawn])
     assert [(r["seed"], r["step"]) for r in rows] == [(3, 1), (3, 2), (3, 3)]
     assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
-    assert len(trajectories.endings([path], [])) == 2
+    assert len(trajectories.trajectories([path], [])) == 2
 
 
 def test_top_completions_become_shares(tmp_path: Path) -> None:
-    path = tmp_path / "policies/post/kl=0/seed=1/top_completions.csv"
+    path = tmp_path / "policies/blog/kl=0/seed=1/top_completions.csv"
     rows = [{"step": 1, "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
     files.write_table("top_completions.csv", path, rows)
     (row,) = trajectories.top_completions([path], 100)
@@ -567,7 +565,7 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     lines = ["model,variant,kl_factor,seed,token,probability"]
     lines += [f"base,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
     # two ids with the same text count together; seed 1 gives the token nothing
-    lines += ["policy,post,0,0, cat,0.5", "policy,post,0,0, cat,0.1", "policy,post,0,1,t00,0.02"]
+    lines += ["policy,blog,0,0, cat,0.5", "policy,blog,0,0, cat,0.1", "policy,blog,0,1,t00,0.02"]
     path.write_text("\n".join(lines) + "\n")
     rows = trajectories.first_token(path)
     assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]

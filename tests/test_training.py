@@ -154,8 +154,8 @@ def catches_sigterm(pid: int) -> bool:
 def test_a_run_trains_and_records(world: World) -> None:
     training = rows(world.undisturbed)
     assert [row["step"] for row in training] == [str(i + 1) for i in range(STEPS)]
-    assert float(training[0]["kl_policy_to_reference_nats"]) == pytest.approx(0, abs=1e-6)
-    assert float(training[-1]["kl_policy_to_reference_nats"]) > 1e-4
+    assert float(training[0]["kl_policy_to_base_nats"]) == pytest.approx(0, abs=1e-6)
+    assert float(training[-1]["kl_policy_to_base_nats"]) > 1e-4
     assert all(float(row["gradient_norm"]) > 0 for row in training)
     assert all(row["gradient_snr"] == "" for row in training)
     run = json.loads((world.undisturbed / "run.json").read_text())
@@ -169,7 +169,7 @@ def test_options_change_the_result_and_snr_is_measured(world: World, tmp_path: P
     options: dict[str, dict[str, object]] = {
         "mean": {"baseline": "mean"},
         "leave_one_out": {"baseline": "leave_one_out", "snr_every": 2},
-        "reverse": {"kl": "policy_to_reference"},
+        "reverse": {"kl": "policy_to_base"},
         "bf16": {"precision": "bf16"},
     }
     world.train_all(*((tmp_path / name, {"steps": 4, **o}) for name, o in options.items()))

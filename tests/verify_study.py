@@ -24,8 +24,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # metric → (absolute, relative) difference allowed; a model's last bits depend on its batch
-REWARD, PERPLEXITY = "completion_similarity", "perplexity_under_reference"
-KL, KL_REVERSED = "kl_policy_to_reference_nats", "kl_reference_to_policy_nats"
+REWARD, PERPLEXITY = "completion_similarity", "perplexity_under_base"
+KL, KL_REVERSED = "kl_policy_to_base_nats", "kl_base_to_policy_nats"
 ALLOWED = {REWARD: (1e-3, 0), KL: (1e-3, 1e-3), KL_REVERSED: (1e-3, 1e-3), PERPLEXITY: (0, 1e-3)}
 
 
@@ -57,13 +57,13 @@ class StoryModel:
         logits = self.model(torch.tensor(rows)).logits[:, len(prompt) - 1 : -1].double()
         return [logits[i, : len(ids)].log_softmax(-1) for i, ids in enumerate(completions)]
 
-    def log_density(self, prompt: str, ids: list[int]) -> float:
+    def log_prob(self, prompt: str, ids: list[int]) -> float:
         (log_p,) = self.log_p(self.encode(prompt), [ids])
         return float(log_p[torch.arange(len(ids)), torch.tensor(ids)].sum())
 
     def perplexity(self, stories: list[dict]) -> float:
         """exp(mean −log p) over all generated tokens."""
-        total = sum(self.log_density(story["prompt"], story["token_ids"]) for story in stories)
+        total = sum(self.log_prob(story["prompt"], story["token_ids"]) for story in stories)
         return math.exp(-total / sum(len(story["token_ids"]) for story in stories))
 
 
@@ -116,7 +116,7 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
                 values[who, KL].append(both[0])
                 values[who, KL_REVERSED].append(both[1])
         if who[0] == "prompted":  # conditioning costs −log p of what was conditioned on
-            values[who, KL].append(-base.log_density(prompt, base.encode(forced)))
+            values[who, KL].append(-base.log_prob(prompt, base.encode(forced)))
         for path in sorted(results.glob(f"stories/{folder}/seed=*.jsonl")):
             if not path.name.endswith(".base.jsonl"):
                 values[who, PERPLEXITY].append(base.perplexity(read_stories(path)))

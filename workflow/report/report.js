@@ -72,7 +72,7 @@
       if (width < 3) for (let i = 0; i < total; i++) found[i] = (found[i] << shift) >> shift;
       return found;
     };
-    [S.token, S.policy, S.reference] = [column(3), column(2), column(2)];
+    [S.token, S.policy, S.base] = [column(3), column(2), column(2)];
     S.start = new Uint32Array(S.length.length);
     for (let i = 1; i < S.start.length; i++) S.start[i] = S.start[i - 1] + S.length[i - 1];
     const escape = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
@@ -104,7 +104,7 @@
     story.append(element("span", "prompt", prompt));
     let at = 0, next = 0;
     pieces.forEach((piece, t) => {
-      const difference = S.policy[from + t] - S.reference[from + t];
+      const difference = S.policy[from + t] - S.base[from + t];
       let level = 0;
       while (level < 4 && Math.abs(difference) >= STEPS[level]) level++;
       const span = element("span", level ? `d${difference < 0 ? "-" : ""}${level}` : "");
@@ -127,7 +127,7 @@
   }
 
   function scoresLine(i) {
-    const names = ["completion_similarity", "story_similarity", "perplexity_under_reference", "mentions_per_100_words", "distinct_2"];
+    const names = ["completion_similarity", "story_similarity", "perplexity_under_base", "mentions_per_100_words", "distinct_2"];
     const parts = names.filter((n) => stories.scores[n]).map((n) => `${label(n)} ${score(n, stories.scores[n][i])}`);
     return element("p", "scores-line", parts.join(" · "));
   }
@@ -195,8 +195,8 @@
   // ---- the number behind a token --------------------------------------------------------------
   function describe(span) {
     const i = Number(span.closest(".story").dataset.story), at = stories.start[i] + Number(span.dataset.t);
-    const [p, r] = [stories.policy[at], stories.reference[at]];
-    tip.textContent = `${JSON.stringify(stories.pieces[stories.token[at]])}\nlog π ${number(p / 100)}   log π_ref ${number(r / 100)}   difference ${signed(p - r)}`;
+    const [p, r] = [stories.policy[at], stories.base[at]];
+    tip.textContent = `${JSON.stringify(stories.pieces[stories.token[at]])}\nlog π ${number(p / 100)}   log p_base ${number(r / 100)}   difference ${signed(p - r)}`;
     tip.hidden = false;
     const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
     const top = box.top - tip.offsetHeight - 6;

@@ -49,7 +49,7 @@ def megabytes(path):
 
 
 def mem_mb(wildcards, input, attempt):
-    read = [input[n] for n in ("weights", "encoder", "densities") if n in input.keys()]
+    read = [input[n] for n in ("weights", "encoder", "log_probs") if n in input.keys()]
     return attempt * round(2000 + 12 * sum(map(megabytes, read)))
 
 
@@ -152,7 +152,7 @@ TABLES = [
     "paired_differences",
     "training",
     "top_completions",
-    "endings",
+    "trajectories",
     "first_token",
 ]
 

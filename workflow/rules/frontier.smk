@@ -3,7 +3,7 @@
 
 rule frontier:
     input:
-        densities=rules.completions.output.densities,
+        log_probs=rules.completions.output.log_probs,
         base=rules.completions.output.base,
         prompted=rules.completions.output.prompted,
         policies=rules.completions.output.policies,
@@ -21,12 +21,12 @@ rule frontier:
         ENVIRONMENT
     resources:
         mem_mb=mem_mb,
-        runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "densities"),
+        runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "log_probs"),
     params:
         forced=STUDY.prompted_with,
         bootstrap=config["evaluation"]["bootstrap_samples"],
         folder=subpath(output.limit, parent=True),
     shell:
-        "python workflow/scripts/frontier.py --densities {input.densities:q} --base {input.base:q}"
+        "python workflow/scripts/frontier.py --log-probs {input.log_probs:q} --base {input.base:q}"
         " --prompted {input.prompted:q} --prompted-text={params.forced:q}"
         " --bootstrap {params.bootstrap} --out {params.folder:q} 2> {log:q}"

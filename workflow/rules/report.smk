@@ -67,7 +67,7 @@ rule study_config:
 
 
 # A study as the repository shows it: page, figures, tables and words in docs/<study>-study; the
-# reference study's words are docs/results.md. Outside the default target.
+# ten-seed study's words are docs/results.md. Outside the default target.
 rule publish:
     input:
         page=rules.report.output.page,
@@ -89,7 +89,7 @@ rule publish:
         page=f"docs/{STUDY.name}-study/report.html",
         markdown=(
             "docs/results.md"
-            if STUDY.name == "reference"
+            if STUDY.name == "ten-seed"
             else f"docs/{STUDY.name}-study/README.md"
         ),
     log:

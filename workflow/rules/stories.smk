@@ -88,7 +88,7 @@ rule completions:
             f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"
         ),
         first_token=f"{COMPLETIONS}/first_token.csv",
-        densities=f"{COMPLETIONS}/densities.safetensors",
+        log_probs=f"{COMPLETIONS}/log_probs.safetensors",
     log:
         f"logs/{STUDY.name}/completions.log",
     benchmark:

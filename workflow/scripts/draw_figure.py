@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--concept", required=True, help="what stories should be about")
     parser.add_argument("--concept-words", nargs="*", default=[], help="words marked in stories")
     parser.add_argument("--kl-factors", nargs="*", default=[], help="of the study, for the colours")
-    parser.add_argument("--variant", default="", help="variant shown (default: post)")
+    parser.add_argument("--variant", default="", help="variant shown (default: blog)")
     parser.add_argument("--seed", default="0", help="seed whose stories are shown")
     parser.add_argument("--published", type=Path, help="CSV of the published curves")
     parser.add_argument("--out-prefix", type=Path, required=True, help="path without .svg")

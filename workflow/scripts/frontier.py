@@ -1,6 +1,6 @@
 """Estimate the limit: the best reward at each KL, best-of-n, and each policy's gap to it.
 
-By hand: PYTHONPATH=src python workflow/scripts/frontier.py --densities results/default/completions/densities.safetensors
+By hand: PYTHONPATH=src python workflow/scripts/frontier.py --log-probs results/default/completions/log_probs.safetensors
 --base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
 --prompted-text " a cat" --out results/default/frontier
 """
@@ -18,7 +18,7 @@ from tinycats.frontier import limit as frontier
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--densities", type=Path, required=True, help="densities.safetensors")
+    parser.add_argument("--log-probs", type=Path, required=True, help="log_probs.safetensors")
     parser.add_argument(
         "--base",
         type=Path,
@@ -36,7 +36,7 @@ def main() -> None:
     if args.bootstrap < 20:
         raise program.UserError(f"--bootstrap is {args.bootstrap}, should be at least 20")
 
-    samples = frontier.read_samples(args.densities)
+    samples = frontier.read_samples(args.log_probs)
     tables = [args.base]
     for model in [*samples.models[1:], *samples.others]:
         name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
@@ -46,9 +46,9 @@ def main() -> None:
         if model < len(samples.models):
             frontier.check_drawn(samples, model, own, path)
     prompted = frontier.read_drawn(args.prompted)
-    prompted_kl = prompted.mean(prompted.kl_policy_to_reference)
+    prompted_kl = prompted.mean(prompted.kl_policy_to_base)
 
-    policies_kl = [own.mean(own.kl_policy_to_reference) for own in drawn[1:]]
+    policies_kl = [own.mean(own.kl_policy_to_base) for own in drawn[1:]]
     bootstrap = frontier.Bootstrap(samples, args.bootstrap, args.seed)
     results = {
         "limit": frontier.limit_rows(samples, bootstrap, 1.1 * max([prompted_kl, *policies_kl])),
@@ -62,7 +62,7 @@ def main() -> None:
             {
                 "text": args.prompted_text,
                 "reward": prompted.mean(prompted.reward),
-                "kl_policy_to_reference_nats": prompted_kl,
+                "kl_policy_to_base_nats": prompted_kl,
             }
         ],
     }
@@ -71,10 +71,7 @@ def main() -> None:
     for row in results["policies"]:
         program.log.info(
             "%s, KL factor %s, seed %s: reward %.3f at %.2f nats; limit %.3f (%.3f to %.3f, %.0f effective samples)",
-            *(
-                row[c]
-                for c in ("variant", "kl_factor", "seed", "reward", "kl_policy_to_reference_nats")
-            ),
+            *(row[c] for c in ("variant", "kl_factor", "seed", "reward", "kl_policy_to_base_nats")),
             *(row[c] for c in ("limit", "limit_low", "limit_high", "effective_sample_size")),
         )
 

@@ -2,12 +2,12 @@
 
 By hand: PYTHONPATH=src python workflow/scripts/make_tables.py --story-scores results/default/scores/stories.csv
 --set-scores results/default/scores/sets.csv
---stories results/default/stories/*/seed=*.jsonl results/default/stories/post/kl=*/seed=*[0-9].jsonl
---completions results/default/completions/base.csv results/default/completions/post/kl=*/seed=*.csv
---training results/default/policies/post/kl=*/seed=*/training.csv
---top-completions results/default/policies/post/kl=*/seed=*/top_completions.csv
+--stories results/default/stories/*/seed=*.jsonl results/default/stories/blog/kl=*/seed=*[0-9].jsonl
+--completions results/default/completions/base.csv results/default/completions/blog/kl=*/seed=*.csv
+--training results/default/policies/blog/kl=*/seed=*/training.csv
+--top-completions results/default/policies/blog/kl=*/seed=*/top_completions.csv
 --first-token results/default/completions/first_token.csv
---concept-words '["cat", "cats"]' --run results/default/policies/post/kl=0/seed=0/run.json --batch-size 1000 --out results/default/tables
+--concept-words '["cat", "cats"]' --run results/default/policies/blog/kl=0/seed=0/run.json --batch-size 1000 --out results/default/tables
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
         "paired_differences": tables.paired_differences(of_training),
         "training": trajectories.training(args.training),
         "top_completions": trajectories.top_completions(args.top_completions, args.batch_size),
-        "endings": trajectories.endings(args.training, args.completions),
+        "trajectories": trajectories.trajectories(args.training, args.completions),
         "first_token": trajectories.first_token(args.first_token) if args.first_token else [],
     }
     for name, rows in results.items():

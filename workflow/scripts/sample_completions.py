@@ -1,7 +1,7 @@
 """Sample short completions of the training prompt from the base and every policy, in one job.
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
-densities.safetensors: the log density of every distinct completion under every model, computed, for
+log_probs.safetensors: the log probability of every distinct completion under every model, computed, for
 the limit (of at most 64 policies, evenly spread). The encoder is loaded once, and a text is rewarded
 once whoever told it.
 """
@@ -98,8 +98,8 @@ def main() -> None:
         for i in pool:
             yield load_causal_lm(args.policies[i] / "model", device)[0]
 
-    tensors, metadata = collector.densities(models(), [0, *(1 + i for i in pool)])
-    whole_files.write_tensors(args.out / "densities.safetensors", tensors, metadata)
+    tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
+    whole_files.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     add("--encoder", type=Path, required=True, help="folder of the reward's sentence encoder")
     add("--reference", type=Path, required=True, help="the concept's embedding (stage reference)")
     add("--out", type=Path, required=True, help="folder for model/, training.csv, run.json")
-    add("--variant", default="post", help="name of these settings, for run.json")
+    add("--variant", default="blog", help="name of these settings, for run.json")
     add("--prompt", default="Once upon a time there was")
     add("--kl-factor", type=float, required=True, help="the post's KL_FACTOR (0, 6000)")
     add("--seed", type=int, default=0)
@@ -39,7 +39,7 @@ def parse() -> argparse.Namespace:
     add("--learning-rate", type=float, default=1e-5)
     add("--weight-decay", type=float, default=0.01)
     add("--baseline", default="none", help="none, mean or leave_one_out")
-    add("--kl", default="reference_to_policy", help="or policy_to_reference")
+    add("--kl", default="base_to_policy", help="or policy_to_base")
     add("--precision", default="fp32", help="fp32 or bf16 (the model's body)")
     add("--micro-batch", type=int, default=4096, help="tokens in one forward-backward pass")
     add("--snr-every", type=int, default=0, help="steps between measurements of gradient SNR")
@@ -68,7 +68,7 @@ def main() -> None:
     settings = TrainingSettings(**{name: getattr(args, name) for name in names})
     verify_folder(args.encoder)
     policy, tokenizer = load_causal_lm(args.base_model, device)
-    reference, _ = load_causal_lm(args.base_model, device)
+    base, _ = load_causal_lm(args.base_model, device)
     encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
     concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
     reward = RewardModel(RewardEncoder(args.encoder, device), concept)
@@ -80,7 +80,7 @@ def main() -> None:
         "reference_sha256": sha256_file(args.reference),
     }
     trainer = Trainer(
-        *(policy, reference, tokenizer, reward, settings),
+        *(policy, base, tokenizer, reward, settings),
         identity=run_identity(settings, data),
         state_file=args.out / "state.pt",
     )

@@ -1,4 +1,4 @@
-"""Short completions of the training prompt: many samples from each model, and every density."""
+"""Short completions of the training prompt: many samples from each model, and every log probability."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_PROBABILITY = 1e-4
 def pool_of(policies: int) -> list[int]:
     """Which policies lend their completions to the limit: all, or 64 evenly spread over the study.
 
-    Each member is asked for the density of every completion of all others, so without an end to
+    Each member is asked for the log probability of every completion of all others, so without an end to
     them the cost would grow with the square of the policies.
     """
     if policies <= LARGEST_POOL:
@@ -97,8 +97,8 @@ class Collector:
     def draw_prompted(self, text: str, count: int) -> list[Row]:
         """Completions of the base made to begin with ``text``: conditioning, a policy like any other.
 
-        Its density is p_ref's, divided by p_ref(text); so its KL(policy‖reference) is −log
-        p_ref(text), and KL(reference‖policy) is infinite (left empty).
+        Its probability is p_base's, divided by p_base(text); so its KL(policy‖base) is −log
+        p_base(text), and KL(base‖policy) is infinite (left empty).
         """
         forced = tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
         if not 0 < len(forced) <= self.new_tokens:
@@ -107,27 +107,27 @@ class Collector:
                 f" {self.new_tokens}, the new tokens of a completion"
             )
         follow = self.sampler(self.base).follow([forced])
-        paid = -float(follow.log_density[0])
+        paid = -float(follow.log_prob[0])
         if len(forced) == self.new_tokens:
             drawn: list[tuple[tuple[int, ...], int, float]] = [(forced, count, -paid)]
         else:
             sampler = self.sampler(self.base, forced)
             rollout = sampler.sample(count, uniform_generator(0, stream("prompted")))
-            density = self.by_distinct(rollout, rollout.log_density_reference)
+            log_prob = self.by_distinct(rollout, rollout.log_prob_base)
             drawn = [
                 (forced + ids, int(n), float(d) - paid)
-                for ids, n, d in zip(rollout.token_ids, rollout.counts, density, strict=True)
+                for ids, n, d in zip(rollout.token_ids, rollout.counts, log_prob, strict=True)
             ]
         rewards = self.reward([self.full_text(ids) for ids, _, _ in drawn]).tolist()
         return [
             {
                 **self.described(ids, count, reward),
-                "log_density_policy": density + paid,
-                "log_density_reference": density,
-                "kl_policy_to_reference_nats": paid,
-                "kl_reference_to_policy_nats": None,
+                "log_prob_policy": log_prob + paid,
+                "log_prob_base": log_prob,
+                "kl_policy_to_base_nats": paid,
+                "kl_base_to_policy_nats": None,
             }
-            for (ids, count, density), reward in zip(drawn, rewards, strict=True)
+            for (ids, count, log_prob), reward in zip(drawn, rewards, strict=True)
         ]
 
     # ------------------------------------------------------------------ rows
@@ -156,10 +156,10 @@ class Collector:
         """A completions table of a rollout."""
         rewards = self.reward([self.full_text(ids) for ids in rollout.token_ids]).tolist()
         columns = {
-            "log_density_policy": rollout.log_density,
-            "log_density_reference": rollout.log_density_reference,
-            "kl_policy_to_reference_nats": rollout.kl_policy_to_reference,
-            "kl_reference_to_policy_nats": rollout.kl_reference_to_policy,
+            "log_prob_policy": rollout.log_prob,
+            "log_prob_base": rollout.log_prob_base,
+            "kl_policy_to_base_nats": rollout.kl_policy_to_base,
+            "kl_base_to_policy_nats": rollout.kl_base_to_policy,
         }
         values = {name: self.by_distinct(rollout, value) for name, value in columns.items()}
         return [
@@ -181,19 +181,19 @@ class Collector:
             text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.first_tokens.append({**who, "token": text, "probability": float(p[token])})
 
-    # ------------------------------------------------------------------ densities
+    # ------------------------------------------------------------------ log_probs
 
-    def densities(
+    def log_probs(
         self, models: Iterable[Any], members: Sequence[int]
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Log density of the pool's distinct completions under its models, with counts and rewards.
+        """Log probability of the pool's distinct completions under its models, with counts and rewards.
 
         Args:
             models: the members of the pool, in order.
             members: which of the models drawn from they are; 0, the base, is the first.
 
         Returns:
-            Tensors ``log_density`` (models, completions) float64, ``counts`` likewise int64 and
+            Tensors ``log_prob`` (models, completions) float64, ``counts`` likewise int64 and
             ``reward`` (completions,) float32; and as metadata who the ``models`` are, and who the
             ``others``, policies that are not in the pool.
         """
@@ -206,13 +206,13 @@ class Collector:
             for entry in table:
                 i = place[tuple(map(int, entry["token_ids"].split()))]
                 counts[row, i], reward[i] = entry["count"], entry["reward"]
-        density = np.zeros((number, len(ids)))
-        for row, model in enumerate(progress(models, number, "densities")):
-            density[row] = self.sampler(Network(model)).follow(ids).log_density.numpy()
+        log_prob = np.zeros((number, len(ids)))
+        for row, model in enumerate(progress(models, number, "log_probs")):
+            log_prob[row] = self.sampler(Network(model)).follow(ids).log_prob.numpy()
         others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
         metadata = {"models": [who for who, _ in tables], "others": others}
         tensors: dict[str, np.ndarray] = {
-            "log_density": density,
+            "log_prob": log_prob,
             "counts": counts,
             "reward": reward,
         }

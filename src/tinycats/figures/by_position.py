@@ -19,7 +19,7 @@ from tinycats.figures.reading import (
 from tinycats.figures.registry import showcase
 
 MENTIONS = "mentions_per_100_tokens"
-DISTANCE = "kl_policy_to_reference_nats_per_token"
+DISTANCE = "kl_policy_to_base_nats_per_token"
 
 
 def draw(tables: Tables) -> style.Drawing:

@@ -18,18 +18,18 @@ from tinycats.figures.reading import Row, Tables, Who, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import ENOUGH_SAMPLES
 
-POLICY_TO_BASE = "kl_policy_to_reference_nats"
-BASE_TO_POLICY = "kl_reference_to_policy_nats"
+POLICY_TO_BASE = "kl_policy_to_base_nats"
+BASE_TO_POLICY = "kl_base_to_policy_nats"
 
 
 def draw(tables: Tables) -> style.Drawing:
-    endings = tables.rows("tables/endings.csv")
+    trajectories = tables.rows("tables/trajectories.csv")
     limit = _limit(tables.all_rows("frontier/limit.csv"))
     best_of_n = tables.all_rows("frontier/best_of_n.csv")
     policies = tables.rows("frontier/policies.csv")
     prompted = tables.all_rows("frontier/prompted.csv")
     published = _published_ends(tables)
-    ends = _ends(endings, policies)
+    ends = _ends(trajectories, policies)
     if not ends and not limit:
         return style.empty("This study has no policies to compare with the limit.")
 
@@ -43,7 +43,7 @@ def draw(tables: Tables) -> style.Drawing:
     _draw_limit(above, limit)
     _draw_best_of_n(above, best_of_n)
     for ax, distance in ((above, POLICY_TO_BASE), (below, BASE_TO_POLICY)):
-        _draw_runs(ax, tables, endings, ends, distance)
+        _draw_runs(ax, tables, trajectories, ends, distance)
     _draw_prompted(above, prompted)
     for row in published:
         who = Who("policy", row["kl_factor"])
@@ -54,9 +54,11 @@ def draw(tables: Tables) -> style.Drawing:
         _label(below, math.sqrt(row["kl"]), row["reward"], who.label, style.INK, (11, 4))
 
     marks = [
-        row["reward"] for row in [*endings, *ends, *prompted, *best_of_n] if _real(row["reward"])
+        row["reward"]
+        for row in [*trajectories, *ends, *prompted, *best_of_n]
+        if _real(row["reward"])
     ]
-    farthest = [math.sqrt(max(r[POLICY_TO_BASE], 0)) for r in [*ends, *endings, *prompted]
+    farthest = [math.sqrt(max(r[POLICY_TO_BASE], 0)) for r in [*ends, *trajectories, *prompted]
                 if _real(r[POLICY_TO_BASE])]  # fmt: skip
     right = 1.12 * max([*farthest, 1.0])
     above.set_xlim(0, right)
@@ -64,11 +66,13 @@ def draw(tables: Tables) -> style.Drawing:
     low, high = min([*marks, *drawn]), max([*marks, *drawn])
     pad = 0.07 * (high - low or 1)
     far = [
-        math.sqrt(max(r[BASE_TO_POLICY], 0)) for r in [*ends, *endings] if _real(r[BASE_TO_POLICY])
+        math.sqrt(max(r[BASE_TO_POLICY], 0))
+        for r in [*ends, *trajectories]
+        if _real(r[BASE_TO_POLICY])
     ]
     far += [math.sqrt(row["kl"]) for row in published]
     below.set_xlim(0, 1.22 * max([*far, 1.0]))
-    rewards = [r["reward"] for r in [*endings, *ends, *published] if _real(r["reward"])] or [
+    rewards = [r["reward"] for r in [*trajectories, *ends, *published] if _real(r["reward"])] or [
         low,
         high,
     ]
@@ -118,12 +122,12 @@ def _limit(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row[POLICY_TO_BASE])
 
 
-def _ends(endings: list[Row], policies: list[Row]) -> list[Row]:
+def _ends(trajectories: list[Row], policies: list[Row]) -> list[Row]:
     """Where every run ended: measured on completions, or else its last training batch."""
     measured = [row for row in policies if _real(row["reward"]) and _real(row[POLICY_TO_BASE])]
     done = {(row["kl_factor"], row["seed"]) for row in measured}
     last: dict[tuple[str, str], Row] = {}
-    for row in endings:
+    for row in trajectories:
         run = (row["kl_factor"], row["seed"])
         if run not in done and (run not in last or row["step"] > last[run]["step"]):
             last[run] = row
@@ -141,7 +145,7 @@ def _published_ends(tables: Tables) -> list[Row]:
     for row in tables.published_rows():
         if row["kl_factor"] not in last or row["step"] > last[row["kl_factor"]]["step"]:
             last[row["kl_factor"]] = row
-    return [{**row, "kl": row["kl_ref_to_policy_nats_per_completion"]} for row in last.values()]
+    return [{**row, "kl": row["kl_base_to_policy_nats_per_completion"]} for row in last.values()]
 
 
 def _draw_limit(ax: Axes, rows: list[Row]) -> None:
@@ -179,12 +183,14 @@ def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
 
 
 def _draw_runs(
-    ax: Axes, tables: Tables, endings: list[Row], ends: list[Row], distance: str
+    ax: Axes, tables: Tables, trajectories: list[Row], ends: list[Row], distance: str
 ) -> None:
-    for who in _factors(tables, [*endings, *ends]):
+    for who in _factors(tables, [*trajectories, *ends]):
         paint = style.colour(who, tables.kl_factors)
         mine = [
-            row for row in endings if row["kl_factor"] == who.kl_factor and _real(row[distance])
+            row
+            for row in trajectories
+            if row["kl_factor"] == who.kl_factor and _real(row[distance])
         ]
         for seed in dict.fromkeys(row["seed"] for row in mine):
             run = sorted((r for r in mine if r["seed"] == seed), key=lambda row: row["step"])

@@ -65,7 +65,7 @@ class Tables:
         kl_factors: KL factors of the study; colours go by their order. Those in the table read
             first, where not given.
         kl_factor: the KL factor that this figure is about, if it is about one.
-        variant: the variant shown; where empty ``post``, or the first in the table.
+        variant: the variant shown; where empty ``blog``, or the first in the table.
         seed: seed whose stories are shown.
         published: CSV of the published curves, if they are to be overlaid.
         several_variants: whether a table read so far has more variants than the one shown.
@@ -111,7 +111,7 @@ class Tables:
         rows = self.all_rows(name)
         variants = list(dict.fromkeys(row["variant"] for row in rows if row.get("variant")))
         if not self.variant and variants:
-            self.variant = "post" if "post" in variants else variants[0]
+            self.variant = "blog" if "blog" in variants else variants[0]
         self.several_variants |= len(variants) > 1
         return [row for row in rows if row.get("variant", "") in ("", self.variant)]
 
@@ -143,7 +143,7 @@ class Tables:
             return []
         with open(self.published, encoding="utf-8", newline="") as file:
             lines = [line for line in file if not line.startswith("#")]
-        columns = {"step", "reward", "kl_ref_to_policy_nats_per_completion"}
+        columns = {"step", "reward", "kl_base_to_policy_nats_per_completion"}
         rows: list[Row] = list(csv.DictReader(lines))
         if rows and not columns <= set(rows[0]):
             raise UserError(

@@ -53,7 +53,7 @@ FIGURES: dict[str, Figure] = {
     "frontier": Figure(
         "frontier",
         (
-            "tables/endings.csv",
+            "tables/trajectories.csv",
             "frontier/limit.csv",
             "frontier/best_of_n.csv",
             "frontier/policies.csv",

@@ -12,8 +12,8 @@ SHOWN = (
     "story_similarity",
     "mentions_concept",
     "mentions_per_100_words",
-    "kl_policy_to_reference_nats",
-    "kl_reference_to_policy_nats",
+    "kl_policy_to_base_nats",
+    "kl_base_to_policy_nats",
 )
 
 

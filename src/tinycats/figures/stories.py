@@ -21,7 +21,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not tables.kl_factors:
         raise UserError("--kl-factors: should name the study's KL factors, whose stories are shown")
     shown: list[tuple[Who, Row]] = []
-    for path in figure_inputs("stories", tables.kl_factors, tables.variant or "post", tables.seed):
+    for path in figure_inputs("stories", tables.kl_factors, tables.variant or "blog", tables.seed):
         found = re.search(r"/kl=([^/]+)/", path)
         who = Who("policy", found[1]) if found else PROMPTED if "prompted" in path else BASE
         stories = tables.stories(path)

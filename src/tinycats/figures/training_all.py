@@ -9,7 +9,7 @@ from tinycats.figures.training_metrics import curve
 
 PANELS = (
     ("reward_mean", "reward"),
-    ("kl_policy_to_reference_nats", "KL(policy‖base), nats per completion (√ scale)"),
+    ("kl_policy_to_base_nats", "KL(policy‖base), nats per completion (√ scale)"),
     ("distinct_completions", "distinct completions in a batch"),
     ("entropy_nats", "entropy of a completion, nats"),
 )

@@ -10,11 +10,11 @@ from tinycats.figures.reading import Interval, Row, Tables, Who, number, within
 PANELS = (
     ("loss", "loss"),
     ("reward_mean", "reward"),
-    ("kl_reference_to_policy_nats", "KL(base‖policy), nats per completion"),
+    ("kl_base_to_policy_nats", "KL(base‖policy), nats per completion"),
 )
 _PUBLISHED = {
     "reward_mean": "reward",
-    "kl_reference_to_policy_nats": "kl_ref_to_policy_nats_per_completion",
+    "kl_base_to_policy_nats": "kl_base_to_policy_nats_per_completion",
 }
 
 
@@ -69,7 +69,7 @@ def curve(rows: list[Row], metric: str) -> tuple[list[float], list[Interval]]:
 
 def _finding(factor: str, rows: list[Row], published: list[Row]) -> str:
     steps, reward = curve(rows, "reward_mean")
-    _, kl = curve(rows, "kl_reference_to_policy_nats")
+    _, kl = curve(rows, "kl_base_to_policy_nats")
     text = f"At KL factor {factor} the reward goes from {number(reward[0].mean)} to "
     text += f"{within(reward[-1])} in {steps[-1]:.0f} steps"
     if kl:

@@ -20,7 +20,7 @@ from tinycats.figures.reading import (
 
 _TRAINING = (
     ("reward_mean", "reward at the end"),
-    ("kl_policy_to_reference_nats", "KL(policy‖base) at the end, nats"),
+    ("kl_policy_to_base_nats", "KL(policy‖base) at the end, nats"),
     ("entropy_nats", "entropy at the end, nats"),
     ("gradient_snr", "gradient signal-to-noise, median over steps"),
 )
@@ -108,10 +108,10 @@ def _finding(variants: list[str], factors: list[Who], values: _Values) -> str:
     for who in factors:
         ends = [
             f"{number(values[v, who.kl_factor, 'reward_mean'].mean)} at "
-            f"{number(values[v, who.kl_factor, 'kl_policy_to_reference_nats'].mean)} nats ({v})"
+            f"{number(values[v, who.kl_factor, 'kl_policy_to_base_nats'].mean)} nats ({v})"
             for v in variants
             if (v, who.kl_factor, "reward_mean") in values
-            and (v, who.kl_factor, "kl_policy_to_reference_nats") in values
+            and (v, who.kl_factor, "kl_policy_to_base_nats") in values
         ]
         if ends:
             parts.append(f"at KL factor {who.kl_factor} the reward is {listing(ends)}")

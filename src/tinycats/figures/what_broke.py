@@ -10,8 +10,8 @@ from tinycats.figures.registry import showcase
 from tinycats.files.tables import METRICS
 
 SHOWN = (
-    "perplexity_under_reference",
-    "reference_perplexity_under_policy",
+    "perplexity_under_base",
+    "base_perplexity_under_policy",
     "repeated_4_grams",
     "distinct_2",
     "line_breaks",

@@ -20,13 +20,13 @@ from tinycats.files.atomic import write_text
 Row = dict[str, Any]
 
 _KL = {
-    "kl_policy_to_reference_nats": "KL(policy‖reference), exact sum over the vocabulary at each"
+    "kl_policy_to_base_nats": "KL(policy‖base), exact sum over the vocabulary at each"
     " state visited, summed over the completion, nats",
-    "kl_reference_to_policy_nats": "KL(reference‖policy), likewise, nats",
+    "kl_base_to_policy_nats": "KL(base‖policy), likewise, nats",
 }
 _WHO = {
     "model": "`base`, `prompted` (the base made to begin with the concept) or `policy`",
-    "variant": "name of the training settings (`post` unless the study names others); empty for base and prompted",
+    "variant": "name of the training settings (`blog` unless the study names others); empty for base and prompted",
     "kl_factor": "the post's KL_FACTOR; empty for base and prompted",
     "seed": "seed of the run (the base is sampled anew for each seed)",
 }
@@ -46,15 +46,15 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "story_similarity": ("similarity of the whole story", "cosine", "up"),
     "mentions_concept": ("stories that mention the concept", "share", "up"),
     "mentions_per_100_words": ("mentions per 100 words", "count", "none"),
-    "perplexity_under_reference": ("perplexity of its stories under the base", "", "down"),
-    "reference_perplexity_under_policy": ("perplexity of the base's stories under it", "", "down"),
+    "perplexity_under_base": ("perplexity of its stories under the base", "", "down"),
+    "base_perplexity_under_policy": ("perplexity of the base's stories under it", "", "down"),
     "line_breaks": ("line breaks per story", "count", "none"),
     "ended": ("stories that end by themselves", "share", "up"),
     "distinct_2": ("distinct bigrams within a story", "share", "up"),
     "repeated_4_grams": ("repeated 4-grams within a story", "share", "down"),
     "words": ("words per story", "count", "none"),
-    "kl_policy_to_reference_nats": ("KL(policy‖base) per completion", "nats", "down"),
-    "kl_reference_to_policy_nats": ("KL(base‖policy) per completion", "nats", "down"),
+    "kl_policy_to_base_nats": ("KL(policy‖base) per completion", "nats", "down"),
+    "kl_base_to_policy_nats": ("KL(base‖policy) per completion", "nats", "down"),
     "self_bleu": ("self-BLEU across stories", "", "down"),
     "vendi_score": ("Vendi score (word n-gram kernel)", "effective stories", "up"),
     "compression_ratio": ("compression ratio of all stories", "", "down"),
@@ -69,7 +69,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reward_mean": "mean reward of the batch",
         "reward_std": "standard deviation of the reward over the batch",
         **_KL,
-        "kl_post_unit": "the post's KL: KL(reference‖policy) nats / (50257 · NUM_TOKENS)",
+        "kl_post_unit": "the post's KL: KL(base‖policy) nats / (50257 · NUM_TOKENS)",
         "entropy_nats": "entropy of the policy at the states visited, summed over the completion, nats",
         "distinct_completions": "distinct completions in the batch",
         "top_1_mass": "share of the batch that is its most frequent completion",
@@ -90,8 +90,8 @@ TABLES: dict[str, dict[str, str]] = {
         "text": "completion, without the prompt",
         "count": "how often it was drawn",
         "reward": "cosine(concept, prompt + completion)",
-        "log_density_policy": "log probability under the model it was drawn from, nats",
-        "log_density_reference": "log probability under the base model, nats",
+        "log_prob_policy": "log probability under the model it was drawn from, nats",
+        "log_prob_base": "log probability under the base model, nats",
         **_KL,
     },
     "completions/first_token.csv": {
@@ -108,8 +108,8 @@ TABLES: dict[str, dict[str, str]] = {
         "story_similarity": "cosine(concept, generated text)",
         "mentions_concept": "1 if the generated text has a word of the concept's list, else 0",
         "mentions_per_100_words": "words of the list per 100 words of generated text",
-        "perplexity_under_reference": "exp(mean −log p) per generated token under the base, end token counted",
-        "reference_perplexity_under_policy": "the same of the base's story of this index under the policy",
+        "perplexity_under_base": "exp(mean −log p) per generated token under the base, end token counted",
+        "base_perplexity_under_policy": "the same of the base's story of this index under the policy",
         "line_breaks": "line breaks in the generated text",
         "ended": "1 if the story ended by itself, else 0",
         "distinct_2": "distinct word bigrams / word bigrams",
@@ -148,7 +148,7 @@ TABLES: dict[str, dict[str, str]] = {
         "prompt_group": "group of the prompts",
         "position_from": "first new token of the bin, counted from 0",
         "position_to": "first new token after the bin",
-        "metric": "`mentions_per_100_tokens`, `kl_policy_to_reference_nats_per_token` or `log_ratio_nats_per_token`",
+        "metric": "`mentions_per_100_tokens`, `kl_policy_to_base_nats_per_token` or `log_ratio_nats_per_token`",
         **_INTERVAL,
     },
     "tables/paired_differences.csv": {
@@ -183,7 +183,7 @@ TABLES: dict[str, dict[str, str]] = {
         "share": "share of the batch",
         "reward": "its reward",
     },
-    "tables/endings.csv": {
+    "tables/trajectories.csv": {
         "variant": _WHO["variant"],
         "kl_factor": _WHO["kl_factor"],
         "seed": _WHO["seed"],
@@ -193,25 +193,25 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "frontier/limit.csv": {
         "beta": "strength β of the KL penalty, reward units per nat",
-        "log_z": "log Z(β) = log E_ref[exp(r/β)]",
-        "kl_policy_to_reference_nats": "KL of the best policy at β, nats",
+        "log_z": "log Z(β) = log E_base[exp(r/β)]",
+        "kl_policy_to_base_nats": "KL of the best policy at β, nats",
         "reward": "reward of the best policy at β",
         "low": "lower end of the 95 % bootstrap band of the reward at this KL",
         "high": "upper end",
         "effective_sample_size": "(Σw)² / Σw²",
-        "pool": "`base` (reference samples only) or `pooled` (with every trained policy's)",
+        "pool": "`base` (base samples only) or `pooled` (with every trained policy's)",
     },
     "frontier/best_of_n.csv": {
         "n": "number of candidates",
         "reward": "expected reward of the best of n",
-        "kl_policy_to_reference_nats": "its exact KL by order statistics, ties handled, nats",
+        "kl_policy_to_base_nats": "its exact KL by order statistics, ties handled, nats",
         "kl_bound_nats": "log n − (n − 1)/n, the usual upper bound",
     },
     "frontier/policies.csv": {
         **{k: v for k, v in _WHO.items() if k != "model"},
         "reward": "mean reward of its completions",
         **_KL,
-        "limit": "R*(K) at its KL(policy‖reference), from a pool without this policy",
+        "limit": "R*(K) at its KL(policy‖base), from a pool without this policy",
         "limit_low": "lower end of the limit's 95 % bootstrap band",
         "limit_high": "upper end",
         "gap": "limit − reward",
@@ -221,7 +221,7 @@ TABLES: dict[str, dict[str, str]] = {
     "frontier/prompted.csv": {
         "text": "what the base was made to begin with",
         "reward": "mean reward of completions that begin so",
-        "kl_policy_to_reference_nats": "−log p_ref(text), exact, nats",
+        "kl_policy_to_base_nats": "−log p_base(text), exact, nats",
     },
 }
 
@@ -314,10 +314,10 @@ STORY_FIELDS: dict[str, str] = {
     "text": "generated text",
     "token_ids": "generated token ids, end token included",
     "tokens": "the same as pieces of text",
-    "log_p_policy": "log probability of each token under the model that told the story, nats",
-    "log_p_reference": "log probability of each token under the base, nats",
-    "kl_policy_to_reference_nats": "exact KL(model‖base) at each token's state, nats",
-    "kl_reference_to_policy_nats": "exact KL(base‖model) at each token's state, nats",
+    "log_prob_policy": "log probability of each token under the model that told the story, nats",
+    "log_prob_base": "log probability of each token under the base, nats",
+    "kl_policy_to_base_nats": "exact KL(model‖base) at each token's state, nats",
+    "kl_base_to_policy_nats": "exact KL(base‖model) at each token's state, nats",
     "ended": "whether the story ended by itself",
     "sample_seed": "seed that its random numbers were drawn from",
 }
@@ -325,7 +325,7 @@ STORY_FIELDS: dict[str, str] = {
 #: one line for each of the base's stories in stories/**.base.jsonl: how a policy finds them
 FORGETTING_FIELDS: dict[str, str] = {
     "story": "index in the base's stories file of the same seed",
-    "log_p_policy": "log probability of each of its tokens under the policy, nats",
+    "log_prob_policy": "log probability of each of its tokens under the policy, nats",
 }
 
 

@@ -59,7 +59,7 @@ def best_of_n(reward: Array, counts: npt.NDArray[np.int64], candidates: Iterable
             {
                 "n": n,
                 "reward": float(kept @ levels),
-                "kl_policy_to_reference_nats": max(float(kept[some] @ np.log(density[some])), 0.0),
+                "kl_policy_to_base_nats": max(float(kept[some] @ np.log(density[some])), 0.0),
                 "kl_bound_nats": float(np.log(n) - (n - 1) / n),
             }
         )

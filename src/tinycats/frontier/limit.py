@@ -1,4 +1,4 @@
-"""The limit: the best reward that any policy can have at a given KL(policy‖reference).
+"""The limit: the best reward that any policy can have at a given KL(policy‖base).
 
 With p the base model over whole completions y and r(y) the reward, the policy that maximises
 E_π[r] − β·KL(π‖p) is π* ∝ p·exp(r/β) (Korbak et al., arXiv 2205.11275). With λ = 1/β:
@@ -43,35 +43,37 @@ class Samples:
     """Distinct completions: how often each model drew them, and how dense each model is there.
 
     models: one description (model, variant, kl_factor, seed) a model, the base first
-    log_density: (models, completions) log probability of each completion under each model, nats
+    log_prob: (models, completions) log probability of each completion under each model, nats
     reward: (completions,)
     counts: (models, completions) how often each was drawn from each model
     others: descriptions of policies of the study that are not in the pool
     """
 
     models: list[dict[str, Any]]
-    log_density: Array
+    log_prob: Array
     reward: Array
     counts: npt.NDArray[np.int64]
     others: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = (len(self.models), len(self.reward))
-        for name in ("log_density", "counts"):
+        for name in ("log_prob", "counts"):
             if getattr(self, name).shape != shape:
                 raise UserError(f"{name} has shape {getattr(self, name).shape}, should be {shape}")
         if (self.counts < 0).any() or (self.counts.sum(axis=1) == 0).any():
             raise UserError("counts must be ≥ 0, with at least one completion of every model")
-        if not np.isfinite(self.reward).all() or not np.isfinite(self.log_density[0]).all():
-            raise UserError("rewards and log densities under the base must be finite")
-        if np.isnan(self.log_density).any() or self.log_density.max() > 1e-3:
-            raise UserError("log densities must be log probabilities: numbers that are at most 0")
-        if np.isneginf(self.log_density[self.counts > 0]).any():
+        if not np.isfinite(self.reward).all() or not np.isfinite(self.log_prob[0]).all():
+            raise UserError("rewards and log probabilities under the base must be finite")
+        if np.isnan(self.log_prob).any() or self.log_prob.max() > 1e-3:
+            raise UserError(
+                "log probabilities must be log probabilities: numbers that are at most 0"
+            )
+        if np.isneginf(self.log_prob[self.counts > 0]).any():
             raise UserError("a completion has probability 0 under the model that it was drawn from")
 
 
 def read_samples(path: str | Path) -> Samples:
-    """Read completions/densities.safetensors.
+    """Read completions/log_probs.safetensors.
 
     Raises:
         UserError: a tensor or the list of models is missing, or they do not fit together.
@@ -82,15 +84,15 @@ def read_samples(path: str | Path) -> Samples:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             models, others = json.loads(metadata["models"]), json.loads(metadata["others"])
-            log_density, reward, counts = (
-                file.get_tensor(name) for name in ("log_density", "reward", "counts")
+            log_prob, reward, counts = (
+                file.get_tensor(name) for name in ("log_prob", "reward", "counts")
             )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a file of the completions stage: {error}") from error
     if problem := whole_files.problem(path):
         raise UserError(problem)
     try:
-        return Samples(models, log_density.astype(float), reward.astype(float), counts, others)
+        return Samples(models, log_prob.astype(float), reward.astype(float), counts, others)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -101,7 +103,7 @@ class Pool:
 
     reward: (completions,)
     counts: (completions,) how often each was drawn; 0 where it is not in the pool
-    log_weight: (completions,) log(p_ref / mixture that the pool was drawn from)
+    log_weight: (completions,) log(p_base / mixture that the pool was drawn from)
     """
 
     reward: Array
@@ -120,8 +122,8 @@ def pooled(samples: Samples, without: int | None = None) -> Pool:
     counts = samples.counts[models]
     drawn = counts.sum(axis=1)
     log_share = np.log(drawn / drawn.sum())
-    log_mixture = np.logaddexp.reduce(log_share[:, None] + samples.log_density[models], axis=0)
-    return Pool(samples.reward, counts.sum(axis=0), samples.log_density[0] - log_mixture)
+    log_mixture = np.logaddexp.reduce(log_share[:, None] + samples.log_prob[models], axis=0)
+    return Pool(samples.reward, counts.sum(axis=0), samples.log_prob[0] - log_mixture)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Limit:
 
     beta: Array
     log_z: Array
-    kl: Array  # of the best policy to the reference, nats
+    kl: Array  # of the best policy to the base, nats
     reward: Array
     effective_sample_size: Array
 
@@ -257,7 +259,7 @@ def limit_rows(samples: Samples, bootstrap: Bootstrap, largest_kl: float) -> lis
                 {
                     "beta": points.beta[i],
                     "log_z": points.log_z[i],
-                    "kl_policy_to_reference_nats": points.kl[i],
+                    "kl_policy_to_base_nats": points.kl[i],
                     "reward": points.reward[i],
                     "low": low[i],
                     "high": high[i],
@@ -274,26 +276,26 @@ class Drawn:
 
     counts: npt.NDArray[np.int64]
     reward: Array
-    log_density: Array  # under the model that drew them, nats
-    kl_policy_to_reference: Array
-    kl_reference_to_policy: Array
+    log_prob: Array  # under the model that drew them, nats
+    kl_policy_to_base: Array
+    kl_base_to_policy: Array
 
     def mean(self, values: Array) -> float:
         return float(self.counts @ values / self.counts.sum())
 
 
 def read_drawn(path: str | Path) -> Drawn:
-    """Read counts, rewards, log densities and exact KLs of a completions table."""
+    """Read counts, rewards, log probabilities and exact KLs of a completions table."""
     rows = files.read_table("completions.csv", path)
     if not rows:
         raise UserError(f"{path}: holds no completions")
-    kls = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+    kls = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
     return Drawn(
         np.array([int(row["count"]) for row in rows]),
-        # KL(reference‖prompted base) is infinite and left empty
+        # KL(base‖prompted base) is infinite and left empty
         *(
             np.array([float(row[column] or "nan") for row in rows])
-            for column in ("reward", "log_density_policy", *kls)
+            for column in ("reward", "log_prob_policy", *kls)
         ),
     )
 
@@ -302,19 +304,19 @@ def check_drawn(samples: Samples, model: int, own: Drawn, path: str | Path) -> N
     """Refuse a completions table that is not what ``samples`` has of that model.
 
     Raises:
-        UserError: number, mean reward or mean log density of the completions differ.
+        UserError: number, mean reward or mean log probability of the completions differ.
     """
     drawn = samples.counts[model] > 0
     counts = samples.counts[model][drawn]
     same = int(own.counts.sum()) == int(counts.sum())
     for ours, theirs in (
         (own.reward, samples.reward[drawn]),
-        (own.log_density, samples.log_density[model][drawn]),
+        (own.log_prob, samples.log_prob[model][drawn]),
     ):
         mean = float(counts @ theirs / counts.sum())
         same = same and abs(own.mean(ours) - mean) <= 1e-3 * (1 + abs(mean))
     if not same:
-        raise UserError(f"{path}: not the completions that the densities file describes")
+        raise UserError(f"{path}: not the completions that the log_probs file describes")
 
 
 def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) -> list[Row]:
@@ -332,10 +334,10 @@ def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) 
         mean = own.mean(own.reward)
         pool = pooled(samples, without=k)
         highest = float(pool.reward[pool.counts > 0].max())
-        kl = max(own.mean(own.kl_policy_to_reference), 0.0)
+        kl = max(own.mean(own.kl_policy_to_base), 0.0)
         reward, best_strength = limit_at(kl, strength, log_z(pool, strength), highest)
         # the policy's KL is estimated too: its completions are resampled with the pool's
-        kl_again = bootstrap.resample(own.counts) @ own.kl_policy_to_reference / own.counts.sum()
+        kl_again = bootstrap.resample(own.counts) @ own.kl_policy_to_base / own.counts.sum()
         log_z_again = log_z(pool, strength, bootstrap.pooled(without=k))
         again, _ = limit_at(np.maximum(kl_again, 0.0), strength, log_z_again, highest)
         low, high = band(reward, again)
@@ -344,8 +346,8 @@ def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) 
             {
                 **{name: who[name] for name in ("variant", "kl_factor", "seed")},
                 "reward": mean,
-                "kl_policy_to_reference_nats": kl,
-                "kl_reference_to_policy_nats": own.mean(own.kl_reference_to_policy),
+                "kl_policy_to_base_nats": kl,
+                "kl_base_to_policy_nats": own.mean(own.kl_base_to_policy),
                 "limit": float(reward),
                 "limit_low": float(low),
                 "limit_high": float(high),

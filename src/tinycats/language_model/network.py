@@ -19,7 +19,7 @@ Past = list[tuple[list[Tensor], list[Tensor]]]
 
 
 class Network:
-    """The policy or the reference, as the prefix tree uses it.
+    """The policy or the base, as the prefix tree uses it.
 
     Args:
         model: any ``AutoModelForCausalLM`` whose logits are a linear map of its last hidden state.

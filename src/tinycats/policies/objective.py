@@ -6,10 +6,10 @@ its reward, N = NUM_TOKENS counts the prompt's tokens too. The loss is
 
     L = mean_s[ −A(s) · Σ_t log π(s_t|s_<t) / N ]  +  c · mean_s[ Σ_t KL_t / N ]
 
-with A = R and KL_t = KL(p_ref‖π) at the state s_<t as the post has them (docs/methods.md says how
+with A = R and KL_t = KL(p_base‖π) at the state s_<t as the post has them (docs/methods.md says how
 this differs from the formula it is usually explained with), and c the KL coefficient per nat.
 
-A tensor named ``log_p`` holds log π and ``log_ref`` log p_ref, each ``(states, vocabulary)``.
+A tensor named ``log_p`` holds log π and ``log_p_base`` log p_base, each ``(states, vocabulary)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 #: GPT-2's vocabulary. The post averages the KL over it, so its KL_FACTOR carries this unit.
 POST_VOCABULARY = 50257
 
-KL_DIRECTIONS = ("reference_to_policy", "policy_to_reference")
+KL_DIRECTIONS = ("base_to_policy", "policy_to_base")
 
 
 def kl_coefficient_per_nat(kl_factor: float) -> float:
@@ -87,13 +87,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
-def divergences(p: Tensor, log_p: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(π‖p_ref) and KL(p_ref‖π) at each state in nats, ``(states,)`` each; ``p`` is exp(log_p).
+def divergences(p: Tensor, log_p: Tensor, log_p_base: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(π‖p_base) and KL(p_base‖π) at each state in nats, ``(states,)`` each; ``p`` is exp(log_p).
 
     The first is what the post's formula says, the second what its code computes, times V.
     """
-    ratio = log_p - log_ref
-    return _dot(p, ratio), -_dot(log_ref.exp(), ratio)
+    ratio = log_p - log_p_base
+    return _dot(p, ratio), -_dot(log_p_base.exp(), ratio)
 
 
 def entropy(p: Tensor, log_p: Tensor) -> Tensor:
@@ -114,32 +114,32 @@ def token_weights(
         kl_after: Σ_{t'>t} KL_{t'} of that completion, nats, ``(tokens,)``.
         coefficient: c, reward units per nat.
 
-    ``reference_to_policy`` (the post) differentiates the KL only at the states visited: the weight
-    is A, and the KL term is the gradient of no sequence-level divergence. ``policy_to_reference``
+    ``base_to_policy`` (the post) differentiates the KL only at the states visited: the weight
+    is A, and the KL term is the gradient of no sequence-level divergence. ``policy_to_base``
     adds the score-function term: choosing s_t also chooses which states come later, so the KL paid
     there counts against it. Together with the exact KL at each state this is the unbiased gradient
-    of c · KL(π‖p_ref) over whole completions, whose chain rule is Σ_t E[KL_t].
+    of c · KL(π‖p_base) over whole completions, whose chain rule is Σ_t E[KL_t].
     """
-    if kl_direction == "reference_to_policy":
+    if kl_direction == "base_to_policy":
         return advantage
-    if kl_direction == "policy_to_reference":
+    if kl_direction == "policy_to_base":
         return advantage - coefficient * kl_after
     raise ValueError(f"kl {kl_direction!r} is unknown; choose one of {', '.join(KL_DIRECTIONS)}")
 
 
 def loss_value(
-    advantage: Tensor, log_density: Tensor, kl: Tensor, coefficient: float, num_tokens: int
+    advantage: Tensor, log_prob: Tensor, kl: Tensor, coefficient: float, num_tokens: int
 ) -> Tensor:
-    """L of a batch: ``advantage``, ``log_density`` = Σ_t log π and ``kl`` = Σ_t KL_t are ``(batch,)``.
+    """L of a batch: ``advantage``, ``log_prob`` = Σ_t log π and ``kl`` = Σ_t KL_t are ``(batch,)``.
 
-    With autograd through ``log_density`` and ``kl`` this is the post's loss to the letter.
+    With autograd through ``log_prob`` and ``kl`` this is the post's loss to the letter.
     """
-    return (-advantage * log_density + coefficient * kl).mean() / num_tokens
+    return (-advantage * log_prob + coefficient * kl).mean() / num_tokens
 
 
 def logit_gradient(
     log_p: Tensor,
-    log_ref: Tensor,
+    log_p_base: Tensor,
     visits: Tensor,
     state: Tensor,
     token: Tensor,
@@ -154,19 +154,19 @@ def logit_gradient(
         state, token, weight: for each token taken, its state's row, its id, and its
             :func:`token_weights`, ``(tokens,)`` each.
 
-    With softmax logits, ∂(−w log π(a)) = w (π − 1_a), ∂KL(p_ref‖π) = π − p_ref and
-    ∂KL(π‖p_ref) = π · (log π − log p_ref − KL). Equal prefixes are one state, so ``visits`` and the
+    With softmax logits, ∂(−w log π(a)) = w (π − 1_a), ∂KL(p_base‖π) = π − p_base and
+    ∂KL(π‖p_base) = π · (log π − log p_base − KL). Equal prefixes are one state, so ``visits`` and the
     summed weights carry the counts: deduplication changes no gradient.
     """
     p = log_p.exp()
     pushed = torch.zeros_like(visits).index_add_(0, state, weight)  # Σ of weights at each state
     if coefficient == 0:
         gradient = p.mul_(pushed[:, None])
-    elif kl_direction == "reference_to_policy":
+    elif kl_direction == "base_to_policy":
         pulled = coefficient * visits
-        gradient = p.mul_((pushed + pulled)[:, None]).sub_(log_ref.exp().mul_(pulled[:, None]))
+        gradient = p.mul_((pushed + pulled)[:, None]).sub_(log_p_base.exp().mul_(pulled[:, None]))
     else:
-        ratio = log_p - log_ref
+        ratio = log_p - log_p_base
         kl = _dot(p, ratio)[:, None]
         gradient = p * (pushed[:, None] + coefficient * visits[:, None] * (ratio - kl))
     gradient.index_put_((state, token), -weight, accumulate=True)

@@ -31,22 +31,22 @@ class Level:
     token: Tensor = field(init=False)  # (entries,) token taken
     visits: Tensor = field(init=False)  # (states,) completions that pass through, float32
     # measurements
-    log_density: Tensor = field(init=False)  # (entries,) log π of the token taken
-    log_density_reference: Tensor = field(init=False)  # (entries,) log p_ref of the token taken
-    kl_policy_to_reference: Tensor = field(init=False)  # (states,) nats
-    kl_reference_to_policy: Tensor = field(init=False)  # (states,) nats
+    log_prob: Tensor = field(init=False)  # (entries,) log π of the token taken
+    log_prob_base: Tensor = field(init=False)  # (entries,) log p_base of the token taken
+    kl_policy_to_base: Tensor = field(init=False)  # (states,) nats
+    kl_base_to_policy: Tensor = field(init=False)  # (states,) nats
     entropy: Tensor = field(init=False)  # (states,) nats
     # on the device
     cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
-    cache_reference: Cache = field(default_factory=list)
-    hidden_reference: Tensor = field(init=False)  # (states, width)
-    log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, reference's, where kept
+    cache_base: Cache = field(default_factory=list)
+    hidden_base: Tensor = field(init=False)  # (states, width)
+    log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, base's, where kept
     graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
 
 
 #: fields of a level that hold one number an entry, and one number a state
-OF_ENTRIES = ("log_density", "log_density_reference")
-OF_STATES = ("kl_policy_to_reference", "kl_reference_to_policy", "entropy")
+OF_ENTRIES = ("log_prob", "log_prob_base")
+OF_STATES = ("kl_policy_to_base", "kl_base_to_policy", "entropy")
 
 
 @dataclass
@@ -56,10 +56,10 @@ class Rollout:
     token_ids: list[tuple[int, ...]]  # the distinct completions, end token included
     index: Tensor  # (batch,) which distinct completion each sample is
     counts: Tensor  # (distinct,)
-    log_density: Tensor  # Σ_t log π, nats
-    log_density_reference: Tensor  # Σ_t log p_ref, nats
-    kl_policy_to_reference: Tensor  # Σ_t KL(π‖p_ref), nats
-    kl_reference_to_policy: Tensor  # Σ_t KL(p_ref‖π), nats
+    log_prob: Tensor  # Σ_t log π, nats
+    log_prob_base: Tensor  # Σ_t log p_base, nats
+    kl_policy_to_base: Tensor  # Σ_t KL(π‖p_base), nats
+    kl_base_to_policy: Tensor  # Σ_t KL(p_base‖π), nats
     entropy: Tensor  # Σ_t entropy, nats
     levels: list[Level]
     tokens: Tensor  # (batch, new tokens), −1 after the end
@@ -129,7 +129,7 @@ def draw(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
     return (token - state * vocabulary).clamp_(0, vocabulary - 1)
 
 
-def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> Past:
+def ancestors(levels: list[Level], parents: Tensor, base: bool = False) -> Past:
     """Keys and values of all tokens before rows whose ``parents`` in the last level are given.
 
     One part a level: the prompt's is shared by all rows, the others are gathered.
@@ -140,7 +140,7 @@ def ancestors(levels: list[Level], parents: Tensor, reference: bool = False) -> 
     for level in reversed(levels[1:]):
         path.append(level.parents[path[-1]])
     path.reverse()  # path[j]: the ancestor's row in level j
-    caches = [level.cache_reference if reference else level.cache for level in levels]
+    caches = [level.cache_base if base else level.cache for level in levels]
     rows_of = [put(rows, caches[0][0][0].device) for rows in path]
 
     def parts(layer: int, which: int) -> list[Tensor]:

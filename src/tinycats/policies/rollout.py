@@ -55,7 +55,7 @@ class Sampler:
     """Draws completions of one prompt from a policy and differentiates the objective over them.
 
     Args:
-        policy, reference: networks with the same vocabulary on the same device.
+        policy, base: networks with the same vocabulary on the same device.
         prompt_ids: ``(P,)`` token ids, P ≥ 1.
         new_tokens: T, the most tokens a completion may have.
         end_token: id that ends a completion; it is part of the completion.
@@ -65,7 +65,7 @@ class Sampler:
     def __init__(
         self,
         policy: Network,
-        reference: Network,
+        base: Network,
         prompt_ids: list[int],
         new_tokens: int,
         end_token: int,
@@ -74,7 +74,7 @@ class Sampler:
     ) -> None:
         if not prompt_ids:
             raise UserError("the prompt has no tokens; a completion needs at least one to follow")
-        self.policy, self.reference = policy, reference
+        self.policy, self.base = policy, base
         self.device = policy.device
         self.prompt = torch.tensor([prompt_ids])
         self.new_tokens, self.end_token = new_tokens, end_token
@@ -83,7 +83,7 @@ class Sampler:
         drawn = suited(LOGITS_DRAWN, self.device) // self.vocabulary
         self.states_drawn = max(STATES_PER_CHUNK, drawn)
         self.states_differentiated = max(STATES_PER_CHUNK, LOGITS_DIFFERENTIATED // self.vocabulary)
-        self.prompt_reference: tuple[Tensor, Cache] | None = None  # never changes: computed once
+        self.prompt_base: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
     # ------------------------------------------------------------------ drawing
 
@@ -217,28 +217,28 @@ class Sampler:
         """Hidden states of the policy at the level's states; fills the level's caches."""
         keep_graph = keep_graph and level.inputs.numel() <= self.micro_batch
         with torch.set_grad_enabled(keep_graph):
-            hidden, new = self._forward(level, reference=False, keep_cache=keep_cache)
+            hidden, new = self._forward(level, base=False, keep_cache=keep_cache)
         if keep_graph:
             level.graph = (hidden, new)
         level.cache = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in new]
-        if len(self.levels) == 1 and self.prompt_reference is not None:
-            level.hidden_reference, level.cache_reference = self.prompt_reference
+        if len(self.levels) == 1 and self.prompt_base is not None:
+            level.hidden_base, level.cache_base = self.prompt_base
         else:
             with torch.no_grad():
-                level.hidden_reference, level.cache_reference = self._forward(
-                    level, reference=True, keep_cache=keep_cache
+                level.hidden_base, level.cache_base = self._forward(
+                    level, base=True, keep_cache=keep_cache
                 )
         if len(self.levels) == 1:
-            self.prompt_reference = level.hidden_reference, level.cache_reference
+            self.prompt_base = level.hidden_base, level.cache_base
         return hidden.detach()
 
-    def _forward(self, level: Level, reference: bool, keep_cache: bool) -> tuple[Tensor, Cache]:
+    def _forward(self, level: Level, base: bool, keep_cache: bool) -> tuple[Tensor, Cache]:
         """All rows of the last level through a network, ``micro_batch`` tokens at a time."""
-        network = self.reference if reference else self.policy
+        network = self.base if base else self.policy
         rows, length = level.inputs.shape
         outputs, caches = [], []
         for part in chunks(rows, self.micro_batch // length):
-            past = ancestors(self.levels[:-1], level.parents[part], reference)
+            past = ancestors(self.levels[:-1], level.parents[part], base)
             hidden, new = network.forward(put(level.inputs[part], self.device), past)
             outputs.append(hidden.flatten(0, 1))
             caches.append(new if keep_cache else [])
@@ -264,21 +264,21 @@ class Sampler:
         tokens, found = [], []
         for part, entries in sections(level.state, states, self.states_drawn):
             log_p = self.policy.log_probabilities(hidden[part])
-            log_ref = self.reference.log_probabilities(level.hidden_reference[part])
+            log_p_base = self.base.log_probabilities(level.hidden_base[part])
             p = log_p.exp()
             if level.log_probabilities is not None:
                 level.log_probabilities[0][part] = log_p
-                level.log_probabilities[1][part] = log_ref
+                level.log_probabilities[1][part] = log_p_base
             state = state_of[entries] - part.start
             token = given[entries] if u is None else draw(p, given[entries], state)
             tokens.append(token)
-            forward, backward = objective.divergences(p, log_p, log_ref)
+            forward, backward = objective.divergences(p, log_p, log_p_base)
             found.append(
                 {
-                    "log_density": log_p[state, token],
-                    "log_density_reference": log_ref[state, token],
-                    "kl_policy_to_reference": forward,
-                    "kl_reference_to_policy": backward,
+                    "log_prob": log_p[state, token],
+                    "log_prob_base": log_p_base[state, token],
+                    "kl_policy_to_base": forward,
+                    "kl_base_to_policy": backward,
                     "entropy": objective.entropy(p, log_p),
                 }
             )
@@ -337,7 +337,7 @@ class Sampler:
         result: list[Tensor] = []
         for level in reversed(rollout.levels):
             kl = torch.zeros(len(advantage), self.new_tokens + 1)
-            kl[level.sample, level.step] = level.kl_policy_to_reference[level.state]
+            kl[level.sample, level.step] = level.kl_policy_to_base[level.state]
             later = kl.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
             kl_after = after[level.sample] + later[level.sample, level.step + 1]
             result.append(
@@ -368,10 +368,10 @@ class Sampler:
             level.state, states.stop, self.states_differentiated, states.start
         ):
             part = slice(chunk.start - states.start, chunk.stop - states.start)
-            log_p, log_ref = self._distributions(level, hidden[part], chunk, coefficient)
+            log_p, log_p_base = self._distributions(level, hidden[part], chunk, coefficient)
             d_logits = objective.logit_gradient(
                 log_p,
-                log_ref,
+                log_p_base,
                 put(level.visits[chunk], self.device),
                 put(level.state[entries] - chunk.start, self.device),
                 put(level.token[entries], self.device),
@@ -388,13 +388,13 @@ class Sampler:
     def _distributions(
         self, level: Level, hidden: Tensor, states: slice, coefficient: float
     ) -> tuple[Tensor, Tensor]:
-        """log π and log p_ref at some of a level's states: as kept, or computed again.
+        """log π and log p_base at some of a level's states: as kept, or computed again.
 
-        Where the KL has no weight the reference is not asked, and log π stands in its place.
+        Where the KL has no weight the base is not asked, and log π stands in its place.
         """
         if level.log_probabilities is not None:
             return level.log_probabilities[0][states], level.log_probabilities[1][states]
         log_p = self.policy.log_probabilities(hidden)
         if not coefficient:
             return log_p, log_p
-        return log_p, self.reference.log_probabilities(level.hidden_reference[states])
+        return log_p, self.base.log_probabilities(level.hidden_base[states])

@@ -46,7 +46,7 @@ class TrainingSettings:
     learning_rate: float
     weight_decay: float
     baseline: str = "none"
-    kl: str = "reference_to_policy"
+    kl: str = "base_to_policy"
     precision: str = "fp32"
     micro_batch: int = 4096
     snr_every: int = 0
@@ -87,7 +87,7 @@ class Trainer:
     """One policy in training.
 
     Args:
-        policy, reference: models on the same device; the policy is changed in place.
+        policy, base: models on the same device; the policy is changed in place.
         tokenizer: theirs.
         reward: rewards ``(texts,)`` of a list of texts.
         settings: what to do.
@@ -101,7 +101,7 @@ class Trainer:
     def __init__(
         self,
         policy: Any,
-        reference: Any,
+        base: Any,
         tokenizer: Any,
         reward: Callable[[list[str]], Tensor],
         settings: TrainingSettings,
@@ -136,13 +136,13 @@ class Trainer:
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
             Network(policy, settings.precision),
-            Network(reference, settings.precision),
+            Network(base, settings.precision),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,
             settings.micro_batch,
         )
-        reference.requires_grad_(False)
+        base.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=settings.learning_rate,
@@ -166,7 +166,7 @@ class Trainer:
         advantage = objective.advantages(rewards, s.baseline)
         loss = objective.loss_value(
             advantage.double(),
-            rollout.log_density,
+            rollout.log_prob,
             getattr(rollout, f"kl_{s.kl}"),
             self.coefficient,
             s.num_tokens,
@@ -235,15 +235,15 @@ class Trainer:
         counts = rollout.counts.tolist()
         order = sorted(range(len(counts)), key=lambda i: (-counts[i], rollout.token_ids[i]))
         top = [counts[i] for i in order[:10]]
-        kl_ref = float(rollout.kl_reference_to_policy.mean())
+        kl_ref = float(rollout.kl_base_to_policy.mean())
         self.rows.append(
             {
                 "step": self.step,
                 "loss": loss,
                 "reward_mean": float(rewards.double().mean()),
                 "reward_std": float(rewards.double().std(unbiased=False)),
-                "kl_policy_to_reference_nats": float(rollout.kl_policy_to_reference.mean()),
-                "kl_reference_to_policy_nats": kl_ref,
+                "kl_policy_to_base_nats": float(rollout.kl_policy_to_base.mean()),
+                "kl_base_to_policy_nats": kl_ref,
                 "kl_post_unit": kl_ref / (objective.POST_VOCABULARY * s.num_tokens),
                 "entropy_nats": float(rollout.entropy.mean()),
                 "distinct_completions": len(counts),

@@ -156,7 +156,7 @@ def _share_table(shares: list[dict[str, Any]]) -> str:
             [
                 escape(line["name"]),
                 human(line["reward"], digits=3),
-                human(line["kl_policy_to_reference_nats"], digits=2),
+                human(line["kl_policy_to_base_nats"], digits=2),
                 ("≥ " if line["at_most"] else "") + human(line["limit"], digits=3),
                 "–"
                 if share is None

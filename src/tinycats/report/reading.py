@@ -56,14 +56,14 @@ class Study:
     csv_texts: Mapping[str, str]
     figures: tuple[Figure, ...]
     stories: tuple[Story, ...]
-    runs: Mapping[str, Mapping[str, Any]]  # policy, e.g. "post/kl=0/seed=0" → run.json
+    runs: Mapping[str, Mapping[str, Any]]  # policy, e.g. "blog/kl=0/seed=0" → run.json
     manifests: Mapping[str, Mapping[str, Any]]  # model folder's name → manifest.json
     benchmarks: tuple[tuple[str, float, int, float], ...]  # stage, seconds, jobs, peak MiB
 
     @property
     def variants(self) -> list[str]:
         """Names of the training settings, in the order of the config."""
-        return list(self.config.get("variants") or {"post": {}})
+        return list(self.config.get("variants") or {"blog": {}})
 
 
 def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:

@@ -125,7 +125,7 @@ def pack_stories(
     """Stories for the page's explorer.
 
     The layout, which report.js reads: uint32 (little-endian) length of the JSON, the JSON, then
-    three planes of token ids (indices into ``pieces``), two of log π and two of log π_ref.
+    three planes of token ids (indices into ``pieces``), two of log π and two of log p_base.
     """
     pieces = _indexed(piece for story in stories for piece in story.line["tokens"])
     prompts = _indexed((s.line["prompt_group"], s.line["prompt"]) for s in stories)
@@ -134,11 +134,11 @@ def pack_stories(
         key=[*files.METRICS, "tokens"].index,
     )
     for story in stories:
-        lengths = {len(story.line[k]) for k in ("tokens", "log_p_policy", "log_p_reference")}
+        lengths = {len(story.line[k]) for k in ("tokens", "log_prob_policy", "log_prob_base")}
         if len(lengths) != 1:
             raise UserError(
-                f"story {story.index} of {story.model}, seed {story.seed}: tokens, log_p_policy and"
-                " log_p_reference differ in length; sample the stories anew"
+                f"story {story.index} of {story.model}, seed {story.seed}: tokens, log_prob_policy and"
+                " log_prob_base differ in length; sample the stories anew"
             )
     header = {
         "models": list(models),
@@ -165,7 +165,7 @@ def pack_stories(
     tokens = [pieces[piece] for story in stories for piece in story.line["tokens"]]
     columns = [
         [_hundredths(value) for story in stories for value in story.line[name]]
-        for name in ("log_p_policy", "log_p_reference")
+        for name in ("log_prob_policy", "log_prob_base")
     ]
     planes = [_planes(tokens, 3), *(_planes(column, 2) for column in columns)]
     return deflate(struct.pack("<I", len(text)) + text + b"".join(planes))

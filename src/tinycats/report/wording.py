@@ -26,7 +26,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "mentions_concept",
         "mentions_per_100_words",
     ),
-    "Is it still fluent?": ("perplexity_under_reference", "distinct_2", "repeated_4_grams"),
+    "Is it still fluent?": ("perplexity_under_base", "distinct_2", "repeated_4_grams"),
     "Does it still look like a story?": ("line_breaks", "ended", "words"),
     "Does it still tell different stories?": (
         "distinct_completions",
@@ -35,9 +35,9 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "compression_ratio",
     ),
     "How far did it move, and what was forgotten?": (
-        "kl_policy_to_reference_nats",
-        "kl_reference_to_policy_nats",
-        "reference_perplexity_under_policy",
+        "kl_policy_to_base_nats",
+        "kl_base_to_policy_nats",
+        "base_perplexity_under_policy",
     ),
 }
 
@@ -241,7 +241,7 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
         line["at_most"] = min(sizes) < ENOUGH_SAMPLES
         for column in (
             "reward",
-            "kl_policy_to_reference_nats",
+            "kl_policy_to_base_nats",
             "limit",
             "share_of_attainable_gain",
         ):
@@ -284,10 +284,10 @@ def lead_sentence(
             f"the policy won {'at most ' if share['at_most'] else ''}"
             f"{human(100 * share['share_of_attainable_gain'], digits=0)}"
             "\N{NO-BREAK SPACE}% of the reward there was to gain"
-            f" {human(share['kl_policy_to_reference_nats'], digits=2)} nats from the base"
+            f" {human(share['kl_policy_to_base_nats'], digits=2)} nats from the base"
         )
-    ours = mean(key, "perplexity_under_reference")
-    theirs, unbound = (mean(m, "perplexity_under_reference") for m in ("base", free))
+    ours = mean(key, "perplexity_under_base")
+    theirs, unbound = (mean(m, "perplexity_under_base") for m in ("base", free))
     if ours and theirs:
         aside = f", KL 0 {unbound}" if unbound and free != key else ""
         parts.append(

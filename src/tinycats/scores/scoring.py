@@ -29,10 +29,10 @@ Complete = Callable[[str, list[int]], str]
 
 _PER_TOKEN = (
     "tokens",
-    "log_p_policy",
-    "log_p_reference",
-    "kl_policy_to_reference_nats",
-    "kl_reference_to_policy_nats",
+    "log_prob_policy",
+    "log_prob_base",
+    "kl_policy_to_base_nats",
+    "kl_base_to_policy_nats",
 )
 
 
@@ -149,7 +149,7 @@ def read_stories(path: str | Path) -> Iterator[Row]:
 
 
 def _may_be_null(story: Row, field: str, value: object) -> bool:
-    return value is None and bool(story["forced"]) and field == "kl_reference_to_policy_nats"
+    return value is None and bool(story["forced"]) and field == "kl_base_to_policy_nats"
 
 
 def read_forgetting(path: str | Path, base_stories: Sequence[Row]) -> dict[int, float]:
@@ -161,7 +161,7 @@ def read_forgetting(path: str | Path, base_stories: Sequence[Row]) -> dict[int, 
     perplexities = {}
     try:
         for row in files.read_lines(path, files.FORGETTING_FIELDS):
-            story, log_p = row["story"], row["log_p_policy"]
+            story, log_p = row["story"], row["log_prob_policy"]
             if not 0 <= story < len(base_stories):
                 raise TableError(
                     f"{path}: story {story} is not among the base's {len(base_stories)}"
@@ -190,7 +190,7 @@ def score_story(story: Row, mentions: metrics.Mentions) -> Row:
     return {
         "mentions_concept": int(found > 0),
         "mentions_per_100_words": 100 * found / len(words) if words else metrics.UNDEFINED,
-        "perplexity_under_reference": metrics.perplexity(story["log_p_reference"]),
+        "perplexity_under_base": metrics.perplexity(story["log_prob_base"]),
         "line_breaks": metrics.line_breaks(text),
         "ended": int(story["ended"]),
         "distinct_2": metrics.distinct_share(words, 2),
@@ -278,8 +278,8 @@ def score(
         )
         for index, story in enumerate(stories):
             own: dict[str, Any] = score_story(story, mentions)
-            own["reference_perplexity_under_policy"] = (
-                own["perplexity_under_reference"]  # the base is its own reference
+            own["base_perplexity_under_policy"] = (
+                own["perplexity_under_base"]  # the base is its own reference
                 if teller.model == "base"
                 else forgotten.get(index, metrics.UNDEFINED)
             )

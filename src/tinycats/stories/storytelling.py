@@ -125,28 +125,28 @@ def _padded(
 
 @torch.no_grad()
 def measure_stories(
-    policy: Network, reference: Network | None, asked: Sequence[Request], told: Sequence[list[int]]
+    policy: Network, base: Network | None, asked: Sequence[Request], told: Sequence[list[int]]
 ) -> list[dict[str, np.ndarray]]:
-    """For each story, per new token: ``log_p_policy`` and, with a reference, ``log_p_reference``,
-    ``kl_policy_to_reference_nats`` and ``kl_reference_to_policy_nats`` (float32, nats)."""
+    """For each story, per new token: ``log_prob_policy`` and, with a base, ``log_prob_base``,
+    ``kl_policy_to_base_nats`` and ``kl_base_to_policy_nats`` (float32, nats)."""
     results: list[dict[str, np.ndarray]] = [{} for _ in told]
     for members, inputs in _padded(asked, told):
         inputs = inputs.to(policy.device)
         hidden = policy.forward(inputs, [])[0]
-        hidden_ref = reference.forward(inputs, [])[0] if reference else hidden
+        hidden_base = base.forward(inputs, [])[0] if base else hidden
         for row, i in enumerate(members):
             begin = len(asked[i].prompt_ids) - 1
             states = slice(begin, begin + len(told[i]))
             token = torch.tensor(told[i], device=policy.device)[:, None]
             log_p = policy.log_probabilities(hidden[row, states])
-            found = {"log_p_policy": log_p.gather(1, token)[:, 0]}
-            if reference is not None:
-                log_ref = reference.log_probabilities(hidden_ref[row, states])
-                found["log_p_reference"] = log_ref.gather(1, token)[:, 0]
+            found = {"log_prob_policy": log_p.gather(1, token)[:, 0]}
+            if base is not None:
+                log_p_base = base.log_probabilities(hidden_base[row, states])
+                found["log_prob_base"] = log_p_base.gather(1, token)[:, 0]
                 (
-                    found["kl_policy_to_reference_nats"],
-                    found["kl_reference_to_policy_nats"],
-                ) = objective.divergences(log_p.exp(), log_p, log_ref)
+                    found["kl_policy_to_base_nats"],
+                    found["kl_base_to_policy_nats"],
+                ) = objective.divergences(log_p.exp(), log_p, log_p_base)
             results[i] = {name: values.cpu().numpy() for name, values in found.items()}
     return results
 
@@ -158,7 +158,7 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 def tell_stories(
     policy: Network,
-    reference: Network,
+    base: Network,
     tokenizer: Any,
     asked: Sequence[Request],
     new_tokens: int,
@@ -166,18 +166,18 @@ def tell_stories(
     """Rows of a stories file (:data:`tinycats.files.tables.STORY_FIELDS`).
 
     A forced token was taken with probability 1 by the conditioned model, whatever the model itself
-    thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_ref, and
+    thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
     KL(base‖conditioned) is infinite, written as null.
     """
     end = tokenizer.eos_token_id
     told = sample_stories(policy, asked, new_tokens, end)
-    measured = measure_stories(policy, reference, asked, told)
+    measured = measure_stories(policy, base, asked, told)
     rows = []
     for request, ids, found in zip(asked, told, measured, strict=True):
         forced = len(request.forced_ids)
-        found["log_p_policy"][:forced] = 0.0
-        found["kl_policy_to_reference_nats"][:forced] = -found["log_p_reference"][:forced]
-        found["kl_reference_to_policy_nats"][:forced] = np.inf
+        found["log_prob_policy"][:forced] = 0.0
+        found["kl_policy_to_base_nats"][:forced] = -found["log_prob_base"][:forced]
+        found["kl_base_to_policy_nats"][:forced] = np.inf
         rows.append(
             {
                 "prompt_group": request.prompt_group,
@@ -188,10 +188,10 @@ def tell_stories(
                 ),
                 "token_ids": ids,
                 "tokens": [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids],
-                "log_p_policy": _numbers(found["log_p_policy"]),
-                "log_p_reference": _numbers(found["log_p_reference"]),
-                "kl_policy_to_reference_nats": _numbers(found["kl_policy_to_reference_nats"]),
-                "kl_reference_to_policy_nats": _numbers(found["kl_reference_to_policy_nats"]),
+                "log_prob_policy": _numbers(found["log_prob_policy"]),
+                "log_prob_base": _numbers(found["log_prob_base"]),
+                "kl_policy_to_base_nats": _numbers(found["kl_policy_to_base_nats"]),
+                "kl_base_to_policy_nats": _numbers(found["kl_base_to_policy_nats"]),
                 "ended": bool(ids and ids[-1] == end),
                 "sample_seed": request.sample_seed,
             }
@@ -213,6 +213,6 @@ def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[R
     ]
     measured = measure_stories(policy, None, asked, [row["token_ids"] for row in rows])
     return [
-        {"story": i, "log_p_policy": _numbers(found["log_p_policy"])}
+        {"story": i, "log_prob_policy": _numbers(found["log_prob_policy"])}
         for i, found in enumerate(measured)
     ]

@@ -1,7 +1,7 @@
 """``tinycats tell``: a story from a trained policy, token by token, in the terminal.
 
 As the post's ``python sample.py``, with the report's colours: each token is tinted by how much more
-(warm) or less (cool) likely the policy finds it than the base, log π − log π_ref in nats.
+(warm) or less (cool) likely the policy finds it than the base, log π − log p_base in nats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NARROWEST = 16  # columns of one of two stories side by side
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token adds to the text, and log π − log π_ref of it in nats (None: the prompt)."""
+    """What one token adds to the text, and log π − log p_base of it in nats (None: the prompt)."""
 
     text: str
     difference: float | None
@@ -50,7 +50,7 @@ def stream(
     numbers: Any,
     end_token: int,
 ) -> Iterator[tuple[int, float]]:
-    """Tokens of one story as they are drawn, each with log π − log π_ref of it.
+    """Tokens of one story as they are drawn, each with log π − log p_base of it.
 
     Args:
         teller: who draws the tokens, ``policy`` or ``base``.
@@ -125,7 +125,7 @@ def legend(colour: bool) -> str:
         return ""
     steps = (("< −3", -4), ("−1.5", -2), ("−0.5", -1), ("0.5", 1), ("1.5", 2), ("> 3", 4))
     scale = "  ".join(tint(label, difference, True) for label, difference in steps)
-    return f"log π − log π_ref, nats: {scale}\n"
+    return f"log π − log p_base, nats: {scale}\n"
 
 
 @dataclass
@@ -353,7 +353,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     telling = commands.add_parser(
         "tell",
         help="tell a story in the terminal",
-        description="Tell a story with a trained policy, each token coloured by log π − log π_ref"
+        description="Tell a story with a trained policy, each token coloured by log π − log p_base"
         " (NO_COLOR=1 for none).",
     )
     add = telling.add_argument
@@ -361,7 +361,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--kl", type=_factor, default="6000", help="KL factor of the policy (default: 6000)")
     add("--compare", action="store_true", help="the base beside it, with the same random numbers")
     add("--study", default="default", help="whose policies, results/<study> (default: default)")
-    add("--variant", default="post", help="training settings (default: post)")
+    add("--variant", default="blog", help="training settings (default: blog)")
     add("--seed", type=_whole, default=0, help="seed of the policy (default: 0)")
     add("--story", type=_whole, default=0, help="another number, another story (default: 0)")
     add("--new-tokens", type=_positive, default=250, help="at most so many tokens (default: 250)")

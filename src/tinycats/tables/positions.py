@@ -21,10 +21,10 @@ from tinycats.scores.scoring import Who, read_stories, who
 
 METRICS = (
     "mentions_per_100_tokens",
-    "kl_policy_to_reference_nats_per_token",
+    "kl_policy_to_base_nats_per_token",
     "log_ratio_nats_per_token",
 )
-KLS = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 
 
 def bins(first: int, length: int) -> list[tuple[int, int]]:
@@ -75,9 +75,9 @@ class _Sums:
             self.by_position = np.pad(self.by_position, ((0, 0), (0, missing)))
         for token in tokens_that_mention(story["text"], story["tokens"], mentions):
             self.by_position[0, token] += 100
-        self.by_position[1, :length] += story["kl_policy_to_reference_nats"]
-        log_p, log_p_reference = story["log_p_policy"], story["log_p_reference"]
-        self.by_position[2, :length] += np.subtract(log_p, log_p_reference)
+        self.by_position[1, :length] += story["kl_policy_to_base_nats"]
+        log_p, log_prob_base = story["log_prob_policy"], story["log_prob_base"]
+        self.by_position[2, :length] += np.subtract(log_p, log_prob_base)
         self.by_position[3, :length] += 1
         for name in KLS:
             values = story[name][:completion_tokens]

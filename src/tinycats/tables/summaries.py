@@ -33,10 +33,10 @@ CONFIDENCE = 0.95
 DISTINCT_OF = 1000
 
 #: weighted by tokens, in logarithms: exp(mean −log p) over all tokens of a seed's stories
-PERPLEXITIES = ("perplexity_under_reference", "reference_perplexity_under_policy")
+PERPLEXITIES = ("perplexity_under_base", "base_perplexity_under_policy")
 SET_METRICS = ("self_bleu", "vendi_score", "compression_ratio")
 STORY_METRICS = tuple(m for m in METRICS if m in files.TABLES["scores/stories.csv"])
-KLS = ("kl_policy_to_reference_nats", "kl_reference_to_policy_nats")
+KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 
 #: (model with ``seed=None``, metric) → seed → the seed's average
 Values = dict[tuple[Who, str], dict[int, float]]
@@ -151,9 +151,9 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
         model = replace(teller, seed=None)
         for metric in STORY_METRICS:
             value, weight = number(row, metric, stories), 1.0
-            if metric == "perplexity_under_reference":
+            if metric == "perplexity_under_base":
                 weight = number(row, "tokens", stories)
-            elif metric == "reference_perplexity_under_policy":
+            elif metric == "base_perplexity_under_policy":
                 weight = base_tokens.get((teller.seed, row["story"]), math.nan)
             if not math.isnan(value) and not math.isnan(weight):
                 group[model, metric, seed].append((value, weight))

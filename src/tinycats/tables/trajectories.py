@@ -68,16 +68,16 @@ def top_completions(paths: Iterable[str | Path], batch_size: int) -> list[Row]:
     return rows
 
 
-def endings(paths: Iterable[str | Path], completions: Iterable[str | Path]) -> list[Row]:
-    """Rows of tables/endings.csv: each run's way through reward and KL, step by step.
+def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path]) -> list[Row]:
+    """Rows of tables/trajectories.csv: each run's way through reward and KL, step by step.
 
     Row k of training.csv is of the batch before update k. Where a policy has completions, drawn
     after the last update, their averages close its way as one more step.
     """
     columns = {
         "reward": "reward_mean",
-        "kl_policy_to_reference_nats": "kl_policy_to_reference_nats",
-        "kl_reference_to_policy_nats": "kl_reference_to_policy_nats",
+        "kl_policy_to_base_nats": "kl_policy_to_base_nats",
+        "kl_base_to_policy_nats": "kl_base_to_policy_nats",
     }
     after = {who(path): Path(path) for path in completions}
     rows = []
