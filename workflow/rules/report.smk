@@ -17,6 +17,7 @@ rule report:
             "workflow/report/parts.html.j2",
             "workflow/report/legend.html.j2",
             "workflow/report/method.html.j2",
+            "workflow/report/results.md.j2",
             "workflow/report/report.css",
             "workflow/report/report.js",
         ],

@@ -190,11 +190,11 @@ def run_facts(study: Study) -> list[tuple[str, str]]:
     return facts
 
 
-def environment() -> jinja2.Environment:
-    """Templates of workflow/report with everything escaped that is not marked safe."""
+def environment(autoescape: bool = True) -> jinja2.Environment:
+    """The templates of workflow/report; with ``autoescape`` all but markup is escaped for HTML."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
