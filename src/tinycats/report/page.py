@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from latex2mathml import converter
 from markupsafe import Markup
 
 from tinycats.files.tables import METRICS
@@ -190,6 +191,12 @@ def run_facts(study: Study) -> list[tuple[str, str]]:
     return facts
 
 
+def tex(latex: str, block: bool = False) -> Markup:
+    """LaTeX as MathML, which browsers display by themselves; ``block`` for a formula of its own."""
+    mathml = converter.convert(latex, display="block" if block else "inline")
+    return Markup(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+
+
 def environment(autoescape: bool = True) -> jinja2.Environment:
     """The templates of workflow/report; with ``autoescape`` all but markup is escaped for HTML."""
     env = jinja2.Environment(
@@ -201,6 +208,7 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
     )
     env.filters["human"] = words.human
     env.filters["factor"] = lambda key: key.rsplit("/", 1)[1] if "/" in key else key
+    env.filters["tex"] = tex
     env.filters["anchor"] = lambda name: name.replace("/", "-").replace(".", "-")
     return env
 
