@@ -130,11 +130,21 @@ def test_a_figure_follows_the_theme_and_stays_to_itself():
         '<path onload="1"/>',
         '<image href="http://x.org/a.png"/>',
         "<foreignObject/>",
+        "<text><![CDATA[<script>1</script>]]></text>",
+        "<text>never closed",
     ],
 )
 def test_an_active_figure_is_refused(inside):
-    with pytest.raises(UserError, match="no script, handler or outside reference"):
+    with pytest.raises(
+        UserError, match=r"^figures/x.svg: (a figure may hold no script|not an SVG)"
+    ):
         embeddable(f'<svg viewBox="0 0 1 1">{inside}</svg>', "x", "figures/x.svg")
+
+
+def test_a_figure_may_show_any_story():
+    story = "Tom wrote: one = 1, so href='http://x.org' &lt;script&gt;"
+    svg = f'<svg viewBox="0 0 1 1"><desc>{story}</desc><text>{story}</text></svg>'
+    assert f"<text>{story}</text>" in embeddable(svg, "x")
 
 
 def test_a_new_figure_appears_without_touching_the_template(tmp_path):
@@ -288,7 +298,7 @@ def test_program_writes_both_files_and_names_what_is_missing(tmp_path):
 
 def test_no_heavy_library_is_imported():
     code = (
-        "import sys, tinycats.report, tinycats.markdown_results;"
+        "import sys, tinycats.report.page, tinycats.report.markdown;"
         "print({'torch', 'transformers', 'sentence_transformers', 'matplotlib'} & set(sys.modules))"
     )
     found = subprocess.run(

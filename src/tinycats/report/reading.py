@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -19,9 +20,6 @@ from tinycats.report.story_pack import Story, read_stories
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
 SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
 _FIGURE_KEYS = {"finding", "alt", "title", "source", "kl_factor", "order", "section"}
-_ACTIVE = re.compile(
-    r"<script|<foreignObject|\son\w+\s*=|(?:href|src)\s*=\s*[\"'](?!#|data:image/)", re.I
-)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,24 @@ class Study:
         return list(self.config.get("variants") or {"blog": {}})
 
 
+def _check_passive(svg: str, path: Path | str) -> None:
+    """Elements and attributes are checked, not text: a story may contain `` one = ``."""
+    try:
+        tree = ElementTree.fromstring(svg)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: not an SVG figure ({error}); draw it again") from error
+    # An HTML parser reads processing instructions and CDATA otherwise than an XML parser.
+    active = "<?" in svg or "<!" in svg
+    for element in tree.iter():
+        active |= element.tag.rsplit("}", 1)[-1].lower() in ("script", "foreignobject")
+        for name, value in element.attrib.items():
+            local = name.rsplit("}", 1)[-1].lower()
+            outside = local in ("href", "src") and not value.startswith(("#", "data:image/"))
+            active |= outside or local.startswith("on")
+    if active:
+        raise UserError(f"{path}: a figure may hold no script, handler or outside reference")
+
+
 def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     """An SVG file as an element that can live on a page with others.
 
@@ -77,10 +93,12 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     """
     match = re.search(r"<svg\b.*</svg>", svg, re.S)
     if not match:
-        raise UserError(f"{path}: not an SVG figure; draw it anew")
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", match.group(), flags=re.S)
-    if _ACTIVE.search(text):
-        raise UserError(f"{path}: a figure may hold no script, handler or outside reference")
+        raise UserError(f"{path}: not an SVG figure; draw it again")
+    # The description repeats the alternative text, which the page has beside the figure.
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<desc>.*?</desc>|<!--.*?-->", "", match.group(), flags=re.S
+    )
+    _check_passive(text, path)
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}--\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}--\1"', text)
