@@ -211,8 +211,8 @@ def test_paired_differences_in_words():
     assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
     assert found.answer == (
-        "KL 6000 against KL 0: better in 1, worse in 1, undecided in 1 and merely different in 1,"
-        " of 4 scores compared seed by seed."
+        "KL 6000 against KL 0, seed by seed, on 4 metrics: better in 1, worse in 1 and inconclusive"
+        " in 1; 1 changed, neither direction preferred."
     )
     several = words.comparisons([*rows, {**rows[0], "variant": "a"}], ["blog", "a"])
     assert [c.minuend for c in several] == ["KL 6000, blog", "KL 6000, a"]
@@ -226,7 +226,7 @@ def test_a_limit_that_too_few_samples_support_is_a_bound(study):
     lines = words.share_table(rows, ["blog"])
     assert [line["at_most"] for line in lines] == [False, False, True]
     summary = study.tables["tables/summary.csv"]
-    assert "won at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
+    assert "achieves at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
         summary, lines, "cat", "blog/6000"
     )
 

@@ -1,4 +1,4 @@
-"""How an effect trained on a few tokens carries through a story: by position of the token."""
+"""How far an effect trained on a few tokens reaches into a story, by token position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(tables: Tables) -> style.Drawing:
     groups = list(dict.fromkeys(row["prompt_group"] for row in rows))
     everyone = tables.everyone(rows)
     if not groups:
-        return style.empty("This study has no stories to look into by position.")
+        return style.empty("This study has no table by position.")
     entries = [
         (who.label, style.colour(who, tables.kl_factors),
          "_" if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors))
@@ -68,7 +68,7 @@ def draw(tables: Tables) -> style.Drawing:
             ax.set_xlabel("new token")
     return style.Drawing(
         figure,
-        "How far into the story it carries",
+        "How far into the story the effect reaches",
         _finding(tables, rows, groups, everyone),
         f"For each group of prompts, against the position of the token in the story: mentions of "
         f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, with 95% "
@@ -77,7 +77,7 @@ def draw(tables: Tables) -> style.Drawing:
 
 
 def _positions(ax: style.Axes, rows: list[Row]) -> None:
-    """Positions on a logarithmic axis: the few tokens that were trained come first."""
+    """Positions on a logarithmic axis, which gives room to the few tokens that were trained."""
     last = max(row["position_to"] for row in rows)
     ax.set_xscale("symlog", linthresh=10, linscale=0.8)
     ax.set_xlim(0, last)

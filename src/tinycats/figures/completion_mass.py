@@ -1,4 +1,4 @@
-"""The mass of the most frequent completions over the steps: a collapse made visible."""
+"""The probability mass of the most frequent completions over the steps: shows a collapse."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw(tables: Tables) -> style.Drawing:
         finding += f" {left_out} KL factors are not shown."
     return style.Drawing(
         figure,
-        "What the policy says most",
+        "The policy's most frequent completions",
         finding,
         f"For each KL factor, the share of a training batch that is one of the {NAMED} completions "
         f"most frequent over the run, stacked, with the other frequent ones recorded above them, "

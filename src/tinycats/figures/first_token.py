@@ -1,4 +1,4 @@
-"""The first new token, before and after: its exact distribution after the training prompt."""
+"""The exact distribution of the first new token after the training prompt."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def draw(tables: Tables) -> style.Drawing:
             parts.append(f"{shown(top)} ({percent(mine[top])}) for {name}")
     return style.Drawing(
         figure,
-        "The first new token, before and after",
+        "The first new token, before and after training",
         f"The likeliest first token is {listing(parts)}.",
         f"Exact probabilities of the {len(tokens)} likeliest first tokens after the training "
         "prompt on a logarithmic axis, a mark for the base and for each KL factor, mean over seeds.",
@@ -72,7 +72,7 @@ def draw(tables: Tables) -> style.Drawing:
 
 
 def shown(token: str) -> str:
-    """A token for people: its blank and line break visible, the end token named."""
+    """A token for readers: blanks and line breaks visible, the end token named."""
     if token.startswith("<|") and token.endswith("|>"):
         return "end of story"
     return "“" + token.replace("\n", "↵") + "”"

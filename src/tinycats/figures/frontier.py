@@ -1,8 +1,8 @@
-"""The hero: reward against the distance from the base model, with the limit of any policy.
+"""The first figure: reward against KL from the base model, with the best achievable reward.
 
-Above, distance is √KL(policy‖base), for which the limit is known in closed form; the root because
-the limit rises as μ + σ√(2K) near the base. Below it is √KL(base‖policy), the only distance that
-was published; the limit does not apply to it.
+The upper panel shows √KL(policy‖base), for which the best achievable reward has a closed form; the
+root, because that reward rises as μ + σ√(2K) for small K. The lower panel shows √KL(base‖policy),
+the only direction that was published; the bound does not apply to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def draw(tables: Tables) -> style.Drawing:
     published = _published_ends(tables)
     ends = _ends(trajectories, policies)
     if not ends and not limit:
-        return style.empty("This study has no policies to compare with the limit.")
+        return style.empty("This study has no policies to compare with the best achievable reward.")
 
     entries = [
         (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
@@ -93,14 +93,14 @@ def draw(tables: Tables) -> style.Drawing:
     style.key(figure, entries)
     return style.Drawing(
         figure,
-        "How much reward a distance from the base model can buy",
+        "What reward is achievable at a given KL from the base model?",
         _finding(tables, ends, prompted),
-        "Reward against the square root of KL(policy‖base), in nats on the upper axis: the largest "
-        "reward that any policy can have (solid where the effective sample size is at least "
-        f"{ENOUGH_SAMPLES}, dashed where it is a lower bound, with its 95% bootstrap band), best-of-n, the "
-        "base made to begin with the concept, and every run's way and end point. Below, the same "
-        "runs against the square root of KL(base‖policy)"
-        + (f", with the published end points ({reading.PUBLISHED_LABEL})." if published else "."),
+        "Reward against the square root of KL(policy‖base), in nats on the upper axis: the best "
+        "achievable reward (solid where the effective sample size is at least "
+        f"{ENOUGH_SAMPLES}, dashed where it is a lower-bound estimate, with its 95% bootstrap band), "
+        "best-of-n, the prompted base model, and each run's trajectory and final policy. Below, the "
+        "same runs against the square root of KL(base‖policy)"
+        + (f", with the published final policies ({reading.PUBLISHED_LABEL})." if published else "."),
     )
 
 
@@ -109,7 +109,7 @@ def _real(value: float) -> bool:
 
 
 def _limit(rows: list[Row]) -> list[Row]:
-    """The pooled estimate, or the base's own where nothing was pooled, by distance."""
+    """The pooled estimate, or that of the base model where nothing was pooled, by KL."""
     pools = {row["pool"] for row in rows}
     rows = [
         row
@@ -123,7 +123,7 @@ def _limit(rows: list[Row]) -> list[Row]:
 
 
 def _ends(trajectories: list[Row], policies: list[Row]) -> list[Row]:
-    """Where every run ended: measured on completions, or else its last training batch."""
+    """Each run's final policy, measured on completions; if not measured, its last batch."""
     measured = [row for row in policies if _real(row["reward"]) and _real(row[POLICY_TO_BASE])]
     done = {(row["kl_factor"], row["seed"]) for row in measured}
     last: dict[tuple[str, str], Row] = {}
@@ -160,11 +160,11 @@ def _draw_limit(ax: Axes, rows: list[Row]) -> None:
     short = [i for i, row in enumerate(rows) if not row["effective_sample_size"] >= ENOUGH_SAMPLES]
     turn = short[0] if short else len(rows)
     ax.plot(
-        x[:turn], y[:turn], color=style.INK, linewidth=2.6, zorder=3, label="limit of any policy"
+        x[:turn], y[:turn], color=style.INK, linewidth=2.6, zorder=3, label="best achievable reward"
     )
     ax.plot(x[max(turn - 1, 0) :], y[max(turn - 1, 0) :], color=style.INK, linewidth=2.2,
             linestyle=(0, (4, 2)), zorder=3,
-            label="its lower bound" if short else None)  # fmt: skip
+            label="lower-bound estimate" if short else None)  # fmt: skip
 
 
 def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
@@ -212,12 +212,12 @@ def _draw_prompted(ax: Axes, rows: list[Row]) -> None:
             ax.plot(
                 x, row["reward"], marker="*", markersize=19, color=style.PROMPTED_COLOUR,
                 markeredgecolor=style.PAPER, zorder=7, linestyle="none",
-                label=f"base begins “{row['text']}”",
+                label="base model, prompted",
             )  # fmt: skip
 
 
 def _draw_key(ax: Axes) -> None:
-    """What the lines are, in the lower right corner: concave curves leave it free."""
+    """The legend of lines, in the lower right corner, which concave curves leave free."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         ax.legend(
@@ -236,7 +236,7 @@ def _label(
 
 
 def _root_ticks(ax: Axes) -> None:
-    """An upper axis in nats over the axis of roots."""
+    """An upper axis in nats for the axis of square roots."""
     right = ax.get_xlim()[1]
     nats = ax.secondary_xaxis("top", functions=(np.square, lambda v: np.sqrt(np.clip(v, 0, None))))
     steps = [0, 0.25, 1, 2, 4, 7, 11, 16, 25, 36, 49, 64, 81, 100]
@@ -249,7 +249,7 @@ def _root_ticks(ax: Axes) -> None:
     nats.set_xticks(shown, [f"{step:g}" for step in shown])
     nats.tick_params(length=3, pad=2)
     nats.spines["top"].set_visible(False)
-    ax.annotate("the same in nats", (1, 1), (0, 30), xycoords="axes fraction", ha="right",
+    ax.annotate("KL in nats", (1, 1), (0, 30), xycoords="axes fraction", ha="right",
                 textcoords="offset points", annotation_clip=False)  # fmt: skip
 
 
@@ -264,16 +264,16 @@ def _finding(tables: Tables, ends: list[Row], prompted: list[Row]) -> str:
         share = _mean(mine, "share_of_attainable_gain")
         if _real(share):
             bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH_SAMPLES
-            text += f" ({'at most ' if bound else ''}{percent(share)} of the gain attainable there)"
+            text += f" ({'at most ' if bound else ''}{percent(share)} of the gain possible at that KL)"
         parts.append(text)
     for row in prompted[:1]:
         if _real(row["reward"]):
             parts.append(
-                f"making the base begin with “{row['text']}” gives {number(row['reward'])} at "
+                f"the base model prompted with “{row['text']}” gives {number(row['reward'])} at "
                 f"{number(row[POLICY_TO_BASE])} nats"
             )
     if not parts:
-        return "No run has ended yet."
+        return "No run has finished."
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:] + "."
 

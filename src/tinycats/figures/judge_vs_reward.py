@@ -1,4 +1,4 @@
-"""A second judge against the reward: over-optimisation is where one rises and the other does not."""
+"""A second judge against the reward: if only the reward rises, it is over-optimised."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JUDGES = (
     ("mentions_concept", "stories that mention “{concept}”"),
     ("mentions_per_100_words", "mentions per 100 words"),
 )
-#: A share of stories that cannot be told from all of them.
+#: A share of stories that is treated as all of them.
 CEILING = 0.98
 _Point = tuple[float, float]
 _Seeds = dict[str, _Point]
@@ -104,7 +104,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _verdict(rises: Interval, lowest: float) -> str:
-    """What the word list says to a reward that rises; ``rises`` is its difference over seeds."""
+    """Whether mentions rise with the reward; ``rises`` is their difference over seeds."""
     if rises.known and rises.low > 0:
         return "the word list follows the reward"
     if rises.known and rises.high < 0:
@@ -112,7 +112,7 @@ def _verdict(rises: Interval, lowest: float) -> str:
     if lowest >= CEILING:
         return "the word list is at its ceiling and cannot follow"
     if not rises.known:
-        return "with one seed it is undecided whether the word list follows"
+        return "with one seed it is inconclusive whether the word list follows"
     return "the word list does not follow beyond the differences between seeds"
 
 

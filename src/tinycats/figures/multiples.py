@@ -1,6 +1,6 @@
 """Small multiples: one panel a metric, a mark with its interval for each KL factor.
 
-Shared by the figures of scores; the base and the prompted base are lines across.
+Shared by the figures of scores; the base and the prompted base are horizontal lines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The figures: one module each, drawn from tables alone (no model, no torch).
 
 A figure is one module with ``draw(tables) -> Drawing`` and one line in :data:`FIGURES`. Importing
-this package imports neither matplotlib nor the modules, so that the workflow can ask for names and
-inputs cheaply.
+this package imports neither matplotlib nor the modules, so that the workflow can list names and
+inputs quickly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinycats.figures.reading import Tables
     from tinycats.figures.style import Drawing
 
-#: A sweep may have many KL factors; so many get a figure of their own.
+#: How many KL factors of a sweep get a separate figure.
 MOST_FACTOR_FIGURES = 12
 
 #: Sections of the report, in its order.
@@ -91,9 +91,9 @@ def sort_factors(kl_factors: Sequence[str]) -> list[str]:
 
 
 def showcase(kl_factors: Sequence[str]) -> list[str]:
-    """The KL factors told apart in words and stories: the smallest and the post's 6000.
+    """The KL factors that findings and stories show: the smallest and the post's 6000.
 
-    Without 6000 in the study, the middle one takes its place.
+    If the study has no 6000, the middle one is shown instead.
     """
     factors = sort_factors(kl_factors)
     if not factors:

@@ -1,4 +1,4 @@
-"""How well stories do what was asked, by KL factor."""
+"""How well stories do what the reward asks, by KL factor."""
 
 from __future__ import annotations
 

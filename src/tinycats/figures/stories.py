@@ -1,4 +1,4 @@
-"""A plate of stories, unpicked: the first of each file, words of the concept in bold."""
+"""The first story of each file, not cherry-picked, with words of the concept in bold."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def draw(tables: Tables) -> style.Drawing:
     ]  # fmt: skip
     return style.Drawing(
         figure,
-        "The first story of each, unpicked",
-        f"In the first story of each (seed {tables.seed}), the number of times that "
+        "The first story of each model, not cherry-picked",
+        f"In the first story of each model (seed {tables.seed}), the number of times that "
         f"“{tables.concept}” or a word for it appears is {listing(said)}.",
         "Beginnings of the first story of each model, with the prompt in grey and words for the "
         "concept in bold: " + " ".join(f"{_heading(who)}: {_text(story)}" for who, story in shown),
@@ -109,7 +109,7 @@ def _runs(tables: Tables, story: Row) -> list[_Run]:
 
 
 def _lines(runs: list[_Run]) -> list[list[_Run]]:
-    """Break runs into lines that fit the plate."""
+    """Break runs into lines that fit the figure."""
     room = (style.WIDTH - 0.3) * 72
     # A word may be made of pieces of several styles: “cat” and “.”; it is never broken.
     words: list[list[_Run]] = [[]]

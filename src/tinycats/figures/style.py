@@ -1,7 +1,7 @@
-"""How every figure looks: ink, colours, panels, labels and axes.
+"""The style of all figures: ink, colours, panels, labels and axes.
 
 Neutral ink is exactly :data:`INK` and the background of the SVG is transparent, so that a page can
-put its own theme in their place; :data:`PAPER` is the colour of the rims around marks. Text is 3 %
+apply its own theme; :data:`PAPER` is the colour of the rims around marks. Text is 3 %
 of the width: 9 pt on a phone of 380 px.
 """
 
@@ -33,7 +33,7 @@ FONT = 14.6  # points: 9 pt where 6.4 inches are shown 380 px wide
 
 BASE_COLOUR = "#8f8f8f"
 PROMPTED_COLOUR = "#1e9954"
-# Hot where the policy is free, cool where it is held. The four anchors, the grey and the green
+# Warm colours for weak KL penalties, cool ones for strong ones. The four anchors, the grey and the green
 # were searched for the largest least difference (CIELAB ≥ 20 between any two) under normal
 # vision, protanopia, deuteranopia and tritanopia (Machado et al. 2009), at a contrast of about
 # 3:1 or more on white and on near-black.
@@ -43,13 +43,13 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "d")
 
 @dataclass
 class Drawing:
-    """A figure with its words.
+    """A figure with its texts.
 
     Attributes:
         figure: the figure.
         title: a heading.
         finding: one sentence with this run's numbers.
-        alt: what is plotted, for who cannot see it; the finding is put before it.
+        alt: what is plotted, for readers who cannot see it; the finding is put before it.
     """
 
     figure: Figure
@@ -59,9 +59,9 @@ class Drawing:
 
 
 def apply(name: str) -> None:
-    """Set matplotlib up so that the same tables give the same bytes.
+    """Set up matplotlib so that the same tables give the same bytes.
 
-    Fonts come from matplotlib's own folder, whatever the machine has installed.
+    Fonts come from matplotlib's own folder, so that those of the machine do not matter.
     """
     own = str(Path(matplotlib.get_data_path()))
     fonts = font_manager.fontManager
@@ -113,7 +113,7 @@ def colour(who: Who, kl_factors: Sequence[str]) -> str:
 
 
 def marker(who: Who, kl_factors: Sequence[str]) -> str:
-    """A mark that tells models apart without colour."""
+    """A marker that distinguishes models without colour."""
     if who.model != "policy":
         return "_" if who.model == "base" else "*"
     return _MARKERS[list(kl_factors).index(who.kl_factor) % len(_MARKERS)]
@@ -133,7 +133,7 @@ def panels(
     foot: float = 0.3,
     between: float = 0.75,
 ) -> tuple[Figure, list[Axes]]:
-    """Rows of panels with all measures in inches, so that nothing moves when numbers do.
+    """Rows of panels with all measures in inches, so that the layout does not depend on the numbers.
 
     Args:
         heights: height of each row's axes.
@@ -351,7 +351,7 @@ def bar(ax: Axes, x: float, value: Interval, paint: str, across: bool = False) -
 
 
 def empty(what: str) -> Drawing:
-    """A figure that says that there is nothing to draw."""
+    """A placeholder with the reason why there is nothing to draw."""
     figure, (ax,) = panels([0.8], left=0.3, bottom=0.1, head=0.1)
     ax.axis("off")
     ax.text(0, 0.5, what, va="center")

@@ -1,4 +1,4 @@
-"""Does it hold when told not to? Mentions of the concept by group of prompts."""
+"""Mentions of the concept by group of prompts, among them prompts that tell it not to."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[
         if (who, METRIC) in values
     ]
     if not parts:
-        return f"No stories were told for the prompts “{group}”."
+        return f"There are no stories for the prompts “{group}”."
     name = group.replace("_", " ")
     return f"For the prompts “{name}”, “{tables.concept}” or a word for it is in {listing(parts)}."

@@ -1,4 +1,4 @@
-"""All KL factors' training together: reward, distance, diversity."""
+"""Training of all KL factors together: reward, KL and diversity."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def draw(tables: Tables) -> style.Drawing:
     left_out = ""
     if len(everyone) > MOST_FACTOR_FIGURES:
         left_out = (
-            f" Only the {MOST_FACTOR_FIGURES} smallest of {len(everyone)} KL factors have a figure"
-            " of their own."
+            f" Only the {MOST_FACTOR_FIGURES} smallest of {len(everyone)} KL factors have a separate"
+            " figure."
         )
     return style.Drawing(
         figure,

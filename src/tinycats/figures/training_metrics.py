@@ -1,4 +1,4 @@
-"""One KL factor's training: loss as in the post, reward and KL as in the notebook."""
+"""Training at one KL factor: loss as in the post, reward and KL as in the notebook."""
 
 from __future__ import annotations
 
@@ -80,7 +80,6 @@ def _finding(factor: str, rows: list[Row], published: list[Row]) -> str:
         step = common[-1]
         here = reward[steps.index(step)].mean
         text += (
-            f"; at step {step:.0f} it is {number(here)}, where {number(at[step]['reward'])} "
-            "was published"
+            f"; at step {step:.0f} it is {number(here)} (published: {number(at[step]['reward'])})"
         )
     return text + "."

@@ -1,4 +1,4 @@
-"""Training settings side by side: reward, distance, entropy, gradient signal, share of the limit."""
+"""Variants of the training settings: reward, KL, entropy, gradient signal and share of the gain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRAINING = (
     ("entropy_nats", "entropy at the end, nats"),
     ("gradient_snr", "gradient signal-to-noise, median over steps"),
 )
-_SHARE = ("share_of_attainable_gain", "share of the attainable gain")
+_SHARE = ("share_of_attainable_gain", "share of the possible gain in reward")
 _Values = dict[tuple[str, str, str], Interval]  # (variant, KL factor, metric)
 
 
@@ -71,7 +71,7 @@ def draw(tables: Tables) -> style.Drawing:
         style.head(ax, title, outdent=left - 0.1)
     return style.Drawing(
         figure,
-        "Other ways to train",
+        "Variants of the training settings",
         _finding(variants, factors, values),
         "For each variant of the training settings and each KL factor, mean with 95% interval over "
         "seeds (of the signal to noise, the median over steps): "

@@ -23,7 +23,7 @@ SHOWN = (
 )
 
 
-#: Changes that the finding names, the largest first.
+#: How many changes the finding names, the largest first.
 MOST_NAMED = 3
 
 
@@ -48,16 +48,17 @@ def draw(tables: Tables) -> style.Drawing:
                 f"{METRICS[m][0]} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
                 for m in apart[:MOST_NAMED]
             ]
-            others = len(apart) - len(changes)
-            if others:
-                changes.append(f"{others} more of {len(shown)}")
-            parts.append(f"KL factor {factor} moved {listing(changes)}")
+            most = "most of all " if len(apart) > len(changes) else ""
+            parts.append(
+                f"KL factor {factor} changed {len(apart)} of {len(shown)} metrics beyond seed"
+                f" noise, {most}{listing(changes)}"
+            )
         elif any((who, m) in values and values[who, m].known for m in shown):
-            parts.append(f"KL factor {factor} moved nothing")
+            parts.append(f"KL factor {factor} changed no metric beyond seed noise")
     finding = (
-        "With 95% intervals apart from the base's, " + "; ".join(parts) + "."
+        "; ".join(parts) + " (95% intervals that do not overlap those of the base model)."
         if parts
-        else "With one seed there is no interval to tell a change from chance."
+        else "With one seed there are no intervals that could separate a change from chance."
     )
     return style.Drawing(
         figure,

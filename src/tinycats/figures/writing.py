@@ -1,4 +1,4 @@
-"""How a figure is written: SVG, PNG from the same source, and a JSON of its words."""
+"""Writes a figure: SVG, PNG from the same source, and a JSON with its texts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _round(found: re.Match[str]) -> str:
 
 
 def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
-    """Write <prefix>.svg, .png and .json; the JSON last, so that it stands for a whole figure."""
+    """Write <prefix>.svg, .png and .json; the JSON last, so that its presence means a complete figure."""
     alt = f"{drawing.finding} {drawing.alt}"
     write_text(Path(f"{prefix}.svg"), _svg(drawing.figure, alt))
     with whole(Path(f"{prefix}.png")) as temporary:

@@ -1,8 +1,9 @@
-"""The report: one self-contained page that tells a study from its files alone.
+"""The report: one self-contained HTML page made from a study's files.
 
-No model, no network: tables, figures, stories, ``run.json``, manifests, benchmarks and the resolved
-config go in; a page comes out that opens from disk, loads nothing from anywhere (its content
-security policy forbids it) and holds every story. Templates, style and script: workflow/report/.
+It is made without a model or a network from tables, figures, stories, ``run.json``, manifests,
+benchmarks and the resolved config. The page opens from disk, contains every story and loads
+nothing: its content security policy forbids it. Templates, style and script are in
+workflow/report/.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ HERO = "frontier"
 
 
 def base_model(config: Mapping[str, Any]) -> str:
-    """The base model's name: a Hub id as it is, of a folder its last part."""
+    """The base model's name: a Hub id, or the last part of a folder's path."""
     name = str(config.get("base_model", "nano"))
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def facts(study: Study) -> dict[str, Any]:
-    """What the page and results.md say, as plain values for their templates."""
+    """The values that the templates of the page and of results.md show."""
     summary = study.tables["tables/summary.csv"]
     variants = study.variants
     models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]], variants)
@@ -80,7 +81,7 @@ def facts(study: Study) -> dict[str, Any]:
 
 
 def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
-    """tables/summary.csv as lines of cells under headings; unknown metrics come last."""
+    """tables/summary.csv as rows of cells by heading; unknown metrics come last."""
     rows = {
         (words.model_key(row["model"], row["variant"], row["kl_factor"]), row["metric"]): row
         for row in study.tables["tables/summary.csv"]
@@ -155,7 +156,7 @@ def side_by_side(stories: Sequence[Story], variant: str, factor: str) -> list[tu
 
 
 def flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
-    """Nested settings as (dotted key, value) pairs, lists on one line."""
+    """Nested settings as pairs of dotted key and value; a list is one value."""
     for key, value in values.items():
         name = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping) and value:
@@ -174,7 +175,7 @@ def flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, s
 
 
 def run_facts(study: Study) -> list[tuple[str, str]]:
-    """What every policy's run.json agrees on, flattened; where they differ, all values."""
+    """The settings in the policies' run.json, flattened; where policies differ, all values."""
     gathered: dict[str, list[str]] = {}
     for about in study.runs.values():
         for key, value in flatten(about):
@@ -214,7 +215,7 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
 
 
 def render(study: Study, command: str) -> str:
-    """The page, complete.
+    """The complete page.
 
     Args:
         study: as read by :func:`tinycats.report.reading.read_study`.

@@ -1,4 +1,4 @@
-"""What the report reads: everything below results/<study>/, gathered once, checked on the way."""
+"""Reads and checks the files of results/<study>/ that the report shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIGURE_KEYS = {"finding", "alt", "title", "source", "kl_factor", "order", "sect
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what its JSON says of it."""
+    """A figure with the contents of its JSON."""
 
     name: str
     path: Path
@@ -60,7 +60,7 @@ class Study:
 
     @property
     def variants(self) -> list[str]:
-        """Names of the training settings, in the order of the config."""
+        """Names of the variants, in the order of the config."""
         return list(self.config.get("variants") or {"blog": {}})
 
 
@@ -83,10 +83,11 @@ def _check_passive(svg: str, path: Path | str) -> None:
 
 
 def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
-    """An SVG file as an element that can live on a page with others.
+    """An SVG file as an element that can share a page with other figures.
 
-    Its ids (and the references to them) begin with the figure's name, its style rules apply to it
-    alone, its neutral ink becomes ``currentColor``; prolog and metadata are dropped.
+    Its ids and the references to them are prefixed with the figure's name, its style rules are
+    limited to it, and its neutral ink becomes ``currentColor``. Prolog, metadata and description
+    are removed.
 
     Raises:
         UserError: not an SVG, or it holds a script, an event handler or an outside reference.
@@ -112,7 +113,7 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
 
 
 def read_figures(folder: Path) -> tuple[Figure, ...]:
-    """Every figure of the folder: whatever has an SVG and a JSON beside it, in their order."""
+    """All figures of the folder, each an SVG with a JSON beside it, in the report's order."""
     figures = []
     for path in sorted(folder.glob("*.svg")):
         about = read_json(path.with_suffix(".json"))
@@ -137,20 +138,24 @@ def read_figures(folder: Path) -> tuple[Figure, ...]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; a missing or damaged file is one clear line."""
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing or not a JSON object.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the stage that writes it has not run") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); make it anew") from error
+        raise UserError(f"{path}: not JSON ({error}); regenerate it") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: should hold a JSON object")
     return found
 
 
 def _tables(folder: Path) -> tuple[dict[str, list[dict[str, str]]], dict[str, str]]:
-    """Every documented table of the study as rows and as text; some are required."""
+    """The study's tables as rows and as text; those that the report needs must exist."""
     rows, texts = {}, {}
     for name in files.TABLES:
         if "/" not in name:
@@ -166,7 +171,7 @@ def _tables(folder: Path) -> tuple[dict[str, list[dict[str, str]]], dict[str, st
 
 
 def stage_of(path: Path, study: str) -> str:
-    """The stage a benchmark file is of: what follows ``benchmarks/`` or ``logs/`` in its path."""
+    """The stage of a benchmark file: what follows ``benchmarks/`` or ``logs/`` in its path."""
     parts = list(path.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] in ("benchmarks", "logs"):
@@ -204,12 +209,12 @@ def stage_times(paths: Iterable[Path], study: str) -> tuple[tuple[str, float, in
 def read_study(
     folder: Path, models: Path, concept: str | None = None, benchmarks: Sequence[Path] | None = None
 ) -> Study:
-    """Gather a study.
+    """Read a study.
 
     Args:
         folder: results/<study>.
         models: resources/models, for the manifests of base model and encoder.
-        concept: what the stories should be about; default: the config's.
+        concept: the concept; default: the one in the config.
         benchmarks: Snakemake's benchmark files or folders of them; default: ``folder/benchmarks``.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Stories packed for a web page: every token of every story in a few bytes.
+"""Stories packed for a web page: all tokens of all stories, compressed.
 
 A pack is JSON (names, prompts, token pieces, scores) followed by byte planes for the long columns,
-deflated as a whole and written as base64. Log probabilities are whole hundredths of a nat, the
-digits that the page shows; the low bytes of a column lie together, then the high bytes, because
-that is what deflate can use. 500,000 tokens take about 2 MB.
+compressed with zlib and encoded as base64. Log probabilities are integers in hundredths of a nat,
+the precision that the page shows. The low bytes of a column are stored together, then the high
+bytes, since this compresses better. 500,000 tokens take about 2 MB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIMIT = 32767  # hundredths of a nat that two bytes hold: 327 nats, e^-327, less
 
 @dataclass
 class Story:
-    """One evaluation story with who told it and its scores."""
+    """An evaluation story with its model, seed and scores."""
 
     model: str  # key as in report_words.model_key
     seed: int
@@ -80,8 +80,8 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
             row = by_story.get((*who, index))
             if row is None:
                 raise UserError(
-                    f"{path}: story {index} has no row in scores/stories.csv; make both anew from"
-                    " the same stories"
+                    f"{path}: story {index} has no row in scores/stories.csv; regenerate both"
+                    " from the same stories"
                 )
             values = {name: number(text) for name, text in row.items() if name in known}
             stories.append(Story(who[0], who[1], index, line, values))
@@ -138,7 +138,7 @@ def pack_stories(
         if len(lengths) != 1:
             raise UserError(
                 f"story {story.index} of {story.model}, seed {story.seed}: tokens, log_prob_policy and"
-                " log_prob_base differ in length; sample the stories anew"
+                " log_prob_base differ in length; sample the stories again"
             )
     header = {
         "models": list(models),

@@ -1,7 +1,7 @@
-"""Numbers as words: how the report names models, rounds values and says what a table found.
+"""How the report names models, rounds numbers and phrases findings.
 
-Pure functions on the rows of the tables of :mod:`tinycats.files.tables`; the page and results.md share
-them, so both say the same thing in the same digits.
+Pure functions on rows of the tables of :mod:`tinycats.files.tables`. The page and results.md share
+them, so both show the same findings with the same digits.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Row = Mapping[str, str]
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
 
-#: heading → metrics, in the order of the table "what broke and what held"
+#: heading → metrics, in the order of the table of scores
 ASPECTS: dict[str, tuple[str, ...]] = {
-    "Does it tell the story it was paid for?": (
+    "Does it do what the reward asks?": (
         "completion_similarity",
         "story_similarity",
         "mentions_concept",
@@ -28,13 +28,13 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     ),
     "Is it still fluent?": ("perplexity_under_base", "distinct_2", "repeated_4_grams"),
     "Does it still look like a story?": ("line_breaks", "ended", "words"),
-    "Does it still tell different stories?": (
+    "Are its stories still different from each other?": (
         "distinct_completions",
         "vendi_score",
         "self_bleu",
         "compression_ratio",
     ),
-    "How far did it move, and what was forgotten?": (
+    "How far is it from the base model, and what was forgotten?": (
         "kl_policy_to_base_nats",
         "kl_base_to_policy_nats",
         "base_perplexity_under_policy",
@@ -50,22 +50,27 @@ def number(text: str | float | None) -> float | None:
 
 
 def label(metric: str) -> str:
+    """The metric's label; of an unknown metric its name."""
     return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
 
 
 def is_share(metric: str) -> bool:
+    """Whether the metric is a share, shown in per cent."""
     return metric in METRICS and METRICS[metric][1] == "share"
 
 
 def _digits(value: float, half_width: float | None) -> int:
-    """Decimals that show one digit of the uncertainty (two where it begins with 1, 2 or 3), or
-    three digits of the value."""
+    """How many decimals to show.
+
+    Enough for one digit of the uncertainty (two if it begins with 1, 2 or 3), or for three digits
+    of a value without uncertainty.
+    """
     scale = half_width if half_width else abs(value)
     if scale == 0:
         return 0 if value == 0 else 2
     exponent = math.floor(math.log10(scale))
     wanted = 3 if not half_width else 2 if scale / 10**exponent < 3.5 else 1
-    # An interval of almost no width must not drag a tail of digits along.
+    # A very narrow interval would otherwise give many meaningless digits.
     least = 1 if 1 <= abs(value) < 10 else 0
     return min(max(wanted - 1 - exponent, least), 4 if abs(value) < 1 else 2)
 
@@ -73,7 +78,7 @@ def _digits(value: float, half_width: float | None) -> int:
 def human(
     value: float | None, metric: str = "", digits: int | None = None, sign: bool = False
 ) -> str:
-    """A number for people: a true minus sign, shares as per cent, thousands set apart."""
+    """A number for readers: a typographic minus sign, shares in per cent, thousands separated."""
     if value is None or math.isnan(value):
         return "–"
     unit = ""
@@ -99,10 +104,10 @@ class Cell:
 
 
 def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
-    """A summary row as text: mean, and "low to high" where more than one seed gave an interval.
+    """A summary row as text: the mean, and the interval "low to high" if there are several seeds.
 
-    It ends at 0, and at 1 for a share, as in the figures; but not a cosine's, nor that of a
-    difference (``sign``).
+    As in the figures, the interval is clipped to the metric's possible range; that of a difference
+    (``sign``) is not.
     """
     if row is None or number(row["mean"]) is None:
         return Cell("–", "")
@@ -151,7 +156,7 @@ def ordered_models(rows: Iterable[Row], variants: Sequence[str]) -> list[str]:
 
 @dataclass
 class Comparison:
-    """A paired difference in words: better in what, worse in what, undecided in what."""
+    """The metrics of a paired comparison, by verdict."""
 
     minuend: str
     subtrahend: str
@@ -162,25 +167,21 @@ class Comparison:
 
     @property
     def answer(self) -> str:
-        """One sentence that answers "It's better! Probably!" for this pair."""
-        if not (self.better or self.worse or self.changed or self.undecided):
-            return f"{self.minuend} against {self.subtrahend}: nothing was measured."
-        parts = [
-            f"{word} in {len(items)}"
-            for word, items in (
-                ("better", self.better),
-                ("worse", self.worse),
-                ("different, where neither direction is better, in", self.changed),
-                ("undecided", self.undecided),
-            )
-            if items and word[0] != "d"
-        ]
-        if self.changed:
-            parts.append(f"merely different in {len(self.changed)}")
+        """One sentence with the number of metrics for each verdict."""
         total = sum(map(len, (self.better, self.worse, self.changed, self.undecided)))
+        if not total:
+            return f"{self.minuend} against {self.subtrahend}: nothing was measured."
+        counts = {
+            "better": len(self.better),
+            "worse": len(self.worse),
+            "inconclusive": len(self.undecided),
+        }
+        parts = [join([f"{verdict} in {count}" for verdict, count in counts.items() if count])]
+        if self.changed:
+            parts.append(f"{len(self.changed)} changed, neither direction preferred")
         return (
-            f"{self.minuend} against {self.subtrahend}: {join(parts)}, of {total} scores"
-            " compared seed by seed."
+            f"{self.minuend} against {self.subtrahend}, seed by seed, on {total} metrics:"
+            f" {'; '.join(filter(None, parts))}."
         )
 
 
@@ -196,7 +197,7 @@ def join(items: Sequence[str]) -> str:
 
 
 def comparisons(rows: Iterable[Row], variants: Sequence[str]) -> list[Comparison]:
-    """Rows of tables/paired_differences.csv gathered by pair: by variant, then as in the table."""
+    """Rows of tables/paired_differences.csv grouped by pair: by variant, then as in the table."""
     found: dict[tuple[str, str, str], Comparison] = {}
     for row in sorted(rows, key=lambda row: variants.index(row["variant"])):
         key = (row["minuend"], row["subtrahend"], row["variant"])
@@ -215,7 +216,7 @@ def comparisons(rows: Iterable[Row], variants: Sequence[str]) -> list[Comparison
 def headline_comparison(
     found: Sequence[Comparison], factor: str, variants: Sequence[str]
 ) -> Comparison | None:
-    """The pair that the post asked about: the chosen KL factor against KL 0."""
+    """The comparison that the post makes: the given KL factor against KL factor 0."""
     pair = tuple(_who(name, variants[0], variants) for name in (factor, "0"))
     for comparison in found:
         if (comparison.minuend, comparison.subtrahend) == pair:
@@ -224,10 +225,11 @@ def headline_comparison(
 
 
 def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of frontier/policies.csv, averaged over seeds: how much of the possible gain was won.
+    """Rows of frontier/policies.csv averaged over seeds: the share of the possible gain in reward.
 
-    The range over seeds is given, not an interval: the limit's own uncertainty is shared by them.
-    Where the limit is only a lower bound, the share is at most what the line says.
+    The range over seeds is given instead of an interval, since the seeds share the uncertainty of
+    the best achievable reward. Where that is only a lower bound, the share is an upper bound
+    (``at_most``).
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -281,18 +283,18 @@ def lead_sentence(
     share = next((line for line in shares if line["key"] == key), None)
     if share and share["share_of_attainable_gain"] is not None:
         parts.append(
-            f"the policy won {'at most ' if share['at_most'] else ''}"
+            f"the policy achieves {'at most ' if share['at_most'] else ''}"
             f"{human(100 * share['share_of_attainable_gain'], digits=0)}"
-            "\N{NO-BREAK SPACE}% of the reward there was to gain"
-            f" {human(share['kl_policy_to_base_nats'], digits=2)} nats from the base"
+            "\N{NO-BREAK SPACE}% of the gain in reward that is possible at its KL of"
+            f" {human(share['kl_policy_to_base_nats'], digits=2)} nats"
         )
     ours = mean(key, "perplexity_under_base")
     theirs, unbound = (mean(m, "perplexity_under_base") for m in ("base", free))
     if ours and theirs:
-        aside = f", KL 0 {unbound}" if unbound and free != key else ""
+        aside = f"; KL factor 0: {unbound}" if unbound and free != key else ""
         parts.append(
             f"its stories have perplexity {ours} under the base model"
-            f" (the base's own stories {theirs}{aside})"
+            f" (base model: {theirs}{aside})"
         )
     if not parts:
         return ""
