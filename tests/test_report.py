@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import struct
@@ -317,3 +318,32 @@ def test_scores_of_unknown_metrics_are_still_shown(tmp_path):
     rows = files.read_table("tables/summary.csv", path)
     files.write_table("tables/summary.csv", path, [*rows, {**rows[0], "metric": "purring_hertz"}])
     assert "purring hertz" in report.render(read_study(results, models), "snakemake")
+
+
+def test_stories_side_by_side_are_of_the_training_prompt_wherever_it_stands(study):
+    # the other groups first, as when a config names another group before `training`
+    stories = sorted(study.stories, key=lambda story: story.line["prompt_group"] == "training")
+    assert stories[0].line["prompt_group"] == "told_not_to"
+    facts = report.facts(dataclasses.replace(study, stories=tuple(stories)))
+    assert facts["groups"] == ["training", "told_not_to"]
+    shown = [story.line["prompt_group"] for _, story in facts["side_by_side"]]
+    assert shown == ["training"] * 4
+
+
+def test_published_curves_are_named_only_where_they_are_drawn(study, tmp_path):
+    heading, words_of = "beside the published curves", "Published points"
+    page = report.render(study, "x")
+    text = markdown_results.render(study, "x", study.folder / "results.md")
+    assert heading not in page
+    assert words_of not in page
+    assert heading not in text
+    results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
+    path = results / "figures/training_metrics_0.json"
+    about = json.loads(path.read_text())
+    about["alt"] += "; rings show TinyStories-33M, published, one run."
+    path.write_text(json.dumps(about))
+    study = read_study(results, models)
+    page = report.render(study, "x")
+    assert heading in page
+    assert words_of in page
+    assert heading in markdown_results.render(study, "x", results / "results.md")

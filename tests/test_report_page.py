@@ -153,7 +153,7 @@ def test_seed_and_prompts_switch_every_story(browser, small):
 
 def test_filters_and_sorting(browser, small):
     open_page(browser, small)
-    assert count(browser) == "20 of 240 stories, in the order drawn. Unpicked."
+    assert count(browser) == "20 of 240 stories, in the order drawn, not cherry-picked."
     assert [s["line"].rsplit(" ", 1)[1] for s in shown_stories(browser)] == [
         str(i) for i in range(1, 9)
     ]

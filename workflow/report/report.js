@@ -99,7 +99,7 @@
     const mentions = [...text.replaceAll("’", "'").matchAll(S.concept)].map((m) => [m.index, m.index + m[0].length]);
     story.tabIndex = 0;
     story.setAttribute("role", "group");
-    story.setAttribute("aria-label", `Story ${S.index[i] + 1}, ${S.names[S.model[i]]}: arrow keys walk along its tokens`);
+    story.setAttribute("aria-label", `Story ${S.index[i] + 1}, ${S.names[S.model[i]]}: arrow keys move along its tokens`);
     story.dataset.story = i;
     story.append(element("span", "prompt", prompt));
     let at = 0, next = 0;
@@ -160,7 +160,7 @@
     $("#direction").disabled = !by;
     const picked = by || form.mention.value;
     $("#count").textContent = `${shown.length.toLocaleString("en")} of ${S.model.length.toLocaleString("en")} stories, ` +
-      (by ? `sorted by ${label(by)}.` : "in the order drawn.") + (picked ? " This is a selection." : " Unpicked.");
+      (by ? `sorted by ${label(by)}` : "in the order drawn") + (picked ? ". This is a selection." : ", not cherry-picked.");
     $("#list").replaceChildren();
     drawn = 0;
     more();

@@ -100,7 +100,11 @@ def draw(tables: Tables) -> style.Drawing:
         f"{ENOUGH_SAMPLES}, dashed where it is a lower-bound estimate, with its 95% bootstrap band), "
         "best-of-n, the prompted base model, and each run's trajectory and final policy. Below, the "
         "same runs against the square root of KL(base‖policy)"
-        + (f", with the published final policies ({reading.PUBLISHED_LABEL})." if published else "."),
+        + (
+            f", with the published final policies ({reading.PUBLISHED_LABEL})."
+            if published
+            else "."
+        ),
     )
 
 
@@ -264,7 +268,9 @@ def _finding(tables: Tables, ends: list[Row], prompted: list[Row]) -> str:
         share = _mean(mine, "share_of_attainable_gain")
         if _real(share):
             bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH_SAMPLES
-            text += f" ({'at most ' if bound else ''}{percent(share)} of the gain possible at that KL)"
+            text += (
+                f" ({'at most ' if bound else ''}{percent(share)} of the gain possible at that KL)"
+            )
         parts.append(text)
     for row in prompted[:1]:
         if _real(row["reward"]):

@@ -18,6 +18,7 @@ import jinja2
 from latex2mathml import converter
 from markupsafe import Markup
 
+from tinycats.figures.reading import PUBLISHED_LABEL
 from tinycats.files.tables import METRICS
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, Figure, Study
@@ -62,7 +63,9 @@ def facts(study: Study) -> dict[str, Any]:
         "factors": factors,
         "factor": factor,
         "seeds": sorted({story.seed for story in study.stories}),
-        "groups": list(dict.fromkeys(story.line["prompt_group"] for story in study.stories)),
+        "groups": prompt_groups(study.stories),
+        # The alternative text of a figure names the published curves that are drawn in it.
+        "published": any(PUBLISHED_LABEL in figure.alt for figure in figures["training"]),
         "hero": hero,
         "figures": figures,
         "lead": words.lead_sentence(
@@ -146,11 +149,19 @@ def group_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
     return lines
 
 
+def prompt_groups(stories: Iterable[Story]) -> list[str]:
+    """The groups of prompts in the stories, the training prompt's first."""
+    groups = dict.fromkeys(story.line["prompt_group"] for story in stories)
+    return sorted(groups, key=lambda group: group != "training")
+
+
 def side_by_side(stories: Sequence[Story], variant: str, factor: str) -> list[tuple[str, Story]]:
-    """The first story of the first seed, by the four models of the post's argument. Unpicked."""
+    """The first story of the training prompt and the first seed, by four models of the post."""
+    group = next(iter(prompt_groups(stories)), "")
     first: dict[str, Story] = {}
-    for story in stories:
-        first.setdefault(story.model, story)
+    for story in sorted(stories, key=lambda story: (story.seed, story.index)):
+        if story.line["prompt_group"] == group:
+            first.setdefault(story.model, story)
     wanted = ["base", "prompted", f"{variant}/0", f"{variant}/{factor}"]
     return [(key, first[key]) for key in dict.fromkeys(wanted) if key in first]
 

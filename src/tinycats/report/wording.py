@@ -293,8 +293,7 @@ def lead_sentence(
     if ours and theirs:
         aside = f"; KL factor 0: {unbound}" if unbound and free != key else ""
         parts.append(
-            f"its stories have perplexity {ours} under the base model"
-            f" (base model: {theirs}{aside})"
+            f"its stories have perplexity {ours} under the base model (base model: {theirs}{aside})"
         )
     if not parts:
         return ""
