@@ -102,6 +102,8 @@ def longest_shared_runs(
 ) -> list[int]:
     """For each query, the length of its longest run of tokens that is also in a corpus story.
 
+    The model card reports it to show how far the model's stories copy its training corpus.
+
     A run of n tokens is known by a polynomial hash mod 2^64 over random numbers for tokens; n is
     found by bisection, since every part of a shared run is shared.
 
