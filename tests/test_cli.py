@@ -116,7 +116,7 @@ def test_a_story_is_told_plainly_and_the_same_twice(tell: Tell) -> None:
 
 def test_the_command_of_the_readme(tell: Tell) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (words,) = re.findall(r"&& tinycats tell (.*)", readme)
+    (words,) = re.findall(r"^tinycats tell (.*)", readme, flags=re.MULTILINE)
     done = tell(*shlex.split(words), "--new-tokens", "10")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Once upon a time there was")
