@@ -1,10 +1,10 @@
-"""What each step of the ladder changes, measured on nano; fills in the table of ladder/README.md.
+"""Measure the effect of each step of the ladder on nano, and write the table of ladder/README.md.
 
     PYTHONPATH=src python benchmarks/ladder_effects.py --encoder FOLDER
 
-Seconds and memory come from a process of its own for each step. Noise and bias are those of the
-gradient of a policy that has left the base model (some steps of training), over fresh batches; they
-are computed with step 5, whose gradients the tests hold equal to the other steps' formulas.
+Seconds and memory are measured in a separate process for each step. Noise and bias are those of the
+gradient after some steps of training, over new batches. They are computed with step 5, whose gradients
+equal those of the other steps' formulas (see the tests).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def time_of(number: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def gradients(args: argparse.Namespace) -> dict[str, float]:
-    """Signal to noise with and without the baseline; the two KL gradients against each other."""
+    """Signal-to-noise ratio with and without the baseline, and a comparison of the two KL gradients."""
     import torch
 
     from tinycats.models.folders import load_causal_lm
@@ -108,7 +108,7 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
 
 
 def signal_to_noise(batches: list[Any]) -> float:
-    """Length of the mean gradient over the noise of one batch's, from independent batches."""
+    """Norm of the mean gradient / noise of one batch's gradient, from independent batches."""
     import torch
 
     g = torch.stack(batches)
@@ -125,17 +125,17 @@ def table(found: dict[str, Any]) -> str:
     effects = [
         "",
         f"signal to noise of the reward's gradient {g['signal_to_noise_none']:.2f} →"
-        f" {g['signal_to_noise_leave_one_out']:.2f}: as good as {noise:.1f} × the batch",
-        f"the KL's gradient turns: its cosine with the post's is {g['cosine_of_kl_gradients']:.2f},"
-        f" and the post's is {g['length_of_posts_over_whole']:.2f} times as long",
+        f" {g['signal_to_noise_leave_one_out']:.2f}: the same as with a batch {noise:.1f} × as large",
+        f"the KL's gradient changes direction: its cosine with the post's is"
+        f" {g['cosine_of_kl_gradients']:.2f}; the post's has {g['length_of_posts_over_whole']:.2f} × its norm",
     ]
     for before, after in ((3, 4), (4, 5)):
         factor = (
             times[before - 1]["seconds_without_reward"] / times[after - 1]["seconds_without_reward"]
         )
-        effects.append(f"{factor:.1f} × as fast, rewards aside")
+        effects.append(f"{factor:.1f} × as fast, without rewards")
     lines = [
-        "| step | effect | seconds per 1000 completions | rewards aside | peak memory, GB |",
+        "| step | effect | seconds per 1000 completions | without rewards | peak memory, GB |",
         "|---|---|---|---|---|",
     ]
     for number, (effect, t) in enumerate(zip(effects, times, strict=True), start=1):
@@ -145,7 +145,7 @@ def table(found: dict[str, Any]) -> str:
         )
     s, m = found["settings"], found["machine"]
     about = (
-        f"nano, {s['batch']} completions of 4 tokens a step, medians of {s['steps']} steps on"
+        f"nano, {s['batch']} completions of 4 tokens per step, medians of {s['steps']} steps on"
         f" {m['cpu']}, {m['threads']} threads, fp32. Gradients: means of {s['batches']} batches after"
         f" {s['training_steps']} steps of training with KL_FACTOR {KL_FACTOR:.0f}."
     )
@@ -164,7 +164,7 @@ def main() -> None:
     add("--batches", type=int, default=16)
     add("--training-steps", type=int, default=30)
     add("--threads", type=int, default=0)
-    add("--readme", type=Path, default=README, help="where to write the filled-in page")
+    add("--readme", type=Path, default=README, help="page to write")
     add("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     from tinycats.compute.devices import set_threads

@@ -45,8 +45,8 @@ def ratio(of: Cell | None, to: Cell, attribute: str = "per_sample") -> str:
 def table(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
     """Rows of one size: seconds, ratios, stages, memory."""
     lines = [
-        "| | batch | seconds per 1000 completions | the post's loop takes | TRL, same precision, takes"
-        " | … rewards aside | peak memory, GB | distinct |",
+        "| | batch | seconds per 1000 completions | speed-up over the post's loop | speed-up over TRL, same"
+        " precision | … without rewards | peak memory, GB | distinct |",
         "|---|---|---|---|---|---|---|---|",
     ]
     post = found.get(("ladder-1", "fp32", size))
@@ -82,25 +82,25 @@ def table(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
 
 
 def bound(found: dict[tuple[Any, ...], Cell], size: str) -> list[str]:
-    """Where rewards are most of our step: what they alone leave to gain over TRL."""
+    """Upper bound of the speed-up over TRL, where rewards take most of tinycats' step."""
     most = []
     for precision in ("fp32", "bf16"):
         trl, ours = (found.get((who, precision, size)) for who in ("trl", "tinycats"))
         if trl and ours and ours.stages["reward"] > sum(ours.stages.values()) / 2:
             free = trl.per_sample * ours.batch / ours.stages["reward"]
-            most.append(f"{free:.1f} × as long in {precision}")
+            most.append(f"{free:.1f} × in {precision}")
     if not most:
         return []
     return [
         "",
         "Rewards are float32 in both precisions, since bfloat16 moves the cosines of short stories by"
-        " more than 1e-3 (`tests/test_reward.py`). Were all else free, TRL would take"
-        f" {' and '.join(most)}.",
+        " more than 1e-3 (`tests/test_reward.py`). If all other stages took no time,"
+        f" the speed-up over TRL would be {' and '.join(most)}.",
     ]
 
 
 def section(device: str, size: str, about: dict[str, Any]) -> list[str]:
-    """The text of one device and size."""
+    """The section for one device and size."""
     found = cells(about["records"], "size")
     m = about["machine"]
     on = m.get("gpu") or f"{m['cpu']}, {m['threads']} threads"
@@ -118,25 +118,25 @@ def section(device: str, size: str, about: dict[str, Any]) -> list[str]:
         whole = [t for n, t in ours.total if n == 100] if ours else []
         if whole:
             lines += [
-                f"100 steps of 1000 completions in {precision}, rewards included and the memo empty at"
-                f" the start: {median(whole):.1f} s.",
+                f"100 steps of 1000 completions in {precision}, with rewards and an initially empty"
+                f" memo: {median(whole):.1f} s.",
                 "",
             ]
     return lines
 
 
 def studies(about: dict[str, Any]) -> list[str]:
-    """What whole studies take: a row a stage, a column a study."""
+    """Times of complete studies: one row per stage, one column per study."""
     m, found = about["machine"], about["studies"]
     jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
     whole = [divmod(round(study["seconds"]), 60) for study in found]
     lines = [
         "## A whole study",
         "",
-        "From installed packages to the report, in a fresh clone with nothing else running, by"
+        "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
         f" `PYTHONPATH=src python benchmarks/study_time.py`; {m['cpu']}, {m['threads']} threads;"
-        f" commit {m['commit']}. Models are obtained once for both. Seconds of a stage's jobs, and how"
-        " many these are:",
+        f" commit {m['commit']}. Models are obtained once for both. Seconds of all jobs of a stage, and"
+        " the number of jobs in brackets:",
         "",
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
         "|---" * (len(found) + 1) + "|",
@@ -147,11 +147,11 @@ def studies(about: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     shown = [f"**{minutes}:{seconds:02} minutes**" for minutes, seconds in whole]
-    return [*lines, f"| in all, on the wall | {' | '.join(shown)} |", ""]
+    return [*lines, f"| total wall time | {' | '.join(shown)} |", ""]
 
 
 def operations(about: dict[str, Any]) -> list[str]:
-    """What a step asks of a GPU: operations, waits and products by stage, and what they bound."""
+    """GPU work of a step: operations, synchronisations and products by stage, and the bounds they imply."""
     steps = {step["contestant"]: step for step in about["steps"]}
     ours, post = steps["tinycats"]["stages"], steps["ladder-1"]["stages"]
     stages = [*STAGES, "rest"]
@@ -172,43 +172,44 @@ def operations(about: dict[str, Any]) -> list[str]:
     without = (sum(theirs) - theirs[reward]) / (sum(mine) - mine[reward])
     host = about["host_seconds"]
     return [
-        "## What a step asks of a GPU",
+        "## GPU work of a step",
         "",
         "Counted, not timed, by `PYTHONPATH=src python benchmarks/operations.py --encoder FOLDER` on"
-        " a device written in Python: TinyStories-33M's shape, 1000 completions, fp32. An operation"
-        " is at least one kernel to launch; what a GPU has fused is counted in parts.",
+        " a device simulated in Python: TinyStories-33M's shape, 1000 completions, fp32. Each operation"
+        " launches at least one kernel; operations that a GPU fuses are counted separately.",
         "",
-        "| | sample | reward | gradient | optimiser | rest | in all |",
+        "| | sample | reward | gradient | optimiser | rest | total |",
         "|---|---|---|---|---|---|---|",
         row("operations", issued, ",d"),
-        row("times the host waits", waits, "d"),
+        row("synchronisations with the host", waits, "d"),
         row("TFLOP of matrix products", mine, ".2f"),
         row("TFLOP in the post's loop", theirs, ".2f"),
         "",
-        f"The post's loop multiplies {sum(theirs) / sum(mine):.0f} × as much, and {without:.0f} × as"
-        " much where the memo knows the rewards: more than that cannot be gained in fp32 on a GPU"
-        " that is kept busy. On a CPU with next to no arithmetic (ten completions, a model as deep"
-        f" but 16 wide, rewards aside) a step takes one core of {about['machine']['cpu']} {host:.3f} s"
-        f" to issue: about {100 * host:.0f} s of 100 steps will not shrink with a faster GPU.",
+        f"The post's loop has {sum(theirs) / sum(mine):.0f} × as many floating-point operations in matrix"
+        f" products, and {without:.0f} × without rewards. This bounds the speed-up in fp32 on"
+        " a GPU that is fully used. Issuing the operations of a step takes one core of"
+        f" {about['machine']['cpu']} {host:.3f} s (measured on the CPU with almost no arithmetic: ten"
+        " completions, a model of the same depth but width 16, without rewards): about"
+        f" {100 * host:.0f} s of 100 steps do not depend on the speed of the GPU.",
         "",
     ]
 
 
-INTRODUCTION = """# How fast
+INTRODUCTION = """# Benchmarks
 
-One step draws 1000 completions of 4 tokens of "Once upon a time there was", rewards them (all-MiniLM-L6-v2), and takes one AdamW step on the loss with a KL term. Contestants, each in a process of its own and in turn, learning rate 0 so that the work stays the same:
+One step samples 1000 completions of 4 tokens of "Once upon a time there was", computes their rewards (all-MiniLM-L6-v2), and takes one AdamW step on the loss with a KL term. Each implementation runs in a separate process, one after another, with learning rate 0, so that the work stays the same:
 
-- **the post's loop**: `ladder/1_post.py`, at the largest batch that fits, compared per completion; it encodes every text, as the post does.
-- **one pass and a cache**: `ladder/4_one_pass_and_a_cache.py`, likewise: what a careful rewrite gives without a prefix tree.
-- **TRL RLOOTrainer**: no gradient checkpointing, logging or saving; it is given tinycats' own reward function, memo included.
-- **tinycats**: the trainer of this repository as a study runs it, everything that it records included; the memo of rewards is empty at the start.
+- **the post's loop**: `ladder/1_post.py`, at the largest batch that fits into memory, compared per completion; it encodes every text, as the post does.
+- **one pass and a cache**: `ladder/4_one_pass_and_a_cache.py`, in the same way: a careful rewrite without a prefix tree.
+- **TRL RLOOTrainer**: no gradient checkpointing, logging or saving; it uses tinycats' reward function with its memo.
+- **tinycats**: this repository's trainer as in a study, with everything that it records; the memo of rewards is empty at the start.
 
-The reward memo makes later steps cheaper than early ones; the seconds are medians over the first steps (20 of nano, 4 of the larger shape on a CPU, 100 on a GPU), as many for every contestant. TinyStories-33M's shape has random weights whose final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
+The reward memo makes later steps faster than early ones; the seconds are medians over the first steps (20 of nano, 4 of the larger shape on a CPU, 100 on a GPU), the same number for each implementation. TinyStories-33M's shape has random weights; its final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
 
     python -m venv TRL_VENV && TRL_VENV/bin/pip install -e . -r benchmarks/requirements-trl.txt
     PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
 
-This page and its figure are written by that command from `benchmarks/results/`.
+That command writes this page and its figure from `benchmarks/results/`.
 """
 
 
@@ -235,9 +236,9 @@ def write(results: Path, docs: Path) -> None:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]
         lines += [
-            "## How the cost grows",
+            "## Scaling",
             "",
-            f"On {m.get('gpu') or m['cpu']}, random weights of nano's width and depth for the vocabularies, nano itself for the rest.",
+            f"On {m.get('gpu') or m['cpu']}, random weights of nano's width and depth for the vocabularies, otherwise nano.",
             "",
             "![Seconds per completion against batch size, completion length and vocabulary:"
             f" {scaling_figure.finding(figure_of)}](benchmarks.svg)",

@@ -1,6 +1,6 @@
-"""Step 2: a baseline. A story counts for what it is better than the others' mean, not for its reward.
+"""Step 2: the leave-one-out baseline. Each story's advantage replaces its reward.
 
-loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(ref‖π)_t / V / N ]
+loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(base‖π)_t / V / N ]
 A(s) = R(s) − mean of the other stories' rewards
 
     python ladder/2_baseline.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
@@ -16,7 +16,7 @@ from torch.distributions import Categorical
 from torch.nn.functional import kl_div, log_softmax
 
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
-V = 50257  # the post's vocabulary; fixed, so that KL_FACTOR means the same with any tokenizer
+V = 50257  # the post's vocabulary size; constant, so that KL_FACTOR means the same for any tokenizer
 
 
 def kl(log_policy, log_p_base):
@@ -25,9 +25,9 @@ def kl(log_policy, log_p_base):
 
 
 def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None):
-    """Sample a batch of stories, or follow the tokens in ``forced`` (batch, new).
+    """Sample a batch of stories, or use the given tokens ``forced`` (batch, new).
 
-    Returns the token ids (batch, num_tokens), and at each new token log π and KL (batch, new).
+    Returns the token ids (batch, num_tokens), and for each new token log π and KL (batch, new).
     """
     start = len(prompt_ids)
     output_ids = torch.full((batch_size, num_tokens), end_id, device=model.device)
@@ -42,7 +42,7 @@ def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None
         dist = Categorical(logits=logits)
         drawn = dist.sample() if forced is None else forced[:, i - start]
         tokens = torch.where(active, drawn, end_id)
-        # a story that has ended collects nothing more; its end token itself counted
+        # tokens after the end token are masked; the end token itself counts
         log_probs.append(dist.log_prob(tokens) * active)
         kls.append(kl(log_softmax(logits, -1), log_softmax(base_logits, -1)) * active)
         active = active & (tokens != end_id)
@@ -59,7 +59,7 @@ def objective(log_probs, kls, rewards, num_tokens, kl_factor):
 
 
 def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
-    """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
+    """The loss of given completions (lists of token ids); the tests compare the steps by it."""
     new = num_tokens - len(prompt_ids)
     padded = [tokens + [end_id] * (new - len(tokens)) for tokens in completions]
     forced = torch.tensor(padded, device=model.device)
@@ -72,7 +72,7 @@ def main():
     parser.add_argument("--model", required=True, help="folder of the story model")
     parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
     flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
-    for name, value in flags.items():  # num_tokens counts the prompt's, as the post does
+    for name, value in flags.items():  # num_tokens includes the prompt, as in the post
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
 
@@ -82,7 +82,7 @@ def main():
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    # fp32 whatever the file holds; from_pretrained leaves dropout off
+    # fp32 for any file; from_pretrained turns dropout off
     model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)

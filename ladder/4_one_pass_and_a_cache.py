@@ -1,7 +1,7 @@
-"""Step 4: one pass and a cache. Sampling keeps no gradient; the loss is step 3's, in one pass.
+"""Step 4: one pass and a cache. Sampling without gradient; the loss of step 3 in one pass.
 
-loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(π‖ref)_t / V / N ]
-and a token answers also for the KL at the states that it leads to: Σ_t log π(s_t|s_<t) Σ_t'>t KL_t'
+loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(π‖base)_t / V / N ]
+plus the score-function term of the KL: Σ_t log π(s_t|s_<t) Σ_t'>t KL_t', with KL_t' held constant
 
     python ladder/4_one_pass_and_a_cache.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
 """
@@ -16,17 +16,17 @@ from torch.distributions import Categorical
 from torch.nn.functional import kl_div, log_softmax
 
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
-V = 50257  # the post's vocabulary; fixed, so that KL_FACTOR means the same with any tokenizer
+V = 50257  # the post's vocabulary size; constant, so that KL_FACTOR means the same for any tokenizer
 
 
 def kl(log_policy, log_p_base):
-    """KL(policy‖base) of each row in nats: the post's arguments the other way round."""
+    """KL(policy‖base) of each row in nats: the post's arguments swapped."""
     return kl_div(log_p_base, log_policy, reduction="none", log_target=True).sum(-1)
 
 
 @torch.no_grad()
 def sample(model, prompt_ids, num_tokens, batch_size, end_id):
-    """Token ids (batch, num_tokens) of stories; each token is fed once, the rest is in the cache."""
+    """Token ids (batch, num_tokens) of stories; each token is processed once, with a key-value cache."""
     output_ids = torch.tensor([prompt_ids], device=model.device).expand(batch_size, -1)
     active = torch.ones(batch_size, dtype=torch.bool, device=model.device)
     fed, cache = output_ids, None
@@ -40,9 +40,9 @@ def sample(model, prompt_ids, num_tokens, batch_size, end_id):
 
 
 def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None):
-    """Sample a batch of stories, or follow the tokens in ``forced`` (batch, new).
+    """Sample a batch of stories, or use the given tokens ``forced`` (batch, new).
 
-    Returns the token ids (batch, num_tokens), and at each new token log π and KL (batch, new).
+    Returns the token ids (batch, num_tokens), and for each new token log π and KL (batch, new).
     """
     if forced is None:
         output_ids = sample(model, prompt_ids, num_tokens, batch_size, end_id)
@@ -50,12 +50,12 @@ def rollout(model, base, prompt_ids, num_tokens, batch_size, end_id, forced=None
         prompts = torch.tensor([prompt_ids] * batch_size, device=model.device)
         output_ids = torch.cat([prompts, forced], 1)
     tokens = output_ids[:, len(prompt_ids) :]  # (batch, new)
-    # one pass over whole stories; the head only at the positions that predict a new token
+    # one pass over complete stories; the head only at positions that predict a new token
     once = {"logits_to_keep": tokens.shape[1], "use_cache": False}
     log_policy = log_softmax(model(output_ids[:, :-1], **once).logits, -1)  # (batch, new, V)
     with torch.no_grad():
         log_p_base = log_softmax(base(output_ids[:, :-1], **once).logits, -1)
-    # a story that has ended collects nothing more; its end token itself counted
+    # tokens after the end token are masked; the end token itself counts
     ends = (tokens == end_id).long()
     active = ends.cumsum(1) - ends == 0
     log_probs = log_policy.gather(2, tokens[:, :, None])[:, :, 0] * active
@@ -66,14 +66,14 @@ def objective(log_probs, kls, rewards, num_tokens, kl_factor):
     """The loss of a batch: ``log_probs`` and ``kls`` are (batch, new), ``rewards`` (batch,)."""
     advantages = (rewards - rewards.mean()) * len(rewards) / (len(rewards) - 1)
     policy_gradient = -advantages * log_probs.sum(1) / num_tokens
-    later = kls.detach().flip(1).cumsum(1).flip(1) - kls.detach()  # KL after each token
-    score = (log_probs - log_probs.detach()) * later  # 0, but its gradient is not
+    later = kls.detach().flip(1).cumsum(1).flip(1) - kls.detach()  # KL of the later states
+    score = (log_probs - log_probs.detach()) * later  # its value is 0, its gradient is not
     penalty = kl_factor / V * (kls + score).sum(1) / num_tokens
     return (policy_gradient + penalty).mean()
 
 
 def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
-    """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
+    """The loss of given completions (lists of token ids); the tests compare the steps by it."""
     new = num_tokens - len(prompt_ids)
     padded = [tokens + [end_id] * (new - len(tokens)) for tokens in completions]
     forced = torch.tensor(padded, device=model.device)
@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--model", required=True, help="folder of the story model")
     parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
     flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
-    for name, value in flags.items():  # num_tokens counts the prompt's, as the post does
+    for name, value in flags.items():  # num_tokens includes the prompt, as in the post
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
 
@@ -96,7 +96,7 @@ def main():
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    # fp32 whatever the file holds; from_pretrained leaves dropout off
+    # fp32 for any file; from_pretrained turns dropout off
     model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)

@@ -1,7 +1,7 @@
-"""Step 5: the prefix tree of the library. What stories share is computed once; nothing else changes.
+"""Step 5: the library's prefix tree. Shared prefixes are computed once; the loss is the same.
 
-loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(π‖ref)_t / V / N ]
-and a token answers also for the KL at the states that it leads to: Σ_t log π(s_t|s_<t) Σ_t'>t KL_t'
+loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(π‖base)_t / V / N ]
+plus the score-function term of the KL: Σ_t log π(s_t|s_<t) Σ_t'>t KL_t', with KL_t' held constant
 
     PYTHONPATH=src python ladder/5_prefix_tree.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
 """
@@ -22,7 +22,7 @@ BASELINE, KL = "leave_one_out", "policy_to_base"
 
 
 def objective(tree, rollout, rewards, num_tokens, kl_factor):
-    """The loss of a batch as a number; its gradient is added to the policy's on the way."""
+    """The loss of a batch as a number; also adds its gradient to the policy's."""
     advantage, coefficient = advantages(rewards, BASELINE), kl_coefficient_per_nat(kl_factor)
     tree.backward(rollout, advantage, coefficient, KL, num_tokens)
     kls = getattr(rollout, f"kl_{KL}")  # (batch,), summed over the new tokens
@@ -30,7 +30,7 @@ def objective(tree, rollout, rewards, num_tokens, kl_factor):
 
 
 def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
-    """The loss of completions (lists of token ids) drawn before: what the steps are compared by."""
+    """The loss of given completions (lists of token ids); the tests compare the steps by it."""
     new = num_tokens - len(prompt_ids)
     tree = Sampler(Network(model), Network(base), prompt_ids, new, end_id)
     rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--model", required=True, help="folder of the story model")
     parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
     flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
-    for name, value in flags.items():  # num_tokens counts the prompt's, as the post does
+    for name, value in flags.items():  # num_tokens includes the prompt, as in the post
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
 
@@ -52,7 +52,7 @@ def main():
     generator = torch.Generator().manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    # fp32 whatever the file holds; from_pretrained leaves dropout off
+    # fp32 for any file; from_pretrained turns dropout off
     model, base = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)

@@ -131,4 +131,4 @@ def test_whole_studies_stand_side_by_side():
         "| models | 10 (2) |  |",
         "| tables | 2 (1) | 2 (1) |",
     ]
-    assert "| in all, on the wall | **12:49 minutes** | **1:00 minutes** |" in rows
+    assert "| total wall time | **12:49 minutes** | **1:00 minutes** |" in rows
