@@ -1,9 +1,9 @@
-# tinycats: REINFORCE teaches a small story model to tell stories about a concept.
+# tinycats: fine-tunes a small story model by REINFORCE to write stories about a concept.
 #
 #     models ─► reference ─► policies (variant × KL factor × seed) ─► stories ─► scores ─► tables ─► figures ─► report
 #                                  └─► completions ─► frontier (the limit) ────────┘
 #
-# Every stage has one word; its rule, script, log and results folder carry it.
+# Rules, logs and results folders are named after the stage.
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The measurements of one contestant at one point, pooled over rounds."""
+"""Measurements of one implementation at one point, pooled over rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAGES = ("sample", "reward", "gradient", "optimiser")
 
 
 class Cell:
-    """All measurements of one contestant at one point, pooled over rounds."""
+    """All measurements of one implementation at one point, pooled over rounds."""
 
     def __init__(self, records: list[dict[str, Any]]) -> None:
         results = [r["result"] for r in records]

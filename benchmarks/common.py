@@ -1,4 +1,4 @@
-"""What every contestant of the benchmarks shares: the work, the stopwatch, the line of a result."""
+"""Shared by all benchmarked implementations: arguments, stopwatch, output of a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROMPT, CONCEPT, KL_FACTOR = "Once upon a time there was", "cat", 6000.0
 
 
 class Stopwatch:
-    """Seconds of each stage of the present step; ``wrap`` times calls of a function."""
+    """Seconds of each stage of the current step; ``wrap`` times the calls of a function."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -40,7 +40,7 @@ class Stopwatch:
 
 
 def peak_bytes(device: str) -> int:
-    """Most memory this process has held: on the GPU, or resident on the CPU."""
+    """Peak memory of this process in bytes: allocated on the GPU, or resident on the CPU."""
     if device != "cpu":
         import torch
 
@@ -50,12 +50,12 @@ def peak_bytes(device: str) -> int:
 
 
 def finish(result: dict[str, Any], device: str) -> None:
-    """Print the one line that ``run.py`` reads."""
+    """Print the result as one line for ``run.py``."""
     print("RESULT " + json.dumps({**result, "peak_bytes": peak_bytes(device)}), flush=True)
 
 
 def reward_model(encoder: Path, device: str) -> Any:
-    """The library's reward, its memo empty: tinycats' and TRL's alike."""
+    """The library's reward with an empty memo, for tinycats and for TRL."""
     from tinycats.reward.model import RewardEncoder, RewardModel
 
     network = RewardEncoder(encoder, device)

@@ -1,9 +1,9 @@
-"""How long Snakemake takes to read the workflow and to plan a study of 10, 100 and 1000 policies.
+"""Time that Snakemake takes to read the workflow and to plan a study of 10, 100 and 1000 policies.
 
     PYTHONPATH=src python benchmarks/dag_scaling.py
 
-writes docs/dag_scaling.csv and the figure docs/dag_scaling.svg. Nothing is run or trained. Times are
-seconds of CPU, on one core, which another program on the machine does not lengthen.
+writes docs/dag_scaling.csv and the figure docs/dag_scaling.svg. No job is run. Times are CPU
+seconds on one core, which do not depend on other programs on the machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORK = {
 
 
 def cpu_seconds(policies: int, option: str) -> tuple[float, str]:
-    """CPU time of one call of Snakemake for so many policies of a study not begun, and its output."""
+    """CPU seconds and output of one call of Snakemake for a new study of that many policies."""
     seeds = list(range(policies // FACTORS))
     training = {"kl_factors": [500 * i for i in range(FACTORS)], "seeds": seeds}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

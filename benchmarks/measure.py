@@ -1,4 +1,4 @@
-"""Measure one contestant in a process of its own; ``run.py`` calls this, one JSON line comes back.
+"""Measure one implementation in this process; called by ``run.py``, which reads one line of JSON.
 
 python benchmarks/measure.py --contestant tinycats --model FOLDER --encoder FOLDER
 """
@@ -27,7 +27,7 @@ def ladder_step(number: int) -> Any:
 
 
 def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
-    """The loop of a ladder file's ``main``, stage by stage."""
+    """The training loop of a ladder file, stage by stage."""
     import torch
     from sentence_transformers import SentenceTransformer, util
 
@@ -87,7 +87,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
 
 
 def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
-    """The library's trainer as a study runs it, everything that it records included."""
+    """The library's trainer as in a study, with everything that it records."""
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.training import Trainer, TrainingSettings
 
@@ -121,8 +121,8 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
 
 
 def measure(step: Callable[[], dict[str, int]], args: argparse.Namespace, watch: Stopwatch) -> None:
-    """Time steps until there are ``--steps`` of them or ``--seconds`` are over, but at least one."""
-    # on a GPU, timing a stage means waiting for it: whole steps first, stages after
+    """Time ``--steps`` steps, or fewer if ``--seconds`` have passed, but at least one."""
+    # on a GPU, timing a stage needs a synchronisation: time complete steps first, then stages
     watch.on = args.device == "cpu"
     result: dict[str, Any] = {"seconds": [], "stages": [], "distinct": []}
     began = time.perf_counter()
@@ -160,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", choices=["cpu", "cuda"])
     add("--threads", type=int, default=0)
     add("--steps", type=int, default=5)
-    add("--seconds", type=float, default=60, help="no new step after so long")
+    add("--seconds", type=float, default=60, help="start no step after this many seconds")
     return parser
 
 

@@ -1,12 +1,13 @@
-"""What a training step asks of a GPU, counted where there is none.
+"""Count the GPU work of a training step on a simulated device; no GPU is needed.
 
     PYTHONPATH=src python benchmarks/operations.py --encoder FOLDER
 
-One step at TinyStories-33M's shape on the device of ``second_device.py``: operations of which each
-is at least one kernel to launch (views are not), floating-point operations of matrix products, and
-how often the host waits. Of the post's loop a few completions are done and scaled up: its products
-are in proportion. What issuing the operations costs the host is measured on the CPU with ten
-completions and a model as deep but 16 wide, whose arithmetic takes next to nothing. Writes benchmarks/results/operations.json.
+One step at TinyStories-33M's shape on the device of ``second_device.py``: operations, each of which
+launches at least one kernel (views do not count), floating-point operations of matrix products, and
+synchronisations with the host. The post's loop runs with a few completions and is scaled up, since its
+products are proportional to their number. The host's time to issue the operations is measured on the
+CPU with ten completions and a model of the same depth but width 16, which needs almost no arithmetic.
+Writes benchmarks/results/operations.json.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from tinycats.files.tables import write_text
 HERE = Path(__file__).parent
 SIZE = "tinystories-33m"
 NARROW = shapes.Shape(layers=4, width=16, heads=2, vocabulary=512)
-#: contestant → completions of its counted step
+#: implementation → completions of its counted step
 BATCHES = {"tinycats": 1000, "ladder-1": 10}
 
 
 class Counter:
-    """Stands where the benchmarks have their stopwatch, and counts by stage."""
+    """Replaces the benchmarks' stopwatch and counts by stage."""
 
     def __init__(self) -> None:
         self.stage, self.waits = "", second_device.waits.total()
@@ -67,7 +68,7 @@ class Counter:
 
 
 def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One step of a contestant, by stage."""
+    """Count one step of an implementation, by stage."""
     counter = Counter()
     second_device.listeners.clear()
     batch = args.batch or BATCHES[contestant]
@@ -85,18 +86,18 @@ def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
         step = measure.tinycats(work, counter)  # type: ignore[arg-type]
     else:
         step = measure.ladder(int(contestant.removeprefix("ladder-")), work, counter)  # type: ignore[arg-type]
-    counter.waits = second_device.waits.total()  # those of setting up are past
+    counter.waits = second_device.waits.total()  # without those of the set-up
     second_device.listeners.append(counter)
     facts = counter.wrap("rest", step)()
     return {"contestant": contestant, "batch": batch, **facts, "stages": counter.found}
 
 
 def host_seconds(args: argparse.Namespace) -> float:
-    """Median of a step whose tensors are tiny, rewards aside, on one CPU thread."""
+    """Median seconds of a step with tiny tensors, without rewards, on one CPU thread."""
     from tinycats.compute import linear
 
     torch.set_num_threads(1)
-    linear.available = lambda: False  # a GPU does not go that way
+    linear.available = lambda: False  # not used on a GPU
     folder = HERE / "build" / "narrow"
     if not (folder / "shape.json").exists():
         shapes.build(folder, NARROW, None)
@@ -120,7 +121,7 @@ def main() -> None:
     add = parser.add_argument
     add("--encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     add("--model", type=Path, help="folder of a model; default TinyStories-33M's shape")
-    add("--batch", type=int, help="completions of every contestant, to see that it runs")
+    add("--batch", type=int, help="completions per step of each implementation, for a quick test")
     add("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.model = args.model or shapes.model_folder(SIZE, None, run.NANO)

@@ -1,10 +1,9 @@
-"""How fast: the trainer, the post's loop and TRL's RLOOTrainer, side by side on this machine.
+"""Benchmark the trainer, the post's loop and TRL's RLOOTrainer on this machine.
 
     PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
 
-Every measurement is a process of its own, one at a time, contestants in turn, so that ratios come
-from one run and a busy minute hits all alike. Learning rate 0 keeps the policy, and with it the
-work, as it is. Writes benchmarks/results/<device>-<size>.json, docs/benchmarks.md and its figure.
+Each measurement is a separate process, one at a time, implementations in turn, so that a busy machine
+affects all of them. Learning rate 0 keeps the policy, and so the work, constant. Writes benchmarks/results/<device>-<size>.json, docs/benchmarks.md and its figure.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tinycats.policies import record as provenance
 
 HERE = Path(__file__).parent
 NANO = HERE.parent / "workflow" / "resources" / "nano"
-#: (contestant, precision): what is compared with what
+#: (implementation, precision) of each comparison
 CONTESTANTS = (
     ("ladder-1", "fp32"),
     ("ladder-4", "fp32"),
@@ -38,15 +37,15 @@ CONTESTANTS = (
     ("tinycats", "fp32"),
     ("tinycats", "bf16"),
 )
-WHOLE = 1000  # completions a step, where they fit
+WHOLE = 1000  # completions per step, if they fit into memory
 BATCHES = (1000, 500, 250, 125, 60, 30, 15)
-#: the same for all, since the memo makes every further step cheaper
+#: the same for all, since the memo makes later steps faster
 STEPS = {"cpu": {"nano": 20, "tinystories-33m": 4}, "cuda": {"nano": 100, "tinystories-33m": 100}}
 
 
 @dataclass(frozen=True)
 class Work:
-    """One measurement to make."""
+    """Settings of one measurement."""
 
     part: str  # main, batch, length or vocabulary
     size: str
@@ -55,18 +54,18 @@ class Work:
     batch: int
     new_tokens: int
     steps: int
-    seconds: float  # no new step after so long
+    seconds: float  # start no step after this many
 
 
 def main_work(device: str, size: str, rounds: int) -> Iterator[Work]:
-    """A size's table: every contestant, ``rounds`` times in turn."""
+    """Measurements of a size's table: every implementation in turn, ``rounds`` times."""
     for _ in range(rounds):
         for contestant, precision in CONTESTANTS:
             yield Work("main", size, contestant, precision, WHOLE, 4, STEPS[device][size], 600)
 
 
 def scaling_work(device: str) -> Iterator[Work]:
-    """The figure: cost against batch size, completion length and vocabulary, with nano's body."""
+    """Measurements of the figure: batch size, completion length and vocabulary, with nano's layers."""
     who = [c for c in CONTESTANTS if c not in (("ladder-4", "fp32"), ("trl", "bf16"))]
     points = [("batch", "nano", batch, 4) for batch in (1000, 300, 100)]
     points += [("length", "nano", 50, new) for new in (4, 32, 244)]
@@ -77,13 +76,13 @@ def scaling_work(device: str) -> Iterator[Work]:
 
 
 def quick(work: Work) -> Work:
-    """The same in small."""
+    """The same measurements with tiny sizes."""
     small = {"batch": min(work.batch, 12), "new_tokens": min(work.new_tokens, 8), "steps": 1}
     return Work(**{**asdict(work), **small})
 
 
 class Bench:
-    """Runs work and keeps what comes back."""
+    """Runs measurements and stores their results."""
 
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
         self.args, self.out, self.machine = args, out, machine(args)
@@ -92,7 +91,7 @@ class Bench:
         self.failure = ""
 
     def measure(self, work: Work) -> dict[str, Any] | None:
-        """One process; ``None`` where it failed, and then ``self.failure`` says why."""
+        """Run one measurement; ``None`` if it failed, with the reason in ``self.failure``."""
         args = self.args
         python = args.trl_python if work.contestant == "trl" else sys.executable
         model = shapes.model_folder(work.size, args.gpt2_tokenizer, args.nano)
@@ -123,12 +122,12 @@ class Bench:
         return found
 
     def largest_batch(self, work: Work) -> int:
-        """The largest batch whose memory, extrapolated from two small ones, is there."""
+        """The largest batch that fits into memory, extrapolated from two small batches."""
         if work.contestant == "tinycats" or self.args.quick:
-            return work.batch  # the trainer's memory is bounded
+            return work.batch  # the trainer's memory use is bounded
         vocabulary = shapes.SHAPES[work.size].vocabulary if work.size in shapes.SHAPES else 4096
         if 40 * work.batch * work.new_tokens * vocabulary < 0.2 * self.args.memory_gb * 1e9:
-            return work.batch  # ten copies of all logits are far from what is there
+            return work.batch  # ten copies of all logits are far below the memory
         key = (work.size, work.contestant, work.precision, work.new_tokens)
         if key not in self.fitting:
             probes = []
@@ -165,7 +164,7 @@ class Bench:
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """Hardware and versions of the measurements."""
     import torch
     import transformers
 
@@ -190,7 +189,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def trl_version(python: Path | None) -> str:
-    """Of the environment that TRL was measured in."""
+    """Version of TRL in its environment."""
     if python is None:
         return "not measured"
     words = [str(python), "-c", "import importlib.metadata as m; print(m.version('trl'))"]
@@ -213,11 +212,11 @@ def parse() -> argparse.Namespace:
     add("--gpt2-tokenizer", type=Path, help="folder with GPT-2's vocab.json and merges.txt")
     add("--device", default="cpu", choices=["cpu", "cuda"])
     add("--threads", type=int, default=0)
-    add("--memory-gb", type=float, help="what a contestant may use; default 80 %% of what is free")
-    add("--rounds", type=int, default=1, help="times that every contestant has its turn")
+    add("--memory-gb", type=float, help="memory limit; default 80 %% of free memory")
+    add("--rounds", type=int, default=1, help="measurements of each implementation")
     add("--sizes", nargs="+", default=["nano", "tinystories-33m"])
     add("--only", nargs="+", default=["main", "scaling"], choices=["main", "scaling"])
-    add("--quick", action="store_true", help="tiny work, only to see that everything runs")
+    add("--quick", action="store_true", help="tiny work, as a test of the benchmark")
     add("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.shown = "python benchmarks/run.py --encoder FOLDER --trl-python PYTHON"
@@ -238,7 +237,7 @@ def main() -> None:
             args.memory_gb = 0.8 * torch.cuda.mem_get_info()[0] / 1e9
         else:
             args.memory_gb = 0.8 * memory_bytes("MemAvailable") / 1e9
-    plans: dict[str, Iterator[Work]] = {}  # by the file that they fill
+    plans: dict[str, Iterator[Work]] = {}  # by output file
     if "main" in args.only:
         plans |= {size: main_work(args.device, size, args.rounds) for size in args.sizes}
     if "scaling" in args.only:

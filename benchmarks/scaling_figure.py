@@ -22,7 +22,7 @@ STYLE = {
 
 
 def series(about: dict[str, Any], part: str) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """For each contestant (x, seconds per 1000 completions)."""
+    """For each implementation (x, seconds per 1000 completions)."""
     axis = PANELS[part][0]
     records = [r for r in about["records"] if r["part"] == part]
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -35,7 +35,7 @@ def series(about: dict[str, Any], part: str) -> dict[tuple[str, str], list[tuple
 
 
 def finding(about: dict[str, Any]) -> str:
-    """One sentence with this run's numbers."""
+    """One sentence on the figure's numbers."""
     parts = []
     for part, words in (("length", "new tokens"), ("vocabulary", "tokens of vocabulary")):
         lines = series(about, part)

@@ -1,12 +1,12 @@
-"""A device of its own, in software: where there is no GPU it tells whether ours would be used well.
+"""A second torch device, simulated in Python, to test code for GPUs without one.
 
     python benchmarks/second_device.py WAITS.json workflow/scripts/train_policy.py … --device apart
 
-Runs a program with a torch device ``apart`` whose tensors are kept away from the CPU's, as a GPU's
-are: to use both in one operation is an error, as it is with CUDA, and a value crosses only by a
-copy. The arithmetic is the CPU's own, so that results must be equal but for the order of sums. It
-writes how often the program waited for the device, by the line of ours that did. ``operations.py``
-counts what is asked of the device.
+Runs a program with a torch device ``apart`` whose tensors are separate from the CPU's, as a GPU's are:
+using both in one operation is an error, as with CUDA, and values move only by copies. The arithmetic
+runs on the CPU, so results must be equal except for the order of sums. Writes how often the program
+synchronised with the device, by line of this repository's code. ``operations.py`` counts the operations
+on the device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "apart"
 OURS = Path(__file__).resolve().parents[1]
-#: operations whose result's size or value the host must know before it can go on
+#: operations that synchronise: the host needs the size or value of the result
 WAITING = {
     "_local_scalar_dense",
     "_unique2",
@@ -40,7 +40,7 @@ WAITING = {
     "unique_dim",
     "unique_consecutive",
 }
-#: operations that CUDA lets have an index on the CPU, which it then copies
+#: operations for which CUDA accepts an index on the CPU and copies it
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
@@ -86,14 +86,14 @@ class Apart(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """While it is active, operations that only name the device come to :func:`run` too."""
+    """While active, operations that only have the device as an argument also go to :func:`run`."""
 
     def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(function, args, kwargs or {})
 
 
 class Tensors(TorchFunctionMode):
-    """``torch.tensor(…, device=…)`` as a copy, which a device written in Python cannot fill itself."""
+    """``torch.tensor(…, device=…)`` as a copy from the CPU, since a device written in Python cannot create it directly."""
 
     def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -104,7 +104,7 @@ class Tensors(TorchFunctionMode):
 
 
 class Module:
-    """What torch asks of a device's module."""
+    """The interface that torch requires of a device's module."""
 
     is_available = staticmethod(lambda: True)
     is_initialized = staticmethod(lambda: True)
@@ -122,7 +122,7 @@ waits: Counter[str] = Counter()
 
 
 def line_of_ours() -> str:
-    """Where in the library the present operation was asked for."""
+    """Line of this repository's code that called the current operation."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
         if path.is_relative_to(OURS / "src") or path.is_relative_to(OURS / "workflow"):
@@ -131,7 +131,7 @@ def line_of_ours() -> str:
 
 
 def run(function: Any, args: Any, kwargs: Any) -> Any:
-    """The operation on the values, its result on the device that it belongs to."""
+    """Run the operation on the values; the result is on the device of its arguments."""
     name = function.overloadpacket.__name__
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     apart = [x for x in tensors if isinstance(x, Apart)]
@@ -155,7 +155,7 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
     elif there and tensors and not kwargs.get("non_blocking") and name == "_to_copy":
         waits[f"{name} {line_of_ours()}"] += 1
     here = tree_map(lambda x: x.here if isinstance(x, Apart) else x, (args, kwargs))
-    known = {id(x.here): x for x in apart}  # what an operation changes in place stays itself
+    known = {id(x.here): x for x in apart}  # in-place operations return the same tensor
     result = function(*here[0], **here[1])
     for listener in listeners if there or apart else ():
         listener(function, *here, result)
@@ -172,11 +172,11 @@ def run(function: Any, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def plugged_in() -> Iterator[None]:
-    """The device is there, for the rest of the process; operations reach it inside the block."""
+    """Register the device for the rest of the process; it is active inside the block."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
-    # a device written in Python cannot do this
+    # not supported by a device written in Python
     torch.inference_mode = lambda mode=True: torch.no_grad() if mode else torch.enable_grad()
-    # .to(device) keeps two names of one parameter together, as it does with CUDA
+    # .to(device) keeps tied parameters tied, as with CUDA
     torch.__future__.set_swap_module_params_on_conversion(True)
     with Device(), Tensors():
         yield

@@ -1,8 +1,8 @@
-"""The models that the benchmarks run: nano as it is, and random weights in other shapes.
+"""Models for the benchmarks: nano, and random weights in other shapes.
 
-A random model is made to repeat itself as a story model does: its final norm is scaled until some
-600 of 1000 completions of four tokens are distinct. Without that, a benchmark of something that
-profits from repetition would measure the initialisation.
+The final norm of a random model is scaled until some 600 of 1000 completions of four tokens are
+distinct, as with a story model. Otherwise the speed of methods that profit from repeated completions
+would depend on the initialisation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PROMPT = "Once upon a time there was"
-DISTINCT = 600  # of 1000 completions of 4 tokens; nano gives about as many
+DISTINCT = 600  # of 1000 completions of 4 tokens; about as many as with nano
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Shape:
 
 SHAPES = {
     "tinystories-33m": Shape(layers=4, width=768, heads=16, vocabulary=50257, context=2048),
-    # nano's body, to see what a vocabulary costs
+    # nano's layers, for the cost of the vocabulary
     "vocabulary-4096": Shape(layers=4, width=256, heads=8, vocabulary=4096),
     "vocabulary-16384": Shape(layers=4, width=256, heads=8, vocabulary=16384),
     "vocabulary-50257": Shape(layers=4, width=256, heads=8, vocabulary=50257),
@@ -49,7 +49,7 @@ def model_folder(name: str, gpt2_tokenizer: Path | None, nano: Path) -> Path:
 
 
 def build(folder: Path, shape: Shape, gpt2_tokenizer: Path | None) -> None:
-    """Write a model of random weights and its tokenizer; the same bytes wherever it is run."""
+    """Write a model with random weights and its tokenizer; deterministic."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if gpt2_tokenizer is not None and shape.vocabulary == 50257:
@@ -70,7 +70,7 @@ def build(folder: Path, shape: Shape, gpt2_tokenizer: Path | None) -> None:
 
 
 def random_model(shape: Shape, end_id: int) -> Any:
-    """GPT-Neo in ``shape``, global and local layers in turn."""
+    """GPT-Neo of ``shape`` with alternating global and local layers."""
     import torch
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -91,7 +91,7 @@ def random_model(shape: Shape, end_id: int) -> Any:
     torch.manual_seed(0)
     model = GPTNeoForCausalLM(config).eval()
     with torch.no_grad():
-        # large against the tied embedding, or every token would predict itself
+        # large relative to the tied embedding, or every token would predict itself
         model.transformer.wpe.weight.mul_(10)
         for block in model.transformer.h:
             block.mlp.c_proj.weight.mul_(10)
@@ -107,7 +107,7 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
 
     norm = model.transformer.ln_f.weight
     ids, end = tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id
-    low, high = 1.0, 64.0  # more scale, less distinct
+    low, high = 1.0, 64.0  # a larger scale gives fewer distinct completions
     for _ in range(12):
         scale = (low * high) ** 0.5
         with torch.no_grad():
@@ -134,7 +134,7 @@ def gpt2(folder: Path) -> Any:
 
 
 def made_up_words(vocabulary: int) -> Any:
-    """A tokenizer of ``vocabulary`` words: the prompt's, then pronounceable inventions."""
+    """A tokenizer with ``vocabulary`` words: those of the prompt, then invented ones."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

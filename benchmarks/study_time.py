@@ -1,9 +1,9 @@
-"""How long the README's command takes, by stage, from installed packages to the report.
+"""Measure the time of the README's command by stage, from installed packages to the report.
 
     PYTHONPATH=src python benchmarks/study_time.py
 
 runs the default and the smoke study in a fresh clone of this repository's last commit, and writes
-benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. Nothing else should run.
+benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. The machine should be idle otherwise.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STUDIES = {"default": COMMAND, "smoke": f"{COMMAND} --configfile config/smoke.ya
 
 
 def measure(study: str, folder: Path) -> dict[str, Any]:
-    """Seconds on the wall of one study in the clone ``folder``, and of its jobs by stage."""
-    # the interpreter that runs this is the one whose packages are installed
+    """Wall time of one study in the clone ``folder``, and of its jobs by stage, in seconds."""
+    # use the packages of the current interpreter
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     started = time.monotonic()
     subprocess.run(STUDIES[study].split(), cwd=folder, env={**os.environ, "PATH": path}, check=True)

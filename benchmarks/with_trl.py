@@ -1,7 +1,7 @@
 """TRL's RLOOTrainer on the same work: model, prompt, batch, rewards, precision, a KL term.
 
-Its settings are what a careful user would choose for this job: no gradient checkpointing, no
-logging, no saving, one generation an update, sampling from the whole softmax.
+Settings chosen for speed: no gradient checkpointing, no logging, no saving, one generation per update,
+sampling from the full softmax.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from common import KL_FACTOR, PROMPT, Stopwatch, finish, reward_model
 
 
 def run(args: argparse.Namespace, watch: Stopwatch) -> None:
-    """Train for ``--steps`` updates at learning rate 0 and print what they cost."""
+    """Train for ``--steps`` updates at learning rate 0 and print their time and memory."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, watch: Stopwatch) -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.name_or_path = model.config._name_or_path = str(
         args.model
-    )  # where TRL finds its reference
+    )  # TRL loads its reference model from here
     rewards = reward_model(args.encoder, args.device)
 
     def similarity(prompts: list[str], completions: list[str], **_: Any) -> list[float]:

@@ -1,4 +1,4 @@
-# The study, checked before any job starts, and what every chapter uses.
+# Checks the study before any job starts; names and functions shared by all rules.
 
 import json
 import os
@@ -28,8 +28,8 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-# Jobs find the library in src/. Without conda they also use the interpreter that runs Snakemake,
-# even if its virtual environment was not activated.
+# Jobs import the library from src/. Without conda they also use the interpreter that runs Snakemake,
+# even if its virtual environment is not activated.
 _path = f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     _path += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
@@ -37,13 +37,13 @@ shell.prefix(f"set -euo pipefail; {_path}")
 
 
 def code(*modules, script):
-    """Source files of a stage as inputs: results follow the content of the code that made them."""
+    """Source files of a stage as inputs, so that a change of code reruns it."""
     return source_files(ROOT, script, *modules)
 
 
-# What a job asks a cluster for: it follows the models that the job reads, whose size is known once
-# they are there, and grows when the job is tried again. Measured: 33M parameters (274 MB) train in
-# 4 GB, at 20 s for 1000 completions on two CPU cores; Python and CUDA take 2 GB.
+# Memory and time of a job on a cluster: from the size of the models that it reads, times the number of
+# the attempt. Measured: 33M parameters (274 MB) train in 4 GB, at 20 s for 1000 completions on two CPU
+# cores; Python and CUDA take 2 GB.
 def megabytes(path):
     return os.path.getsize(path) / 1e6
 
@@ -54,7 +54,7 @@ def mem_mb(wildcards, input, attempt):
 
 
 def minutes(completions, model="weights"):
-    """Time limit of a job that trains on so many completions with the model of that name."""
+    """Time limit in minutes of a job with this many completions and the model of this input."""
 
     def runtime(wildcards, input, attempt):
         return attempt * round(30 + completions * megabytes(input[model]) / 4e5)
@@ -62,21 +62,21 @@ def minutes(completions, model="weights"):
     return runtime
 
 
-# In completions of four tokens, the post's. Its prompt has more tokens than what is left out here.
+# In completions of four tokens, as in the post. The 6 tokens of its prompt are subtracted.
 def training_work():
     t = config["training"]
     return t["steps"] * t["batch_size"] * max(4, t["num_tokens"] - 6) // 4
 
 
-# A seed's stories: their tokens cost what as many tokens of completions do, four to each.
+# Stories of one seed, as the number of four-token completions with as many tokens.
 def story_work():
     e, counts = config["evaluation"], STUDY.story_counts()
     stories = sum(len(prompts) * counts[g] for g, prompts in e["prompts"].items())
     return stories * e["new_tokens"] // 4
 
 
-# Each model of the pool measures its completions; a tenth of them are distinct, and nothing is
-# differentiated. Every policy draws some.
+# Each model of the pool computes the log probabilities of the pool's completions, without a gradient; a
+# tenth of them are distinct. Every policy samples its own.
 def completions_work():
     e, policies = config["evaluation"], len(run_files())
     pool = min(policies, 64)
@@ -87,12 +87,12 @@ def completions_work():
 
 
 def per_policy(pattern):
-    """A pattern of {variant}, {factor} and {seed} for every policy of the study."""
+    """The pattern with {variant}, {factor} and {seed} filled in, for every policy of the study."""
     return [pattern.format(variant=v, factor=f, seed=s) for v, f, s in STUDY.policies()]
 
 
 def spread(pattern):
-    """The same for a shell, by bash's braces: a short command however many the policies are."""
+    """The same as bash brace expansions, which keep commands short for many policies."""
 
     def braces(values):
         values = [str(value) for value in values]
@@ -105,7 +105,7 @@ def spread(pattern):
     )
     return (
         lambda wildcards: spread_out
-    )  # as plain text, Snakemake would look for wildcards
+    )  # in plain text, Snakemake would expand wildcards
 
 
 def run_files():
@@ -167,7 +167,7 @@ def story_arguments():
 
 
 def study_command():
-    """The command that makes this study again, for its report."""
+    """The command that regenerates this study, for its report."""
     words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
     if workflow.overwrite_configfiles:
         words += ["--configfile", *map(os.path.relpath, workflow.overwrite_configfiles)]
@@ -192,7 +192,7 @@ FIGURE_CATEGORIES = {
 
 
 def figure_files():
-    """The figures of the study, as the report embeds and describes them."""
+    """The figures of the study (SVG) and their captions (JSON), for the report."""
     return expand(
         f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
     )

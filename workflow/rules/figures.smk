@@ -1,5 +1,5 @@
-# Figures from tables alone: no model, no GPU, no torch. One rule draws them all; what a figure
-# reads, and which modules decide its looks, is in its entry of tinycats.figures.FIGURES.
+# Figures from tables only: no model, no GPU, no torch. One rule for all figures; the tables and modules
+# of a figure are in its entry of FIGURES in src/tinycats/figures/registry.py.
 
 
 rule figure:

@@ -1,4 +1,4 @@
-# The limit: the best reward that any policy can have at each KL, and each policy's gap to it.
+# The limit: the best achievable reward at each KL, and each policy's gap to it.
 
 
 rule frontier:

@@ -1,6 +1,6 @@
-# Base model and reward encoder, the only files that may come over the network. They lie outside
-# results/, so that regenerating results downloads nothing, and are declared file by file, since
-# Snakemake compares folders by time stamp only.
+# Base model and reward encoder, the only files of a study that are downloaded. They are outside
+# results/, so that regenerating results downloads nothing, and are declared file by file, since Snakemake
+# compares folders by time stamp only.
 
 
 rule base_model:

@@ -1,4 +1,4 @@
-# The concept's embedding, and one policy for each variant, KL factor and seed.
+# The reference embedding, and one policy for each variant, KL factor and seed.
 
 
 rule reference:
@@ -23,7 +23,7 @@ rule reference:
         " --concept={params.concept:q} --out {output:q} 2> {log:q}"
 
 
-# A killed job goes on from its state file, which is no output: Snakemake would delete it.
+# A killed job resumes from its checkpoint, which is no output: Snakemake would delete it.
 rule policy:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",

@@ -1,20 +1,20 @@
-# How the story model that ships with the workflow was made; outside the default targets.
+# Pretrains a base model such as nano; not part of the default target.
 #   snakemake pretrain --cores 2 --configfile config/pretrain.yaml
-# The training state lies undeclared in results/pretrain/<name>/checkpoint, where a failure or a
-# rerun does not delete it: a killed run goes on with the same command.
+# The checkpoint in results/pretrain/<name>/checkpoint is not declared as an output, so that a failure or
+# a rerun does not delete it: after a kill, the same command resumes.
 
 import yaml
 
 from tinycats.pretrain.recipe import Pretraining
 
 _block = config.get("pretrain")
-if _block is None:  # so that `snakemake pretrain` alone finds the shipped recipe
+if _block is None:  # so that `snakemake pretrain` alone uses nano's recipe
     _block = yaml.safe_load(
         (ROOT / "config/pretrain.yaml").read_text(encoding="utf-8")
     )["pretrain"]
 try:
     PRETRAINING = Pretraining.from_config(_block)
-    if "pretrain" in config:  # elsewhere nobody asks for its corpus
+    if "pretrain" in config:  # other targets do not need its corpus
         PRETRAINING.text("train"), PRETRAINING.text("validation")
 except UserError as error:
     sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-# The page and the Markdown, from files alone: no model, no GPU, no network.
+# The HTML report and the Markdown, from files only: no model, no GPU, no network.
 
 
 rule report:
@@ -46,7 +46,7 @@ rule report:
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
 
 
-# What was run, as it was merged from config.yaml, --configfile and --config.
+# The study's settings, merged from config.yaml, --configfile and --config.
 rule study_config:
     input:
         code=code(script="write_config"),
@@ -67,8 +67,8 @@ rule study_config:
         " --out {output:q} 2> {log:q}"
 
 
-# A study as the repository shows it: page, figures, tables and words in docs/<study>-study; the
-# ten-seed study's words are docs/results.md. Outside the default target.
+# Publish a study: report, figures, tables and Markdown in docs/<study>-study; the ten-seed study's
+# Markdown is docs/results.md. Not part of the default target.
 rule publish:
     input:
         page=rules.report.output.page,

@@ -1,4 +1,4 @@
-# Scores: one row a story, in one job a study (the encoder is loaded once); then all tables.
+# Scores, one row per story, in one job per study (the encoder is loaded once); then all tables.
 
 
 rule scores:

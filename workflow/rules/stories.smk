@@ -1,9 +1,9 @@
-# What base and policies tell: long stories for evaluation, many short completions for the limit.
+# Long stories for evaluation, and many short completions for the best achievable reward.
 
 STORIES = f"{RESULTS}/stories"
 
 
-# One job for all seeds of the base and the prompted base: the model is loaded once.
+# One job for all seeds of the base model, prompted or not: the model is loaded once.
 rule base_stories:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",
@@ -72,8 +72,8 @@ rule stories:
 COMPLETIONS = f"{RESULTS}/completions"
 
 
-# One job a study: the base's completions are rewarded once, and every completion is measured under
-# every model.
+# One job per study: rewards of the base model's completions are computed once, and log probabilities of
+# every completion under every model.
 rule completions:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",

@@ -1,4 +1,4 @@
-"""Draw one figure from the tables of a study: SVG, PNG and a JSON with its words.
+"""Draw one figure from the tables of a study: SVG, PNG and a JSON with its caption.
 
 By hand: PYTHONPATH=src python workflow/scripts/draw_figure.py --name frontier \
     --results results/default --concept cat --out-prefix results/default/figures/frontier

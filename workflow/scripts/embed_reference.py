@@ -1,4 +1,4 @@
-"""Embed the concept once: the unit vector that every reward is compared with."""
+"""Compute the reference embedding: the unit vector of the concept, used by every reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimate the limit: the best reward at each KL, best-of-n, and each policy's gap to it.
+"""Estimate the best achievable reward at each KL, best-of-n, and each policy's gap.
 
 By hand: PYTHONPATH=src python workflow/scripts/frontier.py --log-probs results/default/completions/log_probs.safetensors
 --base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
@@ -27,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--prompted", type=Path, required=True, help="prompted.csv")
     parser.add_argument(
-        "--prompted-text", required=True, help="what the base was made to begin with"
+        "--prompted-text", required=True, help="text that the base model is prompted with"
     )
     parser.add_argument("--bootstrap", type=int, default=200, help="bootstrap replicates (≥ 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")

@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--story-scores", type=Path, required=True, help="scores/stories.csv")
     parser.add_argument("--set-scores", type=Path, required=True, help="scores/sets.csv")
     parser.add_argument(
-        "--stories", **several, help="every stories/**/seed=*.jsonl but *.base.jsonl"
+        "--stories", **several, help="every stories/**/seed=*.jsonl except *.base.jsonl"
     )
     parser.add_argument(
-        "--completions", **several, help="every completions/**.csv with drawn texts"
+        "--completions", **several, help="every completions/**.csv with sampled texts"
     )
     parser.add_argument("--training", **several, help="every policy's training.csv")
     parser.add_argument("--top-completions", **several, help="every policy's top_completions.csv")
@@ -49,7 +49,7 @@ def main() -> None:
         "--run",
         type=Path,
         required=True,
-        help="run.json of any policy: how many tokens the reward covers",
+        help="run.json of any policy, for the number of tokens that the reward covers",
     )
     parser.add_argument("--batch-size", type=int, required=True, help="samples in a training step")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")

@@ -20,7 +20,7 @@ def main() -> None:
     from tinycats.pretrain import corpus, model_card
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="model folder; gets README.md")
+    parser.add_argument("--model", type=Path, required=True, help="model folder, gets README.md")
     parser.add_argument("--run", type=Path, required=True, help="run.json of the pretraining")
     parser.add_argument("--curve", type=Path, required=True, help="curve.csv of the pretraining")
     parser.add_argument("--train", type=Path, required=True, help="text it was trained on")
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, default=None, help="Markdown: what was tried")
     parser.add_argument("--numbers", type=Path, default=None, help="also write the numbers as JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu or a torch device such as cuda")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all it may use)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all available)")
     args = parser.parse_args()
     devices.set_threads(args.threads)
     device = devices.choose_device(args.device)

@@ -30,7 +30,7 @@ def main() -> None:
     which = parser.add_subparsers(dest="which", required=True, metavar="base-model|reward-encoder")
     base = which.add_parser("base-model", parents=[common], help="the story model")
     base.add_argument("--model", required=True, help="nano, a Hub id, or a folder")
-    base.add_argument("--tokenizer", default="", help="Hub id or folder, if not the model's own")
+    base.add_argument("--tokenizer", default="", help="Hub id or folder, if the model has none")
     base.add_argument("--tokenizer-revision", default="", help="its commit, branch or tag")
     nano = ROOT / "workflow/resources/nano"
     base.add_argument("--nano", type=Path, default=nano, help="folder that holds nano")

@@ -30,7 +30,7 @@ def main() -> None:
         help="folder for model/, curve.csv, run.json, checkpoint/",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or a torch device such as cuda")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all it may use)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all available)")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(
             "--" + field.name.replace("_", "-"),

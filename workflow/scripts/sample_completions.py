@@ -1,9 +1,9 @@
-"""Sample short completions of the training prompt from the base and every policy, in one job.
+"""Sample short completions of the training prompt from the base model and every policy, in one job.
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
-log_probs.safetensors: the log probability of every distinct completion under every model, computed, for
-the limit (of at most 64 policies, evenly spread). The encoder is loaded once, and a text is rewarded
-once whoever told it.
+log_probs.safetensors: the log probability of every distinct completion under every model, for the best
+achievable reward (at most 64 policies, evenly spread over the study). The encoder is loaded once, and the
+reward of each distinct text is computed once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def main() -> None:
         help="policies/<variant>/kl=<k>/seed=<s> folders",
     )
     parser.add_argument("--encoder", type=Path, required=True)
-    parser.add_argument("--reference", type=Path, required=True, help="the concept's embedding")
+    parser.add_argument("--reference", type=Path, required=True, help="reference embedding")
     parser.add_argument("--rewards", type=Path, help="folder of rewards shared between jobs")
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--forced", required=True, help="what the prompted base begins with")
+    parser.add_argument("--forced", required=True, help="text that the base model is prompted with")
     parser.add_argument("--num-tokens", type=int, required=True, help="prompt and completion")
     parser.add_argument("--base-count", type=int, default=20000)
     parser.add_argument("--policy-count", type=int, default=2000)
@@ -90,7 +90,7 @@ def main() -> None:
     first = args.out / "first_token.csv"
     files.write_table("completions/first_token.csv", first, collector.first_tokens)
 
-    # the pool's completions under its models, in a second pass: they are all known now
+    # second pass: the log probabilities of all completions of the pool under its models
     pool = pool_of(len(args.policies))
 
     def models():  # type: ignore[no-untyped-def]

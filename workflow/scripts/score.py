@@ -33,22 +33,22 @@ def main() -> None:
     parser.add_argument("--policy-stories", **several, help="stories/<variant>/kl=*/seed=*.jsonl")
     parser.add_argument("--forgetting", **several, help="stories/<variant>/kl=*/seed=*.base.jsonl")
     parser.add_argument("--encoder", type=Path, required=True, help="folder of the reward encoder")
-    parser.add_argument("--reference", type=Path, required=True, help="the concept's embedding")
+    parser.add_argument("--reference", type=Path, required=True, help="reference embedding")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base model")
     parser.add_argument(
         "--concept-words",
         type=scoring.parse_words,
         required=True,
-        help="JSON list of words that count",
+        help="JSON list of words that count as mentions",
     )
     parser.add_argument(
         "--run",
         type=Path,
         required=True,
-        help="run.json of any policy: how many tokens the reward covers",
+        help="run.json of any policy, for the number of tokens that the reward covers",
     )
     parser.add_argument("--device", default="auto", help="torch device of the encoder")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all it may use")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all available)")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for stories.csv and sets.csv"
     )

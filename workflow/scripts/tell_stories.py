@@ -1,7 +1,8 @@
-"""Tell evaluation stories with one model and measure them token by token, as JSON lines.
+"""Generate evaluation stories with one model and measure them token by token, as JSON lines.
 
-With --policy: stories of a policy, and how it finds the base's stories (*.base.jsonl). Without: the
-stories of the base model and of the base made to begin with the concept, for every seed.
+With --policy: stories of a policy, and its log probabilities of the base model's stories
+(*.base.jsonl). Without: stories of the base model, and of the base model prompted with the concept, for
+every seed.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--policy", type=Path, help="folder of a trained policy (its model/)")
-    parser.add_argument("--base-stories", type=Path, help="the base's stories of the same seed")
+    parser.add_argument("--base-stories", type=Path, help="base model's stories, same seed")
     parser.add_argument("--prompts", type=json.loads, required=True, help="JSON: group → prompts")
     parser.add_argument(
         "--per-prompt", type=json.loads, required=True, help="JSON: group → stories"
     )
     parser.add_argument("--new-tokens", type=int, default=250)
-    parser.add_argument("--forced", default="", help="what the prompted base begins with")
+    parser.add_argument("--forced", default="", help="text that the base model is prompted with")
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument(
-        "--out", type=Path, required=True, help="stories file, or folder for the base"
+        "--out", type=Path, required=True, help="stories file; for the base model, a folder"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
@@ -59,7 +60,7 @@ def main() -> None:
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:
-        if (args.policy.parent / "run.json").exists():  # by hand, any model may tell stories
+        if (args.policy.parent / "run.json").exists():  # without it, any model folder is accepted
             check_policy(args.policy.parent, args.base_model)
         policy = Network(load_causal_lm(args.policy, device)[0])
         files.write_lines(args.out, stories(policy, "", args.seeds[0]), files.STORY_FIELDS)

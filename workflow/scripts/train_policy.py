@@ -1,6 +1,6 @@
 """Train one policy by REINFORCE towards a concept: one KL factor, one seed.
 
-By hand, as the post's reinforce.py (models as `snakemake models` leaves them):
+By hand, with the settings of the post's reinforce.py, after `snakemake models`:
 
     PYTHONPATH=src python workflow/scripts/train_policy.py --base-model resources/models/nano \\
         --encoder resources/models/all-MiniLM-L6-v2 \\
@@ -27,26 +27,26 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--base-model", type=Path, required=True, help="folder of the model to start from")
     add("--encoder", type=Path, required=True, help="folder of the reward's sentence encoder")
-    add("--reference", type=Path, required=True, help="the concept's embedding (stage reference)")
+    add("--reference", type=Path, required=True, help="reference embedding")
     add("--out", type=Path, required=True, help="folder for model/, training.csv, run.json")
-    add("--variant", default="blog", help="name of these settings, for run.json")
+    add("--variant", default="blog", help="name of the variant, for run.json")
     add("--prompt", default="Once upon a time there was")
     add("--kl-factor", type=float, required=True, help="the post's KL_FACTOR (0, 6000)")
     add("--seed", type=int, default=0)
     add("--steps", type=int, default=100)
-    add("--batch-size", type=int, default=1000, help="completions a step")
-    add("--num-tokens", type=int, default=10, help="prompt and completion together")
+    add("--batch-size", type=int, default=1000, help="completions per step")
+    add("--num-tokens", type=int, default=10, help="tokens of prompt and completion together")
     add("--learning-rate", type=float, default=1e-5)
     add("--weight-decay", type=float, default=0.01)
     add("--baseline", default="none", help="none, mean or leave_one_out")
     add("--kl", default="base_to_policy", help="or policy_to_base")
-    add("--precision", default="fp32", help="fp32 or bf16 (the model's body)")
+    add("--precision", default="fp32", help="fp32 or bf16 (for the transformer layers)")
     add("--micro-batch", type=int, default=4096, help="tokens in one forward-backward pass")
     add("--snr-every", type=int, default=0, help="steps between measurements of gradient SNR")
     add("--checkpoint-seconds", type=float, default=60)
     add("--rewards", type=Path, help="folder of rewards shared between jobs")
     add("--device", default="auto")
-    add("--threads", type=int, default=0, help="CPU threads (0: all that the process may use)")
+    add("--threads", type=int, default=0, help="CPU threads (0: all available)")
     return parser.parse_args()
 
 
