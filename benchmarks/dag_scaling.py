@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -68,12 +69,12 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         x = [int(r["policies"]) for r in rows if r["work"] == work]
         y = [float(r["cpu_seconds"]) for r in rows if r["work"] == work]
         axes.plot(x, y, "o-", color=colour, label=label)
-        words = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+        words: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
         axes.annotate(f"{y[-1]:.0f} s", (x[-1], y[-1]), **words)
     axes.set(xlabel="policies in the study", ylabel="CPU seconds")
     axes.set_xlim(0, 1.06 * SIZES[-1])
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
-    axes.set_xticks(SIZES, ["", *SIZES[1:]])
+    axes.set_xticks(SIZES, ["", *map(str, SIZES[1:])])
     axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

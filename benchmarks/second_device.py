@@ -62,7 +62,7 @@ class Apart(torch.Tensor):
         made.here = here
         return made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"Apart({self.here!r})"
 
     def tolist(self) -> Any:
@@ -81,7 +81,9 @@ class Apart(torch.Tensor):
         return self.detach().cpu().__reduce_ex__(protocol)
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, _: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return run(function, args, kwargs or {})
 
 
@@ -175,7 +177,9 @@ def plugged_in() -> Iterator[None]:
     """Register the device for the rest of the process; it is active inside the block."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
     # not supported by a device written in Python
-    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else torch.enable_grad()
+    torch.inference_mode = lambda mode=True: (  # type: ignore[misc,assignment]
+        torch.no_grad() if mode else torch.enable_grad()  # type: ignore[return-value]
+    )
     # .to(device) keeps tied parameters tied, as with CUDA
     torch.__future__.set_swap_module_params_on_conversion(True)
     with Device(), Tensors():

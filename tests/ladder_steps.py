@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +23,18 @@ LADDER = Path(__file__).parents[1] / "ladder"
 END = 0
 
 
-def step(number: int) -> ModuleType:
+def step(number: int) -> Any:
     """A fresh module of the ladder's file ``number``, so that a test may replace its parts."""
     (path,) = LADDER.glob(f"{number}_*.py")
     spec = importlib.util.spec_from_file_location(f"ladder_step_{number}", path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def plain(baseline: str, kl: str) -> ModuleType:
+def plain(baseline: str, kl: str) -> Any:
     """Step 1's way of computing with any baseline and KL, taken from the steps that bring them."""
     module = step(1)
     if kl == "policy_to_base":
@@ -102,7 +106,7 @@ def llama(vocabulary: int = 64, seed: int = 0, positions: int = 256):
     return _with_large_weights(LlamaForCausalLM(config), seed)
 
 
-MODELS = {"gpt_neo": gpt_neo, "llama": llama}
+MODELS: dict[str, Callable[..., Any]] = {"gpt_neo": gpt_neo, "llama": llama}
 
 
 def _with_large_weights(model, seed: int):

@@ -99,7 +99,9 @@ def start(folder: Path) -> None:
     (folder / "slurm.conf").write_text(configuration)
     (folder / "gres.conf").write_text("NodeName=node Name=gpu File=/dev/null\n")
     # nothing here uses cgroups, but slurmd wants to know which; it can be told none since 23.11
-    version = subprocess.run([_find("slurmd"), "-V"], capture_output=True, text=True).stdout
+    version = subprocess.run(
+        [_find("slurmd") or "slurmd", "-V"], capture_output=True, text=True
+    ).stdout
     newer = [int(n) for n in version.split()[-1].split(".")[:2]] >= [23, 11]
     plugin = "disabled" if newer else "cgroup/v1"
     (folder / "cgroup.conf").write_text(f"CgroupPlugin={plugin}\n")
@@ -164,7 +166,7 @@ def _daemon(folder: Path, program: str, *words: str) -> None:
     """Start a program in a session of its own and write down its process id."""
     with open(folder / f"{program}.out", "wb") as out:
         process = subprocess.Popen(
-            [_find(program), *words],
+            [_find(program) or program, *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

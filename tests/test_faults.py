@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,7 +83,7 @@ def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
 
 
 @contextmanager
-def configured(folder: Path, change: dict[str, object]) -> Iterator[None]:
+def configured(folder: Path, change: Mapping[str, object]) -> Iterator[None]:
     """The tiny study's configuration, changed for a while."""
     path = folder / "config/tiny.yaml"
     kept = path.read_text()
@@ -93,7 +94,7 @@ def configured(folder: Path, change: dict[str, object]) -> Iterator[None]:
         path.write_text(kept)
 
 
-def merge(below: dict, above: dict) -> dict:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
         inner = isinstance(value, dict) and isinstance(below.get(key), dict)
@@ -230,9 +231,9 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
             assert "cannot be locked" in said
             assert "--unlock" in said
         snakemake(folder, "--unlock")
-    for place in (study, folder):
-        snakemake(place, *TARGETS, report)
-        assert (place / report).read_text(encoding="utf-8").endswith("</html>")
+    for home in (study, folder):
+        snakemake(home, *TARGETS, report)
+        assert (home / report).read_text(encoding="utf-8").endswith("</html>")
     undisturbed, ours = content(study), content(folder)
     assert undisturbed.keys() == ours.keys()
     assert [name for name in ours if ours[name] != undisturbed[name]] == []
@@ -260,7 +261,7 @@ def test_a_second_invocation_waits_its_turn(study: Path) -> None:
 
 # ---- what a stage reads is what another wrote ----------------------------------------------------
 
-DAMAGES = {
+DAMAGES: dict[str, tuple[str, Any, str, str]] = {
     "base model": (
         "resources/models/{base}/model.safetensors",
         change_one_byte,

@@ -97,7 +97,7 @@ def study(
             first.append({**teller, "token": token, "probability": chance})
         for seed in seeds:
             for story in (0, 1):
-                row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
+                row: files.Row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
                 row |= {**teller, "seed": seed, "prompt_group": "training", "prompt": "There was"}
                 row |= {"story": story, "completion_similarity": 0.1 + 0.1 * rank}
                 scores.append({**row, "mentions_concept": float(story < rank)})
@@ -115,7 +115,7 @@ def study(
         for n in (1, 4, 64)
     ]
     prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]
-    tables = {
+    tables: dict[str, list[files.Row]] = {
         "tables/training.csv": training,
         "tables/trajectories.csv": trajectories,
         "tables/top_completions.csv": top,
@@ -136,16 +136,16 @@ def study(
         text = (
             f" a {concept} and $5 of <script>alert(1)</script>. The {concept}s' party.\n\n$x$ end"
         )
-        story = {field: [0.0] for field in files.STORY_FIELDS}
-        story |= {
+        sentences: files.Row = {field: [0.0] for field in files.STORY_FIELDS}
+        sentences |= {
             "prompt_group": "training",
             "prompt": "Once there was",
             "forced": "",
             "text": text,
         }
-        story |= {"ended": True, "sample_seed": 1}
+        sentences |= {"ended": True, "sample_seed": 1}
         files.write_lines(
-            folder / f"stories/{path}/seed={seeds[0]}.jsonl", [story], files.STORY_FIELDS
+            folder / f"stories/{path}/seed={seeds[0]}.jsonl", [sentences], files.STORY_FIELDS
         )
     return folder
 

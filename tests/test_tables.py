@@ -395,7 +395,7 @@ def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
 
 
 def completion(text: str, count: int, reward: float, **changes: object) -> files.Row:
-    row = dict.fromkeys(files.TABLES["completions.csv"], 0.0)
+    row: files.Row = dict.fromkeys(files.TABLES["completions.csv"], 0.0)
     row |= {"token_ids": "1 2", "text": text, "count": count, "reward": reward}
     return row | changes
 
@@ -435,7 +435,7 @@ def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
     assert np.average(list(own.values()), weights=[333, 334, 334]) == pytest.approx(whole, abs=2e-4)
     parts = tables.deal(np.array(counts), 3)
     assert [int(part.sum()) for part in parts] == [333, 334, 334]
-    assert (sum(parts) == np.array(counts)).all()
+    assert (np.sum(parts, axis=0) == np.array(counts)).all()
     assert all((a == b).all() for a, b in zip(parts, tables.deal(np.array(counts), 3), strict=True))
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ class World:
         (said,) = self.train_all((out, more))
         return said
 
-    def train_all(self, *runs: tuple[Path, dict[str, object]]) -> list[str]:
+    def train_all(self, *runs: tuple[Path, dict[str, Any]]) -> list[str]:
         """Several runs side by side."""
         waiting = [self.start(out, **more) for out, more in runs]
         said = [process.communicate(timeout=600)[1] for process in waiting]
@@ -78,7 +79,7 @@ class World:
             assert process.returncode == 0, text
         return said
 
-    def refused(self, *runs: tuple[Path, dict[str, object]]) -> list[str]:
+    def refused(self, *runs: tuple[Path, dict[str, Any]]) -> list[str]:
         """Start runs that should fail; returns the one line of each."""
         lines = []
         waiting = [self.start(out, **more) for out, more in runs]
@@ -97,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("training")
     reference = folder / "cat.safetensors"
     embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
-    subprocess.run([*embed, "--out", reference], env=environment(), check=True)
+    subprocess.run([*map(str, embed), "--out", str(reference)], env=environment(), check=True)
     made = World(folder, write_model(folder / "model"), reference, folder / "undisturbed")
     made.train(made.undisturbed)
     return made

@@ -98,13 +98,15 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
     rewards: dict[str, float] = {}
     for folder in [Path("base"), Path("prompted"), *sorted(settings)[:policies]]:
         trained = len(folder.parts) > 1
-        who = ("policy", folder.parts[0], folder.name[3:]) if trained else (folder.name, "", "")
+        who: tuple[str, ...] = (folder.name, "", "")
+        if trained:
+            who = ("policy", folder.parts[0], folder.name[3:])
         for path in sorted(results.glob(f"completions/{folder}{'/seed=*' * trained}.csv")):
             rows = read_csv(path)
             counts = np.array([int(row["count"]) for row in rows])
             ids = [[int(token) for token in row["token_ids"].split()] for row in rows]
             whole = [base.encode(prompt) + own for own in ids]
-            texts = [base.tokenizer.decode(own, skip_special_tokens=True) for own in whole]
+            texts = [str(base.tokenizer.decode(own, skip_special_tokens=True)) for own in whole]
             if new := sorted(set(texts) - set(rewards)):
                 vectors = encoder.encode(new, batch_size=256, normalize_embeddings=True)
                 rewards.update(zip(new, (vectors @ concept).tolist(), strict=True))
@@ -121,7 +123,7 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
             if not path.name.endswith(".base.jsonl"):
                 values[who, PERPLEXITY].append(base.perplexity(read_stories(path)))
 
-    stated = {}
+    stated: dict[tuple[tuple[str, ...], str], float] = {}
     for row in read_csv(results / "tables/summary.csv"):
         who = (row["model"], row["variant"], row["kl_factor"])
         if row["metric"] in ALLOWED and (who, row["metric"]) in values:

@@ -42,9 +42,9 @@ def main() -> None:
         name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
         tables.append(args.base.parent / model["variant"] / name)
     drawn = [frontier.read_drawn(path) for path in tables]
-    for model, (own, path) in enumerate(zip(drawn, tables, strict=True)):
-        if model < len(samples.models):
-            frontier.check_drawn(samples, model, own, path)
+    for index, (own, path) in enumerate(zip(drawn, tables, strict=True)):
+        if index < len(samples.models):
+            frontier.check_drawn(samples, index, own, path)
     prompted = frontier.read_drawn(args.prompted)
     prompted_kl = prompted.mean(prompted.kl_policy_to_base)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tinycats import program
 from tinycats.files import atomic as whole_files
@@ -93,7 +95,7 @@ def main() -> None:
     # second pass: the log probabilities of all completions of the pool under its models
     pool = pool_of(len(args.policies))
 
-    def models():  # type: ignore[no-untyped-def]
+    def models() -> Iterator[Any]:
         yield base
         for i in pool:
             yield load_causal_lm(args.policies[i] / "model", device)[0]
