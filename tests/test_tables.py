@@ -19,7 +19,7 @@ from tinycats.files.tables import TableError
 from tinycats.program import UserError
 from tinycats.scores import metrics, scoring
 from tinycats.scores.scoring import Who
-from tinycats.tables import positions, trajectories
+from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 
 ROOT = Path(__file__).parents[1]
@@ -528,7 +528,7 @@ def write_training(folder: Path, seed: int, rewards: list[float]) -> Path:
 
 def test_training_curves_have_a_band(tmp_path: Path) -> None:
     paths = [write_training(tmp_path, 0, [0.1, 0.2]), write_training(tmp_path, 1, [0.1, 0.4])]
-    rows = {(r["step"], r["metric"]): r for r in trajectories.training(paths)}
+    rows = {(r["step"], r["metric"]): r for r in steps.training(paths)}
     assert rows[1, "reward_mean"]["low"] == pytest.approx(0.1)
     row = rows[2, "reward_mean"]
     half = 12.706204736432095 * 0.1
@@ -544,20 +544,20 @@ def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
     path = write_training(tmp_path, 3, [0.1, 0.2])
     drawn = tmp_path / "completions/blog/kl=0/seed=3.csv"
     files.write_table("completions.csv", drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)])
-    rows = trajectories.trajectories([path], [drawn])
+    rows = steps.trajectories([path], [drawn])
     assert [(r["seed"], r["step"]) for r in rows] == [(3, 1), (3, 2), (3, 3)]
     assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
-    assert len(trajectories.trajectories([path], [])) == 2
+    assert len(steps.trajectories([path], [])) == 2
 
 
 def test_top_completions_become_shares(tmp_path: Path) -> None:
     path = tmp_path / "policies/blog/kl=0/seed=1/top_completions.csv"
     rows = [{"step": 1, "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
     files.write_table("top_completions.csv", path, rows)
-    (row,) = trajectories.top_completions([path], 100)
+    (row,) = steps.top_completions([path], 100)
     assert (row["text"], row["share"], row["seed"]) == (' "a",\ncat', 0.25, 1)
     with pytest.raises(TableError, match="count 25 of a batch of 20"):
-        trajectories.top_completions([path], 20)
+        steps.top_completions([path], 20)
 
 
 def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
@@ -567,13 +567,13 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     # two ids with the same text count together; seed 1 gives the token nothing
     lines += ["policy,blog,0,0, cat,0.5", "policy,blog,0,0, cat,0.1", "policy,blog,0,1,t00,0.02"]
     path.write_text("\n".join(lines) + "\n")
-    rows = trajectories.first_token(path)
+    rows = steps.first_token(path)
     assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]
     policy = {r["token"]: r["probability"] for r in rows if r["model"] == "policy"}
     assert policy == pytest.approx({" cat": 0.3, "t00": 0.01})
     path.write_text(lines[0] + "\nbase,,,0,x,0.7\nbase,,,0,y,0.7\n")
     with pytest.raises(TableError, match=r"first_token\.csv: probabilities .* add up to 1\.4"):
-        trajectories.first_token(path)
+        steps.first_token(path)
 
 
 # ---------------------------------------------------------------------------- damage and programs
@@ -597,13 +597,13 @@ def test_damaged_tables_are_named(tmp_path: Path, damage, message: str) -> None:
     path.write_text(damage(path.read_text()), errors="surrogateescape")
     shutil.rmtree(path.parent / whole_files.FOLDER)  # so that it is not known by its checksum
     with pytest.raises(TableError, match=message) as error:
-        trajectories.training([path])
+        steps.training([path])
     assert str(path) in str(error.value)
 
 
 def test_tables_need_no_torch() -> None:
     code = (
-        "import sys, tinycats.tables, tinycats.trajectories, tinycats.positions;"
+        "import sys, tinycats.tables.summaries, tinycats.tables.steps, tinycats.tables.positions;"
         "sys.exit(bool({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
     )
     assert (

@@ -20,7 +20,7 @@ from typing import Any
 from tinycats import program
 from tinycats.files import tables as files
 from tinycats.scores import scoring
-from tinycats.tables import positions, trajectories
+from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,10 @@ def main() -> None:
         "by_prompt_group": tables.by_prompt_group(by_group),
         "by_position": tables.by_position(told),
         "paired_differences": tables.paired_differences(of_training),
-        "training": trajectories.training(args.training),
-        "top_completions": trajectories.top_completions(args.top_completions, args.batch_size),
-        "trajectories": trajectories.trajectories(args.training, args.completions),
-        "first_token": trajectories.first_token(args.first_token) if args.first_token else [],
+        "training": steps.training(args.training),
+        "top_completions": steps.top_completions(args.top_completions, args.batch_size),
+        "trajectories": steps.trajectories(args.training, args.completions),
+        "first_token": steps.first_token(args.first_token) if args.first_token else [],
     }
     for name, rows in results.items():
         files.write_table(f"tables/{name}.csv", args.out / f"{name}.csv", rows)
