@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 
 import pytest
 
+from tinycats.mentions import Mentions
 from tinycats.scores import metrics, scoring
 from tinycats.scores.metrics import words
 
@@ -50,18 +52,35 @@ def test_a_line_break_is_a_run_of_newlines_inside_the_text() -> None:
 
 
 def test_mentions_are_whole_words_whatever_their_case() -> None:
-    mentions = metrics.Mentions(["cat", "cats", "cat's", "ice cream"])
+    mentions = Mentions(["cat", "cats", "cat's", "ice cream"])
     text = "Cat! A caterpillar and the cats ate the cat’s ice cream; concat cat-like."
     assert [text[i : i + 3].lower() for i in mentions.positions(text)] == [
         "cat", "cat", "cat", "ice", "cat",
     ]  # fmt: skip
-    assert metrics.Mentions(["кошка"]).positions("Это Кошка.") == [4]
+    assert Mentions(["кошка"]).positions("Это Кошка.") == [4]
+    assert Mentions(["c++ (cat)", "a.t"]).spans("A.t, cat: C++ (Cat) act") == [(0, 3), (10, 19)]
+    assert mentions.spans("a cat, a cat", start=5) == [(9, 12)]
+
+
+def test_the_report_marks_what_the_scores_count() -> None:
+    """The page's pattern is the same but for the letters of a word, which JavaScript spells out."""
+    mentions = Mentions(["cat", "cat's", "c++ (cat)", "cat-like"])
+    letter = "[\\p{L}\\p{N}_]"
+    assert mentions.javascript.count(letter) == 2
+    # with the flag u, JavaScript allows a backslash before nothing but these and letters
+    assert set(re.findall(r"\\(\W)", mentions.javascript)) <= set("^$\\.*+?()[]{}|/")
+    same = re.compile(mentions.javascript.replace(letter, r"\w"), re.IGNORECASE)
+    text = "The Cat’s cat-like c++ (cat), cat_like."
+    assert [m.span() for m in same.finditer(text)] == mentions.spans(text)
+    assert [text[slice(*span)] for span in mentions.spans(text)] == [
+        "Cat’s", "cat-like", "c++ (cat)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("listed", [[], [""], ["cat", " "]])
 def test_an_empty_word_list_is_refused(listed: list[str]) -> None:
     with pytest.raises(ValueError, match="concept_words"):
-        metrics.Mentions(listed)
+        Mentions(listed)
 
 
 def test_perplexity_counts_every_token() -> None:
@@ -148,7 +167,7 @@ def test_a_sample_is_evenly_spaced() -> None:
 @pytest.mark.parametrize("ended", [True, False])
 def test_every_score_survives_awkward_stories(text: str, ended: bool) -> None:
     story = {"text": text, "token_ids": [5], "log_prob_base": [-1.0], "ended": ended}
-    row = scoring.score_story(story, metrics.Mentions(["cat"]))
+    row = scoring.score_story(story, Mentions(["cat"]))
     assert row["ended"] == int(ended)
     assert row["tokens"] == 1
     assert row["mentions_concept"] == int("cat" in text)
@@ -164,7 +183,7 @@ def test_every_score_survives_awkward_stories(text: str, ended: bool) -> None:
 
 def test_a_story_that_only_says_the_concept() -> None:
     story = {"text": NEVER_ENDS, "token_ids": [1, 2], "log_prob_base": [0.0, 0.0], "ended": False}
-    row = scoring.score_story(story, metrics.Mentions(["cat"]))
+    row = scoring.score_story(story, Mentions(["cat"]))
     assert row["mentions_per_100_words"] == 100
     assert row["words"] == 10000
     assert row["distinct_2"] == 1 / 9999

@@ -16,8 +16,9 @@ import pytest
 from tinycats.files import atomic as whole_files
 from tinycats.files import tables as files
 from tinycats.files.tables import TableError
+from tinycats.mentions import Mentions
 from tinycats.program import UserError
-from tinycats.scores import metrics, scoring
+from tinycats.scores import scoring
 from tinycats.scores.scoring import Who
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
@@ -482,7 +483,7 @@ def test_bins_double_from_the_rewarded_tokens() -> None:
 def test_mentions_belong_to_the_token_they_begin_in(
     text: str, pieces: list[str], expected: list[int]
 ) -> None:
-    mentions = metrics.Mentions(["cat", "cats"])
+    mentions = Mentions(["cat", "cats"])
     assert positions.tokens_that_mention(text, pieces, mentions) == expected
 
 

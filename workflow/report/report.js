@@ -75,9 +75,7 @@
     [S.token, S.policy, S.base] = [column(3), column(2), column(2)];
     S.start = new Uint32Array(S.length.length);
     for (let i = 1; i < S.start.length; i++) S.start[i] = S.start[i - 1] + S.length[i - 1];
-    const escape = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-    const words = S.words.map((w) => w.toLowerCase()).sort((a, b) => b.length - a.length);
-    S.concept = new RegExp(`(?<![\\p{L}\\p{N}_])(?:${words.map(escape).join("|")})(?![\\p{L}\\p{N}_])`, "giu");
+    S.concept = new RegExp(S.mention, "giu");
     return S;
   }
 
@@ -96,7 +94,7 @@
     const prompt = S.prompts[S.prompt[i]].text;
     const pieces = Array.from({ length: S.length[i] }, (_, t) => S.pieces[S.token[from + t]]);
     const text = pieces.join("");
-    const mentions = [...text.replaceAll("’", "'").matchAll(S.concept)].map((m) => [m.index, m.index + m[0].length]);
+    const mentions = [...text.matchAll(S.concept)].map((m) => [m.index, m.index + m[0].length]);
     story.tabIndex = 0;
     story.setAttribute("role", "group");
     story.setAttribute("aria-label", `Story ${S.index[i] + 1}, ${S.names[S.model[i]]}: arrow keys move along its tokens`);

@@ -7,6 +7,7 @@ import re
 from tinycats.figures import style
 from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, listing
 from tinycats.figures.registry import figure_inputs
+from tinycats.mentions import Mentions
 from tinycats.program import UserError
 
 SIZE = style.FONT
@@ -77,14 +78,8 @@ def _heading(who: Who) -> str:
     )
 
 
-def _pattern(tables: Tables) -> re.Pattern[str]:
-    # Longest first and between non-word characters, as tinycats.metrics counts mentions.
-    words = sorted(tables.concept_words, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
-
-
 def _count(tables: Tables, story: Row) -> int:
-    return len(_pattern(tables).findall(story["text"]))
+    return len(Mentions(tables.concept_words).positions(story["text"]))
 
 
 def _text(story: Row) -> str:
@@ -102,9 +97,9 @@ def _runs(tables: Tables, story: Row) -> list[_Run]:
     prompt = len(re.sub(r"\s+", " ", story["prompt"]).strip())
     runs: list[_Run] = [(text[:prompt], "prompt")]
     place = prompt
-    for found in _pattern(tables).finditer(text, prompt):
-        runs += [(text[place : found.start()], "plain"), (found[0], "bold")]
-        place = found.end()
+    for begin, end in Mentions(tables.concept_words).spans(text, prompt):
+        runs += [(text[place:begin], "plain"), (text[begin:end], "bold")]
+        place = end
     return [run for run in [*runs, (text[place:], "plain")] if run[0]]
 
 

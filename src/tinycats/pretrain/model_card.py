@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinycats.mentions import Mentions
 from tinycats.models.folders import load_causal_lm, sha256_file
 from tinycats.pretrain.corpus import IGNORE, collate, windows
 from tinycats.pretrain.learning_curve import read_curve
 from tinycats.program import progress
 from tinycats.reward.model import RewardEncoder
-from tinycats.scores.metrics import Mentions
 
 #: settings of the samples that the card shows and counts
 PROMPT = "Once upon a time there was"

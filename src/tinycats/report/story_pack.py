@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinycats.files import tables as files
+from tinycats.mentions import Mentions
 from tinycats.program import UserError
 from tinycats.report.wording import model_key, model_name, number
 from tinycats.study import canonical
@@ -145,7 +146,7 @@ def pack_stories(
         "names": [model_name(key, variants) for key in models],
         "pieces": list(pieces),
         "prompts": [{"group": group, "text": text} for group, text in prompts],
-        "words": list(concept_words),
+        "mention": Mentions(concept_words).javascript,
         "model": [list(models).index(story.model) for story in stories],
         "seed": [story.seed for story in stories],
         "index": [story.index for story in stories],

@@ -11,7 +11,7 @@ import gzip
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
@@ -52,30 +52,6 @@ def distinct_share(tokens: Sequence[str], n: int) -> float:
 def line_breaks(text: str) -> int:
     """Line breaks between two pieces of text: a run of newlines and blanks counts once."""
     return len(_LINE_BREAK.findall(text.strip()))
-
-
-class Mentions:
-    """Finds the words of a list as whole words, whatever their case.
-
-    Args:
-        concept_words: words or phrases; the longest that fits at a place counts, once, so with
-            ``cat`` and ``cat's`` in the list "cat's" is one mention.
-
-    Raises:
-        ValueError: the list is empty or holds an empty word.
-    """
-
-    def __init__(self, concept_words: Iterable[str]) -> None:
-        listed = [word.strip().lower().replace("’", "'") for word in concept_words]
-        if not listed or not all(listed):
-            raise ValueError("concept_words: should be a list of at least one word, none empty")
-        longest_first = sorted(set(listed), key=lambda word: (-len(word), word))
-        choices = "|".join(re.escape(word) for word in longest_first)
-        self._pattern = re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)
-
-    def positions(self, text: str) -> list[int]:
-        """Where each mention begins: indices into ``text``."""
-        return [match.start() for match in self._pattern.finditer(text.replace("’", "'"))]
 
 
 def perplexity(log_probabilities: Sequence[float]) -> float:

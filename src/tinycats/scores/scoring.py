@@ -19,6 +19,7 @@ import numpy as np
 
 from tinycats.files import tables as files
 from tinycats.files.tables import Row, TableError
+from tinycats.mentions import Mentions
 from tinycats.program import UserError
 from tinycats.scores import metrics
 
@@ -182,7 +183,7 @@ def read_forgetting(path: str | Path, base_stories: Sequence[Row]) -> dict[int, 
 # ---------------------------------------------------------------------------- scoring
 
 
-def score_story(story: Row, mentions: metrics.Mentions) -> Row:
+def score_story(story: Row, mentions: Mentions) -> Row:
     """The columns of scores/stories.csv that need neither encoder nor another file."""
     text = story["text"]
     words = metrics.words(text)
@@ -250,7 +251,7 @@ def score(
     Raises:
         TableError: a file is damaged, misnamed or given twice.
     """
-    mentions = metrics.Mentions(concept_words)
+    mentions = Mentions(concept_words)
     stories_of = {
         **_in_order(base_stories, ["base"]),
         **_in_order(prompted_stories, ["prompted"]),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tinycats.files.tables import Row
-from tinycats.scores.metrics import Mentions
+from tinycats.mentions import Mentions
 from tinycats.scores.scoring import Who, read_stories, who
 
 METRICS = (
