@@ -22,7 +22,7 @@ from measure import ladder_step
 from run import NANO, machine
 
 from tinycats import program
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 
 HERE = Path(__file__).parent
 README = HERE.parent / "ladder" / "README.md"

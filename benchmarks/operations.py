@@ -31,7 +31,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tinycats import program
 from tinycats.compute import devices
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 
 HERE = Path(__file__).parent
 SIZE = "tinystories-33m"

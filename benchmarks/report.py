@@ -14,7 +14,7 @@ from typing import Any
 import scaling_figure
 from cells import STAGES, Cell, cells
 
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 
 HERE = Path(__file__).parent
 NAMES = {

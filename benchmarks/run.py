@@ -23,7 +23,7 @@ import report
 import shapes
 
 from tinycats import program
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 from tinycats.policies import record as provenance
 
 HERE = Path(__file__).parent

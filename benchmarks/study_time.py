@@ -23,7 +23,7 @@ import run
 
 from tinycats import program
 from tinycats.compute.devices import set_threads
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 from tinycats.report.reading import stage_times
 
 ROOT = Path(__file__).parents[1]

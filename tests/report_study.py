@@ -10,7 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from tinycats.files import tables as files
+from tinycats.columns import STUDY_TABLES
+from tinycats.files.atomic import write_text
+from tinycats.files.tables import write_lines, write_table
+from tinycats.scores.columns import METRICS
+from tinycats.stories.columns import STORY_FIELDS
 
 WORDS = re.findall(
     r"\w+",
@@ -73,7 +77,7 @@ def _story(rng: random.Random, group: str, prompt: str, model: str, tokens: int,
 
 
 def _figure(folder: Path, name: str, section: str, order: int, factor: str | None, source: str):
-    files.write_text(folder / f"{name}.svg", SVG.format(name=name, height=20 * (order % 12)))
+    write_text(folder / f"{name}.svg", SVG.format(name=name, height=20 * (order % 12)))
     about = {
         "title": f"Figure {name}",
         "finding": f"The finding of {name} is 3 < 4.",
@@ -83,7 +87,7 @@ def _figure(folder: Path, name: str, section: str, order: int, factor: str | Non
         "order": order,
         "section": section,
     }
-    files.write_text(folder / f"{name}.json", json.dumps(about))
+    write_text(folder / f"{name}.json", json.dumps(about))
 
 
 def make_study(
@@ -113,7 +117,7 @@ def make_study(
         "variants": {"blog": {"baseline": "none", "kl": "base_to_policy"}},
         "evaluation": {"prompts": PROMPTS, "prompted_with": " a cat", "new_tokens": tokens},
     }
-    files.write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     who = [("base", ""), ("prompted", ""), *(("policy", factor) for factor in FACTORS)]
     scores = []
     for model, factor in who:
@@ -129,7 +133,7 @@ def make_study(
                 lines[0]["tokens"][0] = HOSTILE
                 lines[0]["text"] = "".join(lines[0]["tokens"][:-1])
             folder = study / "stories" / (f"blog/kl={factor}" if factor else model)
-            files.write_lines(folder / f"seed={seed}.jsonl", lines, files.STORY_FIELDS)
+            write_lines(folder / f"seed={seed}.jsonl", lines, STORY_FIELDS)
             for story, line in enumerate(lines):
                 words = line["text"].split()
                 mentions = sum(word.strip(".") in ("cat", "kitten") for word in words)
@@ -156,14 +160,14 @@ def make_study(
                         "tokens": len(line["tokens"]),
                     }
                 )
-    files.write_table("scores/stories.csv", study / "scores/stories.csv", scores)
+    write_table(study / "scores/stories.csv", scores, STUDY_TABLES["scores/stories.csv"])
     _write_tables(study, who)
     _write_rest(study, models, seeds)
     return study, models
 
 
 def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
-    metrics = [m for m in files.METRICS if m != "vendi_score"]
+    metrics = [m for m in METRICS if m != "vendi_score"]
     summary = [
         {
             **_who(model, factor),
@@ -174,7 +178,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for place, (model, factor) in enumerate(who)
         for number, metric in enumerate(metrics)
     ]
-    files.write_table("tables/summary.csv", study / "tables/summary.csv", summary)
+    write_table(study / "tables/summary.csv", summary, STUDY_TABLES["tables/summary.csv"])
     groups = [
         {
             **_who(model, factor),
@@ -185,7 +189,9 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for place, (model, factor) in enumerate(who)
         for group in PROMPTS
     ]
-    files.write_table("tables/by_prompt_group.csv", study / "tables/by_prompt_group.csv", groups)
+    write_table(
+        study / "tables/by_prompt_group.csv", groups, STUDY_TABLES["tables/by_prompt_group.csv"]
+    )
     verdicts = ("better", "worse", "undecided", "higher", "lower")
     paired = [
         {
@@ -200,9 +206,8 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for a, b in (("0", "base"), ("6000", "base"), ("6000", "0"), ("6000", "prompted"))
         for number, metric in enumerate(metrics)
     ]
-    files.write_table(
-        "tables/paired_differences.csv", study / "tables/paired_differences.csv", paired
-    )
+    path = study / "tables/paired_differences.csv"
+    write_table(path, paired, STUDY_TABLES["tables/paired_differences.csv"])
     training = [
         {
             "variant": "blog",
@@ -214,7 +219,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for factor in FACTORS
         for step in range(1, 101)
     ]
-    files.write_table("tables/training.csv", study / "tables/training.csv", training)
+    write_table(study / "tables/training.csv", training, STUDY_TABLES["tables/training.csv"])
     policies = [
         {
             "variant": "blog",
@@ -233,7 +238,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for factor in FACTORS
         for seed in (0, 1)
     ]
-    files.write_table("frontier/policies.csv", study / "frontier/policies.csv", policies)
+    write_table(study / "frontier/policies.csv", policies, STUDY_TABLES["frontier/policies.csv"])
 
 
 def _write_rest(study: Path, models: Path, seeds: int) -> None:
@@ -253,13 +258,13 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
                 "commit": "0123456789abcdef",
             }
             path = study / f"policies/blog/kl={factor}/seed={seed}/run.json"
-            files.write_text(path, json.dumps(about))
+            write_text(path, json.dumps(about))
     manifest = {
         "source": "embedded",
         "licence": "MIT",
         "files": {"model.safetensors": {"sha256": "ab" * 32, "bytes": 12}},
     }
-    files.write_text(models / "nano" / "manifest.json", json.dumps(manifest))
+    write_text(models / "nano" / "manifest.json", json.dumps(manifest))
     line = {"s": 12.5, "h:m:s": "0:00:12", "max_rss": 800.5}
     for stage in ("policies/kl=0,seed=0", "policies/kl=0,seed=1", "score"):
-        files.write_text(study / "benchmarks" / f"{stage}.jsonl", json.dumps(line) + "\n")
+        write_text(study / "benchmarks" / f"{stage}.jsonl", json.dumps(line) + "\n")

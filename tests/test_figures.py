@@ -11,10 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tinycats.columns import STUDY_TABLES
 from tinycats.figures import reading, style
 from tinycats.figures import registry as figures
-from tinycats.files import tables as files
+from tinycats.files.tables import write_lines, write_table
 from tinycats.program import UserError
+from tinycats.scores.columns import METRICS
+from tinycats.stories.columns import STORY_FIELDS
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
@@ -81,7 +84,7 @@ def study(
                 )  # fmt: skip
     summary, groups, positions, first, scores = [], [], [], [], []
     for rank, teller in enumerate(tellers):
-        for metric in files.METRICS:
+        for metric in METRICS:
             mean = 0.2 + 0.1 * rank
             summary.append({**teller, "kl_coefficient_per_nat": "", "metric": metric,
                             **interval(mean, n)})  # fmt: skip
@@ -97,7 +100,7 @@ def study(
             first.append({**teller, "token": token, "probability": chance})
         for seed in seeds:
             for story in (0, 1):
-                row: files.Row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
+                row: Row = dict.fromkeys(STUDY_TABLES["scores/stories.csv"], 1.0)
                 row |= {**teller, "seed": seed, "prompt_group": "training", "prompt": "There was"}
                 row |= {"story": story, "completion_similarity": 0.1 + 0.1 * rank}
                 scores.append({**row, "mentions_concept": float(story < rank)})
@@ -130,23 +133,21 @@ def study(
         "frontier/prompted.csv": prompted if frontier else [],
     }
     for name, rows in tables.items():
-        files.write_table(name, folder / name, rows)
+        write_table(folder / name, rows, STUDY_TABLES[name])
     paths = ["base", "prompted", *(f"{v}/kl={f}" for v in variants for f in factors)]
     for path in paths:
         text = (
             f" a {concept} and $5 of <script>alert(1)</script>. The {concept}s' party.\n\n$x$ end"
         )
-        sentences: files.Row = {field: [0.0] for field in files.STORY_FIELDS}
-        sentences |= {
+        story: Row = {field: [0.0] for field in STORY_FIELDS}
+        story |= {
             "prompt_group": "training",
             "prompt": "Once there was",
             "forced": "",
             "text": text,
         }
-        sentences |= {"ended": True, "sample_seed": 1}
-        files.write_lines(
-            folder / f"stories/{path}/seed={seeds[0]}.jsonl", [sentences], files.STORY_FIELDS
-        )
+        story |= {"ended": True, "sample_seed": 1}
+        write_lines(folder / f"stories/{path}/seed={seeds[0]}.jsonl", [story], STORY_FIELDS)
     return folder
 
 
@@ -275,7 +276,7 @@ def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
     for name in ("tables/trajectories.csv", *(f"frontier/{t}.csv" for t in
                  ("limit", "best_of_n", "policies", "prompted")), "tables/summary.csv"):  # fmt: skip
-        files.write_table(name, tmp_path / name, [])
+        write_table(tmp_path / name, [], STUDY_TABLES[name])
     assert "no policies" in draw("frontier", tmp_path, tmp_path)["finding"]
     assert "no scores" in draw("what_broke", tmp_path, tmp_path)["finding"]
 

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from tinycats.completions.collector import pool_of
-from tinycats.files import atomic as whole_files
-from tinycats.files import tables as files
+from tinycats.completions.columns import COMPLETIONS
+from tinycats.files import atomic
+from tinycats.files.tables import read_table, write_table
 from tinycats.frontier import limit as frontier
 from tinycats.frontier.best_of_n import best_of_n, powers_of_two
+from tinycats.frontier.columns import ENOUGH_SAMPLES, POLICIES
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -301,7 +303,7 @@ def test_gaps_match_enumeration_without_the_policy_in_the_pool():
     base = float(samples.counts[0] @ samples.reward / samples.counts[0].sum())
     for policy, row in zip(policies, rows, strict=True):
         exact = toy.exact_limit(toy.kl(policy))
-        assert row["effective_sample_size"] >= files.ENOUGH_SAMPLES
+        assert row["effective_sample_size"] >= ENOUGH_SAMPLES
         assert row["limit"] == pytest.approx(exact, abs=0.01)
         assert row["limit_low"] - 0.003 <= exact <= row["limit_high"] + 0.003
         assert row["gap"] == pytest.approx(exact - policy @ toy.r, abs=0.015)
@@ -431,7 +433,7 @@ def write_study(
             }
             for i in np.flatnonzero(counts)
         ]
-        files.write_table("completions.csv", path, rows)
+        write_table(path, rows, COMPLETIONS)
 
     table(folder / "base.csv", samples.counts[0], samples.log_prob[0], 0.0)
     table(folder / "prompted.csv", samples.counts[0], samples.log_prob[0], 1.5)
@@ -466,7 +468,7 @@ def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
     assert done.returncode == 0, done.stderr
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
     assert set(first) == {"limit.csv", "best_of_n.csv", "policies.csv", "prompted.csv"}
-    rows = files.read_table("frontier/policies.csv", tmp_path / "out" / "policies.csv")
+    rows = read_table(tmp_path / "out" / "policies.csv", POLICIES)
     assert [row["kl_factor"] for row in rows] == ["6000", "6000"]
     assert float(rows[1]["limit"]) == pytest.approx(
         toy.exact_limit(toy.kl(toy.best(0.03))), abs=0.02
@@ -510,7 +512,7 @@ def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert f"{one}: not as it was written" in done.stderr
-    shutil.rmtree(one.parent / whole_files.FOLDER)  # whoever removes the checksums is found too
+    shutil.rmtree(one.parent / atomic.FOLDER)  # whoever removes the checksums is found too
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from report_study import HOSTILE, SVG, make_study
 
-from tinycats.files import tables as files
+from tinycats.columns import STUDY_TABLES
+from tinycats.files.tables import read_table, write_table
 from tinycats.program import UserError
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
@@ -316,8 +317,9 @@ def test_no_heavy_library_is_imported():
 def test_scores_of_unknown_metrics_are_still_shown(tmp_path):
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
     path = results / "tables/summary.csv"
-    rows = files.read_table("tables/summary.csv", path)
-    files.write_table("tables/summary.csv", path, [*rows, {**rows[0], "metric": "purring_hertz"}])
+    columns = STUDY_TABLES["tables/summary.csv"]
+    rows = read_table(path, columns)
+    write_table(path, [*rows, {**rows[0], "metric": "purring_hertz"}], columns)
     assert "purring hertz" in report.render(read_study(results, models), "snakemake")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinycats.files import tables as files
+from tinycats.columns import markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,7 +159,7 @@ def test_files_are_small_and_modules_readable_in_one_sitting() -> None:
 
 def test_columns_are_documented() -> None:
     written = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
-    assert written == files.markdown(), "run: python -m tinycats.files.tables > docs/files.md"
+    assert written == markdown(), "run: python -m tinycats.columns > docs/files.md"
 
 
 def test_readme_links_and_commands() -> None:

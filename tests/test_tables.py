@@ -13,15 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycats.files import atomic as whole_files
-from tinycats.files import tables as files
-from tinycats.files.tables import TableError
+from tinycats.completions.columns import COMPLETIONS
+from tinycats.files import atomic
+from tinycats.files.tables import Row, TableError, read_table, write_lines, write_table
 from tinycats.mentions import Mentions
+from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.program import UserError
 from tinycats.scores import scoring
+from tinycats.scores.columns import SETS, STORIES
 from tinycats.scores.scoring import Who
+from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
+from tinycats.tables.columns import TABLES
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -59,7 +63,7 @@ def story(ids: list[int], **changes: object) -> dict[str, object]:
 
 
 def write_stories(path: Path, stories: list[dict[str, object]]) -> Path:
-    files.write_lines(path, stories, files.STORY_FIELDS)
+    write_lines(path, stories, STORY_FIELDS)
     return path
 
 
@@ -117,18 +121,18 @@ def study(tmp_path: Path) -> Path:
     write_stories(tmp_path / "stories/prompted/seed=0.jsonl", [story([1, 2, 5], **forced)] * 2)
     policy = [story([1, 2, 4, 5, 6]), story([2, 2, 2, 2, 2])]
     write_stories(tmp_path / "stories/blog/kl=6000/seed=0.jsonl", policy)
-    files.write_lines(
+    write_lines(
         tmp_path / "stories/blog/kl=6000/seed=0.base.jsonl",
         [
             {"story": 0, "log_prob_policy": [math.log(1 / 8)] * 5},
             {"story": 1, "log_prob_policy": [math.log(1 / 3)]},
         ],
-        files.FORGETTING_FIELDS,
+        FORGETTING_FIELDS,
     )
     return tmp_path
 
 
-def score(folder: Path) -> tuple[list[files.Row], list[files.Row]]:
+def score(folder: Path) -> tuple[list[Row], list[Row]]:
     return scoring.score(
         (folder / "stories/base").glob("*.jsonl"),
         (folder / "stories/prompted").glob("*.jsonl"),
@@ -197,9 +201,9 @@ def test_a_story_that_ends_at_once_has_empty_values(study: Path, tmp_path: Path)
         0,
     )
     assert empty["perplexity_under_base"] == pytest.approx(4)
-    files.write_table("scores/stories.csv", tmp_path / "stories.csv", rows)
-    files.write_table("scores/sets.csv", tmp_path / "sets.csv", sets)
-    written = files.read_table("scores/stories.csv", tmp_path / "stories.csv")[1]
+    write_table(tmp_path / "stories.csv", rows, STORIES)
+    write_table(tmp_path / "sets.csv", sets, SETS)
+    written = read_table(tmp_path / "stories.csv", STORIES)[1]
     for column in ("story_similarity", "mentions_per_100_words", "distinct_2", "repeated_4_grams"):
         assert written[column] == ""
     assert "nan" not in (tmp_path / "stories.csv").read_text()
@@ -220,7 +224,7 @@ def test_damaged_stories_are_named(study: Path, damage, message: str) -> None:
     path = study / "stories/base/seed=0.jsonl"
     damaged = damage(path.read_text(encoding="utf-8"))
     path.write_text(damaged, encoding="utf-8")
-    shutil.rmtree(path.parent / whole_files.FOLDER)  # so that it is not known by its checksum
+    shutil.rmtree(path.parent / atomic.FOLDER)  # so that it is not known by its checksum
     with pytest.raises(TableError, match=message) as error:
         score(study)
     assert str(path) in str(error.value)
@@ -272,20 +276,19 @@ def test_an_interval_needs_two_seeds() -> None:
 # ---------------------------------------------------------------------------- tables of scores
 
 
-def score_row(model: Who, seed: int, index: int, **changes: object) -> files.Row:
-    row: files.Row = dict.fromkeys(files.TABLES["scores/stories.csv"], 1.0)
+def score_row(model: Who, seed: int, index: int, **changes: object) -> Row:
+    row: Row = dict.fromkeys(STORIES, 1.0)
     row |= Who(model.model, model.variant, model.kl_factor, seed).columns()
     return row | {"prompt_group": "training", "prompt": "p", "story": index} | changes
 
 
-def write_scores(folder: Path, rows: list[files.Row]) -> tuple[Path, Path]:
-    files.write_table("scores/stories.csv", folder / "stories.csv", rows)
+def write_scores(folder: Path, rows: list[Row]) -> tuple[Path, Path]:
+    write_table(folder / "stories.csv", rows, STORIES)
     sets = {
         (row["model"], row["variant"], row["kl_factor"], row["seed"], row["prompt_group"]): row
         for row in rows
     }
-    files.write_table(
-        "scores/sets.csv",
+    write_table(
         folder / "sets.csv",
         (
             {
@@ -295,6 +298,7 @@ def write_scores(folder: Path, rows: list[files.Row]) -> tuple[Path, Path]:
             | {"stories": 2, "self_bleu": 0.25, "vendi_score": 2.0, "compression_ratio": ""}
             for row in sets.values()
         ),
+        SETS,
     )
     return folder / "stories.csv", folder / "sets.csv"
 
@@ -336,7 +340,7 @@ def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
     assert tables.POST_VOCABULARY == objective.POST_VOCABULARY
     rows = tables.summary({(BASE, "words"): {0: 1.0}, (KL6000, "words"): {0: 1.0}})
     assert [row["kl_coefficient_per_nat"] for row in rows] == ["", 6000 / 50257]
-    files.write_table("tables/summary.csv", tmp_path / "summary.csv", rows)
+    write_table(tmp_path / "summary.csv", rows, TABLES["summary"])
     assert (tmp_path / "summary.csv").read_text().splitlines()[1:] == [
         "base,,,,words,1,,,1",
         "policy,blog,6000,0.1193864,words,1,,,1",
@@ -395,8 +399,8 @@ def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
 # ---------------------------------------------------------------------------- completions
 
 
-def completion(text: str, count: int, reward: float, **changes: object) -> files.Row:
-    row: files.Row = dict.fromkeys(files.TABLES["completions.csv"], 0.0)
+def completion(text: str, count: int, reward: float, **changes: object) -> Row:
+    row: Row = dict.fromkeys(COMPLETIONS, 0.0)
     row |= {"token_ids": "1 2", "text": text, "count": count, "reward": reward}
     return row | changes
 
@@ -407,7 +411,7 @@ def test_completions_give_reward_kl_and_distinct(tmp_path: Path) -> None:
         completion(" a cat", 1500, 0.6, kl_policy_to_base_nats=2.0),
         completion(" a dog", 500, 0.2, kl_policy_to_base_nats=4.0),
     ]
-    files.write_table("completions.csv", path, rows)
+    write_table(path, rows, COMPLETIONS)
     values = tables.completion_values([path], {})
     assert values[KL0, "completion_similarity"] == {4: pytest.approx(0.5)}
     assert values[KL0, "kl_policy_to_base_nats"] == {4: pytest.approx(2.5)}
@@ -417,7 +421,7 @@ def test_completions_give_reward_kl_and_distinct(tmp_path: Path) -> None:
 
 def test_what_is_infinite_stays_undefined(tmp_path: Path) -> None:
     path = tmp_path / "completions/prompted.csv"
-    files.write_table("completions.csv", path, [completion("", 9, 0.5, kl_base_to_policy_nats="")])
+    write_table(path, [completion("", 9, 0.5, kl_base_to_policy_nats="")], COMPLETIONS)
     stories: tables.Values = {(PROMPTED, "kl_base_to_policy_nats"): {0: 1.0}}
     values = tables.merge(stories, tables.completion_values([path], {PROMPTED: [0]}))
     rows = {row["metric"]: row["mean"] for row in tables.summary(values)}
@@ -428,7 +432,7 @@ def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
     path = tmp_path / "completions/base.csv"
     counts = [500, 300, 150, 50, 1]
     rewards = [0.1, 0.2, 0.3, 0.4, 0.5]
-    files.write_table("completions.csv", path, map(completion, "abcde", counts, rewards))
+    write_table(path, map(completion, "abcde", counts, rewards), COMPLETIONS)
     own = tables.completion_values([path], {BASE: [0, 1, 2]})[BASE, "completion_similarity"]
     assert sorted(own) == [0, 1, 2]
     assert len(set(own.values())) == 3
@@ -443,7 +447,7 @@ def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", ["0", "1.5", "", "many"])
 def test_a_count_that_counts_nothing_is_refused(tmp_path: Path, count: str) -> None:
     path = tmp_path / "completions/base.csv"
-    files.write_table("completions.csv", path, [completion("x", 1, 0.5) | {"count": count}])
+    write_table(path, [completion("x", 1, 0.5) | {"count": count}], COMPLETIONS)
     with pytest.raises(TableError, match=r"base\.csv: column count"):
         tables.completion_values([path], {BASE: [0]})
 
@@ -515,15 +519,15 @@ def test_scores_by_position(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- training
 
 
-def training_row(step: int, **changes: object) -> files.Row:
-    row: files.Row = dict.fromkeys(files.TABLES["training.csv"], 0.0)
+def training_row(step: int, **changes: object) -> Row:
+    row: Row = dict.fromkeys(TRAINING, 0.0)
     return row | {"step": step, "gradient_snr": ""} | changes
 
 
 def write_training(folder: Path, seed: int, rewards: list[float]) -> Path:
     path = folder / f"policies/blog/kl=0/seed={seed}/training.csv"
     rows = [training_row(i, reward_mean=r, seconds=seed + i) for i, r in enumerate(rewards, 1)]
-    files.write_table("training.csv", path, rows)
+    write_table(path, rows, TRAINING)
     return path
 
 
@@ -544,7 +548,7 @@ def test_training_curves_have_a_band(tmp_path: Path) -> None:
 def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
     path = write_training(tmp_path, 3, [0.1, 0.2])
     drawn = tmp_path / "completions/blog/kl=0/seed=3.csv"
-    files.write_table("completions.csv", drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)])
+    write_table(drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)], COMPLETIONS)
     rows = steps.trajectories([path], [drawn])
     assert [(r["seed"], r["step"]) for r in rows] == [(3, 1), (3, 2), (3, 3)]
     assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
@@ -554,7 +558,7 @@ def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
 def test_top_completions_become_shares(tmp_path: Path) -> None:
     path = tmp_path / "policies/blog/kl=0/seed=1/top_completions.csv"
     rows = [{"step": 1, "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
-    files.write_table("top_completions.csv", path, rows)
+    write_table(path, rows, TOP_COMPLETIONS)
     (row,) = steps.top_completions([path], 100)
     assert (row["text"], row["share"], row["seed"]) == (' "a",\ncat', 0.25, 1)
     with pytest.raises(TableError, match="count 25 of a batch of 20"):
@@ -596,7 +600,7 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
 def test_damaged_tables_are_named(tmp_path: Path, damage, message: str) -> None:
     path = write_training(tmp_path, 0, [0.125, 0.25])
     path.write_text(damage(path.read_text()), errors="surrogateescape")
-    shutil.rmtree(path.parent / whole_files.FOLDER)  # so that it is not known by its checksum
+    shutil.rmtree(path.parent / atomic.FOLDER)  # so that it is not known by its checksum
     with pytest.raises(TableError, match=message) as error:
         steps.training([path])
     assert str(path) in str(error.value)
@@ -614,12 +618,12 @@ def test_tables_need_no_torch() -> None:
 
 def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     rows, sets = score(study)
-    files.write_table("scores/stories.csv", study / "scores/stories.csv", rows)
-    files.write_table("scores/sets.csv", study / "scores/sets.csv", sets)
+    write_table(study / "scores/stories.csv", rows, STORIES)
+    write_table(study / "scores/sets.csv", sets, SETS)
     told = sorted(str(p) for p in study.glob("stories/**/seed=?.jsonl"))
     training = write_training(study, 0, [0.1, 0.2])
     run_file = training.with_name("run.json")
-    files.write_text(run_file, json.dumps({"new_tokens": 2}))
+    run_file.write_text(json.dumps({"new_tokens": 2}))
 
     def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]
@@ -631,11 +635,11 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
 
     for out in ("tables", "again"):
         assert run(out).returncode == 0
-    names = {name.split("/")[1] for name in files.TABLES if name.startswith("tables/")}
-    assert {p.name for p in (study / "tables").glob("[!.]*")} == names
-    for name in names:
+    assert {p.name for p in (study / "tables").glob("[!.]*")} == {f"{n}.csv" for n in TABLES}
+    for stem, columns in TABLES.items():
+        name = f"{stem}.csv"
         assert (study / "tables" / name).read_bytes() == (study / "again" / name).read_bytes()
-        files.read_table(f"tables/{name}", study / "tables" / name)
+        read_table(study / "tables" / name, columns)
         assert "nan" not in (study / "tables" / name).read_text()
     failed = run("none", "--batch-size", "0")
     assert failed.returncode == 1

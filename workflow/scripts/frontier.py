@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.tables import write_table
 from tinycats.frontier import best_of_n
 from tinycats.frontier import limit as frontier
+from tinycats.frontier.columns import TABLES
 
 
 def main() -> None:
@@ -66,8 +67,8 @@ def main() -> None:
             }
         ],
     }
-    for name, rows in results.items():
-        files.write_table(f"frontier/{name}.csv", args.out / f"{name}.csv", rows)
+    for name, columns in TABLES.items():
+        write_table(args.out / f"{name}.csv", results[name], columns)
     for row in results["policies"]:
         program.log.info(
             "%s, KL factor %s, seed %s: reward %.3f at %.2f nats; limit %.3f (%.3f to %.3f, %.0f effective samples)",

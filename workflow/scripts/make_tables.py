@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.tables import write_table
+from tinycats.policies.record import read_run
 from tinycats.scores import scoring
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
+from tinycats.tables.columns import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True, help="samples in a training step")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
-    completion_tokens = files.read_run(args.run)["new_tokens"]
+    completion_tokens = read_run(args.run)["new_tokens"]
     if args.batch_size < 1:
         raise program.UserError(f"--batch-size is {args.batch_size}, should be at least 1")
 
@@ -80,9 +82,9 @@ def main() -> None:
         "trajectories": steps.trajectories(args.training, args.completions),
         "first_token": steps.first_token(args.first_token) if args.first_token else [],
     }
-    for name, rows in results.items():
-        files.write_table(f"tables/{name}.csv", args.out / f"{name}.csv", rows)
-        log.info("tables/%s.csv: %d rows", name, len(rows))
+    for name, columns in TABLES.items():
+        write_table(args.out / f"{name}.csv", results[name], columns)
+        log.info("tables/%s.csv: %d rows", name, len(results[name]))
 
 
 if __name__ == "__main__":

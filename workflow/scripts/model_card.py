@@ -16,7 +16,7 @@ from tinycats import program
 
 def main() -> None:
     from tinycats.compute import devices
-    from tinycats.files import tables as files
+    from tinycats.files.atomic import write_text
     from tinycats.pretrain import corpus, model_card
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,8 +44,8 @@ def main() -> None:
     )
     text = model_card.card(args.model, numbers, run, args.curve, notes)
     if args.numbers:
-        files.write_text(args.numbers, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
-    files.write_text(args.model / "README.md", text)
+        write_text(args.numbers, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+    write_text(args.model / "README.md", text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tinycats import program
 
 def main() -> None:
     from tinycats.compute import devices
-    from tinycats.files import tables as files
+    from tinycats.files.atomic import write_text
     from tinycats.pretrain import corpus
     from tinycats.pretrain import training as pretraining
     from tinycats.pretrain.recipe import Recipe
@@ -57,7 +57,7 @@ def main() -> None:
         device,
     )
     record = pretraining.run_record(recipe, texts, result, device)
-    files.write_text(args.out / "run.json", record)
+    write_text(args.out / "run.json", record)
 
 
 if __name__ == "__main__":

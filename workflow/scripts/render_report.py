@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.atomic import write_text
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
 from tinycats.report.reading import read_study
@@ -47,8 +47,8 @@ def main() -> None:
     out = args.out or args.results / "report.html"
     markdown = args.markdown or args.results / "results.md"
     text = markdown_results.render(study, command, markdown, args.copy_figures)
-    files.write_text(out, page)
-    files.write_text(markdown, text)
+    write_text(out, page)
+    write_text(markdown, text)
     program.log.info("%s: %.1f MB, %d stories", out, len(page.encode()) / 1e6, len(study.stories))
 
 

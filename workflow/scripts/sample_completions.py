@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tinycats import program
-from tinycats.files import atomic as whole_files
-from tinycats.files import tables as files
+from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
+from tinycats.files import atomic
+from tinycats.files.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +82,15 @@ def main() -> None:
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)
 
-    files.write_table("completions.csv", args.out / "prompted.csv", prompted)
+    write_table(args.out / "prompted.csv", prompted, COMPLETIONS)
     for who, rows in collector.tables:
         name = (
             "base"
             if who["model"] == "base"
             else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
         )
-        files.write_table("completions.csv", args.out / f"{name}.csv", rows)
-    first = args.out / "first_token.csv"
-    files.write_table("completions/first_token.csv", first, collector.first_tokens)
+        write_table(args.out / f"{name}.csv", rows, COMPLETIONS)
+    write_table(args.out / "first_token.csv", collector.first_tokens, FIRST_TOKEN)
 
     # second pass: the log probabilities of all completions of the pool under its models
     pool = pool_of(len(args.policies))
@@ -101,7 +101,7 @@ def main() -> None:
             yield load_causal_lm(args.policies[i] / "model", device)[0]
 
     tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
-    whole_files.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
+    atomic.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.tables import write_table
+from tinycats.policies.record import read_run
 from tinycats.scores import scoring
+from tinycats.scores.columns import SETS, STORIES
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for stories.csv and sets.csv"
     )
     args = parser.parse_args()
-    completion_tokens = files.read_run(args.run)["new_tokens"]
+    completion_tokens = read_run(args.run)["new_tokens"]
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.models.folders import load_tokenizer, sha256_file, verify_folder
@@ -85,8 +87,8 @@ def main() -> None:
         lambda texts: encoder.similarities(texts, reference),
         complete,
     )
-    files.write_table("scores/stories.csv", args.out / "stories.csv", rows)
-    files.write_table("scores/sets.csv", args.out / "sets.csv", sets)
+    write_table(args.out / "stories.csv", rows, STORIES)
+    write_table(args.out / "sets.csv", sets, SETS)
     log.info("%d stories in %d sets scored", len(rows), len(sets))
 
 

@@ -13,7 +13,8 @@ import logging
 from pathlib import Path
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.tables import Row, read_lines, write_lines
+from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def main() -> None:
     base_model, tokenizer = load_causal_lm(args.base_model, device)
     base = Network(base_model)
 
-    def stories(network: Network, forced: str, seed: int) -> list[files.Row]:
+    def stories(network: Network, forced: str, seed: int) -> list[Row]:
         asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
         longest = max(len(r.prompt_ids) for r in asked) + args.new_tokens
         context = getattr(base_model.config, "max_position_embeddings", longest)
@@ -63,15 +64,15 @@ def main() -> None:
         if (args.policy.parent / "run.json").exists():  # without it, any model folder is accepted
             check_policy(args.policy.parent, args.base_model)
         policy = Network(load_causal_lm(args.policy, device)[0])
-        files.write_lines(args.out, stories(policy, "", args.seeds[0]), files.STORY_FIELDS)
-        theirs = list(files.read_lines(args.base_stories, files.STORY_FIELDS))
+        write_lines(args.out, stories(policy, "", args.seeds[0]), STORY_FIELDS)
+        theirs = list(read_lines(args.base_stories, STORY_FIELDS))
         found = find_stories(policy, theirs, tokenizer)
-        files.write_lines(args.out.with_suffix(".base.jsonl"), found, files.FORGETTING_FIELDS)
+        write_lines(args.out.with_suffix(".base.jsonl"), found, FORGETTING_FIELDS)
         return
     for seed in program.progress(args.seeds, len(args.seeds), "seeds"):
         for name, forced in (("base", ""), ("prompted", args.forced)):
             path = args.out / name / f"seed={seed}.jsonl"
-            files.write_lines(path, stories(base, forced, seed), files.STORY_FIELDS)
+            write_lines(path, stories(base, forced, seed), STORY_FIELDS)
 
 
 if __name__ == "__main__":

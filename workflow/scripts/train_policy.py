@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from tinycats import __version__, program
-from tinycats.files.atomic import check_writable
-from tinycats.files.tables import write_table, write_text
+from tinycats.files.atomic import check_writable, write_text
+from tinycats.files.tables import write_table
+from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 
 
 def parse() -> argparse.Namespace:
@@ -90,7 +91,7 @@ def main() -> None:
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)
     save_policy(policy, tokenizer, args.out / "model")
-    write_table("top_completions.csv", args.out / "top_completions.csv", trainer.top)
+    write_table(args.out / "top_completions.csv", trainer.top, TOP_COMPLETIONS)
     run = {
         "variant": args.variant,
         "settings": {name: getattr(settings, name) for name in names},
@@ -112,7 +113,7 @@ def main() -> None:
         },
     }
     write_text(args.out / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    write_table("training.csv", args.out / "training.csv", trainer.rows)
+    write_table(args.out / "training.csv", trainer.rows, TRAINING)
     trainer.state_file.unlink(missing_ok=True)
 
 

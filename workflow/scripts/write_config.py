@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tinycats import program
-from tinycats.files import tables as files
+from tinycats.files.atomic import write_text
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     import yaml
 
     text = yaml.safe_dump(args.config, sort_keys=False, allow_unicode=True, width=100)
-    files.write_text(args.out, text)
+    write_text(args.out, text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from tinycats.figures import reading, style
 from tinycats.figures.reading import Row, Tables, Who, number, percent
 from tinycats.figures.registry import showcase
-from tinycats.files.tables import ENOUGH_SAMPLES
+from tinycats.frontier.columns import ENOUGH_SAMPLES
 
 POLICY_TO_BASE = "kl_policy_to_base_nats"
 BASE_TO_POLICY = "kl_base_to_policy_nats"

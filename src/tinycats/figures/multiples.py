@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tinycats.figures import style
 from tinycats.figures.reading import BASE, PROMPTED, Interval, Tables, Who, by_metric
-from tinycats.files.tables import METRICS, possible_range
+from tinycats.scores.columns import METRICS, possible_range
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
 
@@ -28,8 +28,7 @@ def summary(tables: Tables) -> tuple[list[Who], dict[tuple[Who, str], Interval]]
 
 def title(metric: str) -> str:
     """A metric's label with an arrow in the direction that is better."""
-    label, _, better = METRICS[metric]
-    return label + _ARROW[better]
+    return METRICS[metric].label + _ARROW[METRICS[metric].direction]
 
 
 def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str]]:
@@ -78,7 +77,7 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
                 ax.plot(x, values[who, metric].mean, color=paint, markersize=8,
                         marker=style.marker(who, tables.kl_factors),
                         markeredgecolor=style.PAPER, markeredgewidth=0.6)  # fmt: skip
-        if METRICS[metric][1] == "share":
+        if METRICS[metric].unit == "share":
             style.percent_axis(ax)
             if ax.dataLim.height < 1e-9:  # nothing to choose an axis by
                 ax.set_ylim(-0.05, 1.05)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tinycats.columns import STUDY_TABLES
 from tinycats.figures import registry as figures
-from tinycats.files import tables as files
+from tinycats.files.tables import read_lines, read_table
 from tinycats.program import UserError
+from tinycats.stories.columns import STORY_FIELDS
 
 Row = dict[str, Any]
 
@@ -99,7 +101,7 @@ class Tables:
             self.sources.append(name)
         rows: list[Row] = [
             {c: v if c in _TEXT_COLUMNS else float(v or "nan") for c, v in row.items()}
-            for row in files.read_table(name, path)
+            for row in read_table(path, STUDY_TABLES[name])
         ]
         if not self.kl_factors:
             self.kl_factors = [row["kl_factor"] for row in rows if row.get("kl_factor")]
@@ -126,7 +128,7 @@ class Tables:
                 f"{self.results / path}: no such stories; the stories stage writes them"
             )
         self.sources.append(path)
-        return list(files.read_lines(self.results / path, files.STORY_FIELDS))
+        return list(read_lines(self.results / path, STORY_FIELDS))
 
     def everyone(self, rows: Iterable[Row]) -> list[Who]:
         """Who the rows are about: base, prompted, then policies by KL factor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinycats.figures import multiples, style
 from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, listing, number, percent
 from tinycats.figures.registry import showcase
-from tinycats.files.tables import METRICS
+from tinycats.scores.columns import METRICS
 
 SHOWN = (
     "completion_similarity",
@@ -37,7 +37,7 @@ def draw(tables: Tables) -> style.Drawing:
         f"How much of “{tables.concept}” is in the stories",
         finding,
         "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
-        "base and the prompted base: " + "; ".join(METRICS[m][0] for m in shown) + ".",
+        "base and the prompted base: " + "; ".join(METRICS[m].label for m in shown) + ".",
     )
 
 

@@ -7,7 +7,7 @@ import math
 from tinycats.figures import multiples, style
 from tinycats.figures.reading import BASE, Interval, Tables, Who, listing, number, percent
 from tinycats.figures.registry import showcase
-from tinycats.files.tables import METRICS
+from tinycats.scores.columns import METRICS
 
 SHOWN = (
     "perplexity_under_base",
@@ -45,7 +45,7 @@ def draw(tables: Tables) -> style.Drawing:
         apart.sort(key=lambda m: -_change(values[BASE, m].mean, values[who, m].mean))
         if apart:
             changes = [
-                f"{METRICS[m][0]} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
+                f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
                 for m in apart[:MOST_NAMED]
             ]
             most = "most of all " if len(apart) > len(changes) else ""
@@ -66,7 +66,7 @@ def draw(tables: Tables) -> style.Drawing:
         finding,
         "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
         "base and the prompted base, arrows where a direction is better: "
-        + "; ".join(METRICS[m][0] for m in shown)
+        + "; ".join(METRICS[m].label for m in shown)
         + ".",
     )
 
@@ -83,4 +83,4 @@ def _change(before: float, after: float) -> float:
 
 
 def _form(metric: str, value: float) -> str:
-    return percent(value) if METRICS[metric][1] == "share" else number(value, 3)
+    return percent(value) if METRICS[metric].unit == "share" else number(value, 3)

@@ -12,8 +12,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from tinycats.figures.style import Drawing
-from tinycats.files.atomic import whole
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import whole, write_text
 
 DOTS_PER_INCH = 200
 

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinycats.files import atomic as whole_files
-from tinycats.files import tables as files
+from tinycats.completions.columns import COMPLETIONS
+from tinycats.files import atomic
+from tinycats.files.tables import Row, read_table
 from tinycats.program import UserError
 
 Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
 
 _GRID = 256  # strengths λ over which R*(K) is minimised
 _POINTS = 60  # rows of limit.csv for each pool
@@ -89,7 +89,7 @@ def read_samples(path: str | Path) -> Samples:
             )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a file of the completions stage: {error}") from error
-    if problem := whole_files.problem(path):
+    if problem := atomic.problem(path):
         raise UserError(problem)
     try:
         return Samples(models, log_prob.astype(float), reward.astype(float), counts, others)
@@ -286,7 +286,7 @@ class Drawn:
 
 def read_drawn(path: str | Path) -> Drawn:
     """Read counts, rewards, log probabilities and exact KLs of a completions table."""
-    rows = files.read_table("completions.csv", path)
+    rows = read_table(path, COMPLETIONS)
     if not rows:
         raise UserError(f"{path}: holds no completions")
     kls = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")

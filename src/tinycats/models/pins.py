@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 from tinycats.program import UserError
 
 HEADER = """\

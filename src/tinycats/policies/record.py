@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinycats.files.tables import read_run
+from tinycats.files.tables import Row, TableError
 from tinycats.models.folders import sha256_file
 from tinycats.program import UserError
 
@@ -29,6 +30,21 @@ def commit() -> str:
     head = git("rev-parse", "--short=12", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no")
     return head + ("+changes" if head and changed else "")
+
+
+def read_run(path: str | Path) -> Row:
+    """A policy's run.json.
+
+    Raises:
+        TableError: the file is damaged or has no ``new_tokens``.
+    """
+    try:
+        run: Row = json.loads(Path(path).read_text(encoding="utf-8"))
+        if int(run["new_tokens"]) < 1:
+            raise ValueError("new_tokens is less than 1")
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{path}: not a policy's run.json ({error!r})") from error
+    return run
 
 
 def check_policy(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinycats.files import tables as files
+from tinycats.files.atomic import write_text
 from tinycats.models.folders import sha256_file
 from tinycats.program import UserError
 
@@ -91,7 +91,7 @@ def fetch(dataset: str, revision: str | None, folder: str | Path) -> None:
             "or put its text into a folder and name that"
         ) from error
     shutil.rmtree(download)
-    files.write_text(folder / "source.json", json.dumps(source, indent=2) + "\n")
+    write_text(folder / "source.json", json.dumps(source, indent=2) + "\n")
 
 
 def train_tokenizer(stories: list[str], folder: Path, vocab_size: int, context: int) -> None:

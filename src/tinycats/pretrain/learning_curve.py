@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tinycats.files import tables as files
+from tinycats.files.atomic import write_text
+from tinycats.files.tables import format_number
 from tinycats.program import UserError
 
 #: curve.csv: column → meaning
@@ -24,8 +25,8 @@ def write_curve(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CURVE)
-    writer.writerows([files.format_number(row[column]) for column in CURVE] for row in curve)
-    files.write_text(path, text.getvalue())
+    writer.writerows([format_number(row[column]) for column in CURVE] for row in curve)
+    write_text(path, text.getvalue())
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -19,10 +19,10 @@ from latex2mathml import converter
 from markupsafe import Markup
 
 from tinycats.figures.reading import PUBLISHED_LABEL
-from tinycats.files.tables import METRICS
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, Figure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
+from tinycats.scores.columns import METRICS
 from tinycats.study import with_article
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
@@ -103,8 +103,8 @@ def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
             {
                 "metric": metric,
                 "label": words.label(metric),
-                "unit": METRICS[metric][1] if metric in METRICS else "",
-                "better": METRICS[metric][2] if metric in METRICS else "none",
+                "unit": METRICS[metric].unit if metric in METRICS else "",
+                "better": METRICS[metric].direction if metric in METRICS else "none",
                 "cells": {
                     key: words.cell(
                         rows.get((key, metric)), verdict=verdicts.get((key, metric), "")
@@ -248,7 +248,7 @@ def render(study: Study, command: str) -> str:
             # Base64 of deflated bytes: no story can close the element that holds it.
             story_pack=pack_stories(study.stories, models, study.variants, study.concept_words),
             table_pack=pack_tables(study.csv_texts),
-            metric_labels={name: label for name, (label, _, _) in METRICS.items()},
+            metric_labels={name: metric.label for name, metric in METRICS.items()},
             share_metrics=[name for name in METRICS if words.is_share(name)],
             svg=lambda figure: Markup(figure.svg()),
         )

@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import yaml
 
 from tinycats import study as settings
-from tinycats.files import tables as files
+from tinycats.columns import STUDY_TABLES
+from tinycats.files.tables import read_table
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
 
@@ -157,12 +158,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def _tables(folder: Path) -> tuple[dict[str, list[dict[str, str]]], dict[str, str]]:
     """The study's tables as rows and as text; those that the report needs must exist."""
     rows, texts = {}, {}
-    for name in files.TABLES:
-        if "/" not in name:
-            continue
+    for name, columns in STUDY_TABLES.items():
         path = folder / name
         if path.exists():
-            rows[name] = files.read_table(name, path)
+            rows[name] = read_table(path, columns)
             texts[name] = path.read_text(encoding="utf-8")
     for name in ("tables/summary.csv", "scores/stories.csv"):
         if name not in rows:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinycats.files import tables as files
+from tinycats.files.tables import read_lines
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
 from tinycats.report.wording import model_key, model_name, number
+from tinycats.scores.columns import METRICS
+from tinycats.stories.columns import STORY_FIELDS
 from tinycats.study import canonical
 
 LIMIT = 32767  # hundredths of a nat that two bytes hold: 327 nats, e^-327, less than any softmax
@@ -71,13 +73,13 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
         ): row
         for row in scores
     }
-    known = set(files.METRICS) | {"tokens"}
+    known = set(METRICS) | {"tokens"}
     stories = []
     for path in sorted(folder.rglob("*.jsonl")):
         who = _who(path, folder)
         if who is None:
             continue
-        for index, line in enumerate(files.read_lines(path, files.STORY_FIELDS)):
+        for index, line in enumerate(read_lines(path, STORY_FIELDS)):
             row = by_story.get((*who, index))
             if row is None:
                 raise UserError(
@@ -132,7 +134,7 @@ def pack_stories(
     prompts = _indexed((s.line["prompt_group"], s.line["prompt"]) for s in stories)
     score_names = sorted(
         {name for story in stories for name in story.scores},
-        key=[*files.METRICS, "tokens"].index,
+        key=[*METRICS, "tokens"].index,
     )
     for story in stories:
         lengths = {len(story.line[k]) for k in ("tokens", "log_prob_policy", "log_prob_base")}

@@ -1,6 +1,6 @@
 """How the report names models, rounds numbers and phrases findings.
 
-Pure functions on rows of the tables of :mod:`tinycats.files.tables`. The page and results.md share
+Pure functions on rows of the tables of :mod:`tinycats.columns`. The page and results.md share
 them, so both show the same findings with the same digits.
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinycats.files.tables import ENOUGH_SAMPLES, METRICS, possible_range
+from tinycats.frontier.columns import ENOUGH_SAMPLES
+from tinycats.scores.columns import METRICS, possible_range
 from tinycats.study import canonical, with_article
 
 Row = Mapping[str, str]
@@ -51,12 +52,12 @@ def number(text: str | float | None) -> float | None:
 
 def label(metric: str) -> str:
     """The metric's label; of an unknown metric its name."""
-    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
 
 
 def is_share(metric: str) -> bool:
     """Whether the metric is a share, shown in per cent."""
-    return metric in METRICS and METRICS[metric][1] == "share"
+    return metric in METRICS and METRICS[metric].unit == "share"
 
 
 def _digits(value: float, half_width: float | None) -> int:

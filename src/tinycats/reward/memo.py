@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tinycats.compute.devices import gpu_name
-from tinycats.files.tables import write_text
+from tinycats.files.atomic import write_text
 from tinycats.reward.model import RewardModel
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinycats.files import atomic as whole_files
+from tinycats.files import atomic
 from tinycats.program import UserError
 from tinycats.reward.encoder import PackedBert
 
@@ -99,7 +99,7 @@ class RewardModel:
 def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_sha256: str) -> None:
     """Write the concept's unit vector with the concept and the encoder's checksum as metadata."""
     metadata = {"concept": concept, "encoder_sha256": encoder_sha256}
-    whole_files.write_tensors(path, {"embedding": vector.astype(np.float32)}, metadata)
+    atomic.write_tensors(path, {"embedding": vector.astype(np.float32)}, metadata)
 
 
 def load_reference(
@@ -130,7 +130,7 @@ def load_reference(
             f"{path}: made by another encoder (sha256 {metadata.get('encoder_sha256')}, ours is"
             f" {encoder_sha256}); delete it and rerun"
         )
-    if problem := whole_files.problem(path):
+    if problem := atomic.problem(path):
         raise UserError(problem)
     result: np.ndarray = vector
     return result

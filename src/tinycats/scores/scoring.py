@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tinycats.files import tables as files
-from tinycats.files.tables import Row, TableError
+from tinycats.files.tables import Row, TableError, read_lines
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
 from tinycats.scores import metrics
+from tinycats.scores.columns import STORIES
+from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 
 #: texts → their cosine similarities with the concept, float32, in the same order
 Similarities = Callable[[list[str]], np.ndarray]
@@ -125,7 +126,7 @@ def read_stories(path: str | Path) -> Iterator[Row]:
     """
     number = 0
     try:
-        for number, story in enumerate(files.read_lines(path, files.STORY_FIELDS), start=1):
+        for number, story in enumerate(read_lines(path, STORY_FIELDS), start=1):
             tokens = len(story["token_ids"])
             for field in _PER_TOKEN:
                 if len(story[field]) != tokens:
@@ -161,7 +162,7 @@ def read_forgetting(path: str | Path, base_stories: Sequence[Row]) -> dict[int, 
     """
     perplexities = {}
     try:
-        for row in files.read_lines(path, files.FORGETTING_FIELDS):
+        for row in read_lines(path, FORGETTING_FIELDS):
             story, log_p = row["story"], row["log_prob_policy"]
             if not 0 <= story < len(base_stories):
                 raise TableError(
@@ -299,12 +300,11 @@ def score(
 
     distinct = list(dict.fromkeys(text for pair in texts for text in pair if text.strip()))
     value = dict(zip(distinct, similarities(distinct).tolist(), strict=True))
-    columns = list(files.TABLES["scores/stories.csv"])
     for i, (completion, text) in enumerate(texts):
         rows[i]["completion_similarity"] = value.get(completion, metrics.UNDEFINED)
         # the encoder has a vector for the empty text too, but it says nothing about any story
         rows[i]["story_similarity"] = value.get(text, metrics.UNDEFINED)
-        rows[i] = {column: rows[i][column] for column in columns}
+        rows[i] = {column: rows[i][column] for column in STORIES}
     sets = [
         {**teller.columns(), "prompt_group": group, **score_set(stories_of_group)}
         for (teller, group), stories_of_group in groups.items()

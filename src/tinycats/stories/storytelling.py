@@ -163,7 +163,7 @@ def tell_stories(
     asked: Sequence[Request],
     new_tokens: int,
 ) -> list[Row]:
-    """Rows of a stories file (:data:`tinycats.files.tables.STORY_FIELDS`).
+    """Rows of a stories file (:data:`tinycats.stories.columns.STORY_FIELDS`).
 
     A forced token was taken with probability 1 by the conditioned model, whatever the model itself
     thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
@@ -200,7 +200,7 @@ def tell_stories(
 
 
 def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """How a policy finds stories that another model told (:data:`FORGETTING_FIELDS`)."""
+    """How a policy finds stories that another model told (:data:`~tinycats.stories.columns.FORGETTING_FIELDS`)."""
     asked = [
         Request(
             row["prompt_group"],

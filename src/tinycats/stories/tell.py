@@ -259,7 +259,7 @@ def _config(study: str) -> dict[str, Any]:
 
 def base_folder(policy: Path) -> Path:
     """Folder of the base model that a policy was trained from, found by its checksum."""
-    from tinycats.files.tables import read_run
+    from tinycats.policies.record import read_run
 
     wanted = read_run(policy / "run.json").get("base_model_sha256")
     for path in sorted(Path("resources/models").glob("*/manifest.json")):

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tinycats.files import tables as files
+from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files.tables import Row, TableError
+from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.scores.scoring import MODELS, Who, who
 from tinycats.tables.summaries import about, interval, number, read
 
@@ -34,10 +35,10 @@ def _who(teller: Who, seed: bool) -> Row:
 
 def training(paths: Iterable[str | Path]) -> list[Row]:
     """Rows of tables/training.csv from the policies' training.csv: mean and band over seeds."""
-    columns = [c for c in files.TABLES["training.csv"] if c not in ("step", *TIMING)]
+    columns = [c for c in TRAINING if c not in ("step", *TIMING)]
     of_step: dict[tuple[Who, int], dict[str, list[float]]] = {}
     for teller, path in _of_policies(paths):
-        for row in read("training.csv", path):
+        for row in read(path, TRAINING):
             step = int(number(row, "step", path))
             own = of_step.setdefault((replace(teller, seed=None), step), defaultdict(list))
             for column in columns:
@@ -58,7 +59,7 @@ def top_completions(paths: Iterable[str | Path], batch_size: int) -> list[Row]:
     """
     rows = []
     for teller, path in _of_policies(paths):
-        for row in read("top_completions.csv", path):
+        for row in read(path, TOP_COMPLETIONS):
             share = number(row, "count", path) / batch_size
             if not 0 < share <= 1:
                 raise TableError(f"{path}: count {row['count']} of a batch of {batch_size}")
@@ -83,12 +84,12 @@ def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path])
     rows = []
     for teller, path in _of_policies(paths):
         last = 0
-        for row in read("training.csv", path):
+        for row in read(path, TRAINING):
             last = int(number(row, "step", path))
             own = {name: number(row, column, path) for name, column in columns.items()}
             rows.append({**_who(teller, seed=True), "step": last, **own})
         if teller in after:
-            drawn = read("completions.csv", after[teller])
+            drawn = read(after[teller], COMPLETIONS)
             counts = [number(row, "count", after[teller]) for row in drawn]
             own = {
                 name: math.fsum(
@@ -113,7 +114,7 @@ def first_token(path: str | Path) -> list[Row]:
         TableError: the file is damaged, or a seed's probabilities add up to more than 1.
     """
     of_model: dict[Who, dict[str, dict[str, float]]] = {}
-    for row in read("completions/first_token.csv", path):
+    for row in read(path, FIRST_TOKEN):
         if row["model"] not in MODELS:
             raise TableError(f"{path}: column model holds {row['model']!r}")
         model = Who(row["model"], row["variant"], row["kl_factor"])

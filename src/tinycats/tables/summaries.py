@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinycats.files import tables as files
-from tinycats.files.tables import METRICS, Row, TableError
+from tinycats.completions.columns import COMPLETIONS
+from tinycats.files.tables import Columns, Row, TableError, read_table
 from tinycats.scores import metrics
+from tinycats.scores.columns import METRICS, SETS, STORIES
 from tinycats.scores.scoring import MODELS, Who, who
 from tinycats.tables.positions import Positions
 
@@ -35,7 +36,7 @@ DISTINCT_OF = 1000
 #: weighted by tokens, in logarithms: exp(mean −log p) over all tokens of a seed's stories
 PERPLEXITIES = ("perplexity_under_base", "base_perplexity_under_policy")
 SET_METRICS = ("self_bleu", "vendi_score", "compression_ratio")
-STORY_METRICS = tuple(m for m in METRICS if m in files.TABLES["scores/stories.csv"])
+STORY_METRICS = tuple(m for m in METRICS if m in STORIES)
 KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 
 #: (model with ``seed=None``, metric) → seed → the seed's average
@@ -73,7 +74,7 @@ def interval(values: Iterable[float]) -> Row:
 # ---------------------------------------------------------------------------- reading
 
 
-def read(name: str, path: str | Path) -> list[dict[str, str]]:
+def read(path: str | Path, columns: Columns) -> list[dict[str, str]]:
     """Rows of a table, at least one, as text.
 
     Raises:
@@ -84,7 +85,7 @@ def read(name: str, path: str | Path) -> list[dict[str, str]]:
             data = file.read()
         if not data.endswith(b"\n"):
             raise TableError(f"{path}: cut short: its last line has no end")
-        rows = files.read_table(name, path)
+        rows = read_table(path, columns)
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not a text file ({error})") from error
     if not rows:
@@ -136,7 +137,7 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
     Raises:
         TableError: a file is damaged.
     """
-    rows = read("scores/stories.csv", stories)
+    rows = read(stories, STORIES)
     tellers = [_teller(row, stories) for row in rows]
     # the base's stories have lengths of their own, whichever policy's perplexity is measured
     base_tokens = {
@@ -165,7 +166,7 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
             total = math.fsum((math.log(v) if logarithms else v) * w for v, w in pairs)
             mean = total / math.fsum(w for _, w in pairs)
             own[model, metric][seed] = math.exp(mean) if logarithms else mean
-    for row in read("scores/sets.csv", sets):
+    for row in read(sets, SETS):
         teller = _teller(row, sets)
         for metric in SET_METRICS:
             own = values.setdefault(row["prompt_group"], defaultdict(dict))
@@ -204,7 +205,7 @@ def completion_values(paths: Iterable[str | Path], seeds: Mapping[Who, Sequence[
     for path in sorted(map(Path, paths), key=lambda p: who(p).order):
         teller = who(path)
         model = replace(teller, seed=None)
-        rows = read("completions.csv", path)
+        rows = read(path, COMPLETIONS)
         counts = np.array([number(row, "count", path) for row in rows])
         if not (counts >= 1).all() or (counts % 1).any():
             raise TableError(f"{path}: column count should hold whole numbers of at least 1")
@@ -277,7 +278,7 @@ def verdict(metric: str, row: Row) -> str:
     """``better`` or ``worse`` (``higher``, ``lower``) if the interval excludes 0, else ``undecided``."""
     if not (row["low"] > 0 or row["high"] < 0):  # nan, with one seed, is neither
         return "undecided"
-    direction = METRICS[metric][2]
+    direction = METRICS[metric].direction
     if direction == "none":
         return "higher" if row["low"] > 0 else "lower"
     return "better" if (row["low"] > 0) == (direction == "up") else "worse"

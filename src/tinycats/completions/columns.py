@@ -1,0 +1,32 @@
+"""Columns of the tables of completions."""
+
+from __future__ import annotations
+
+from tinycats.files.tables import Columns
+from tinycats.policies.columns import KL
+
+#: which model a row is about
+MODEL: Columns = {
+    "model": "`base`, `prompted` (the base made to begin with the concept) or `policy`",
+    "variant": "name of the training settings (`blog` unless the study names others); empty for base and prompted",
+    "kl_factor": "the post's KL_FACTOR; empty for base and prompted",
+    "seed": "seed of the run (the base is sampled anew for each seed)",
+}
+
+#: completions/**.csv
+COMPLETIONS: Columns = {
+    "token_ids": "new token ids separated by blanks (an end token included)",
+    "text": "completion, without the prompt",
+    "count": "how often it was drawn",
+    "reward": "cosine(concept, prompt + completion)",
+    "log_prob_policy": "log probability under the model it was drawn from, nats",
+    "log_prob_base": "log probability under the base model, nats",
+    **KL,
+}
+
+#: completions/first_token.csv
+FIRST_TOKEN: Columns = {
+    **MODEL,
+    "token": "text of the first new token",
+    "probability": "its exact probability after the training prompt (1e-4 and more)",
+}

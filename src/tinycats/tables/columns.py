@@ -1,0 +1,84 @@
+"""Columns of the tables that figures and report read."""
+
+from __future__ import annotations
+
+from tinycats.completions.columns import MODEL
+from tinycats.files.tables import Columns
+from tinycats.policies.columns import KL
+
+INTERVAL: Columns = {
+    "mean": "mean over seeds",
+    "low": "lower end of the 95 % t-interval over seeds (empty with one seed)",
+    "high": "upper end",
+    "seeds": "number of seeds",
+}
+
+#: name of a file in tables/ → its columns
+TABLES: dict[str, Columns] = {
+    "summary": {
+        "model": MODEL["model"],
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "kl_coefficient_per_nat": "kl_factor / 50257, reward units per nat; empty for base and prompted",
+        "metric": "name as in docs/metrics.md; stories of the training prompt's group",
+        **INTERVAL,
+    },
+    "by_prompt_group": {
+        "model": MODEL["model"],
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "prompt_group": "group of the prompts",
+        "metric": "name as in docs/metrics.md",
+        **INTERVAL,
+    },
+    "by_position": {
+        "model": MODEL["model"],
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "prompt_group": "group of the prompts",
+        "position_from": "first new token of the bin, counted from 0",
+        "position_to": "first new token after the bin",
+        "metric": "`mentions_per_100_tokens`, `kl_policy_to_base_nats_per_token` or `log_ratio_nats_per_token`",
+        **INTERVAL,
+    },
+    "paired_differences": {
+        "comparison": "`A − B`, for example `KL 6000 − KL 0`",
+        "minuend": "A: `base`, `prompted` or a KL factor",
+        "subtrahend": "B, likewise",
+        "variant": MODEL["variant"],
+        "metric": "name as in docs/metrics.md",
+        **INTERVAL,
+        "verdict": "`better`, `worse`, `higher`, `lower` (the interval excludes 0) or `undecided`",
+    },
+    "first_token": {
+        "model": MODEL["model"],
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "token": "text of the first new token",
+        "probability": "its exact probability after the training prompt, mean over seeds",
+    },
+    "training": {
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "step": "as in training.csv",
+        "metric": "a column of training.csv",
+        **INTERVAL,
+    },
+    "top_completions": {
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "seed": MODEL["seed"],
+        "step": "as in training.csv",
+        "text": "completion",
+        "share": "share of the batch",
+        "reward": "its reward",
+    },
+    "trajectories": {
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "seed": MODEL["seed"],
+        "step": "as in training.csv; one past the last: the finished policy's completions",
+        "reward": "mean reward",
+        **KL,
+    },
+}
