@@ -18,6 +18,7 @@ from tinycats.files.tables import write_lines, write_table
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
+from tinycats.tables.intervals import over_seeds
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
@@ -363,12 +364,4 @@ def test_the_second_judge_is_believed_only_beyond_its_noise(
 ) -> None:
     from tinycats.figures import judge_vs_reward
 
-    assert part in judge_vs_reward._verdict(reading.over_seeds(values), lowest)
-
-
-def test_intervals_over_seeds() -> None:
-    # t(0.975, 2) = 4.302653; the standard error of 1, 2, 3 is 1/√3
-    low, high = reading.over_seeds([1.0, 2.0, 3.0])[1:]
-    assert low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
-    assert high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
-    assert not reading.over_seeds([1.0]).known
+    assert part in judge_vs_reward._verdict(over_seeds(values), lowest)

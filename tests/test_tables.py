@@ -26,6 +26,7 @@ from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
+from tinycats.tables.intervals import Interval, over_seeds
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -258,19 +259,20 @@ def test_word_lists_are_json() -> None:
 
 
 def test_t_interval_of_three_seeds() -> None:
-    row = tables.interval([1.0, 2.0, 3.0])
+    row = over_seeds([1.0, 2.0, 3.0])
     half = 4.302652729911275 / math.sqrt(3)  # t quantile with 2 degrees of freedom; sd = 1
-    assert row == pytest.approx({"mean": 2, "low": 2 - half, "high": 2 + half, "seeds": 3})
+    assert row == pytest.approx((2, 2 - half, 2 + half, 3))
+    assert row.known
 
 
 def test_an_interval_needs_two_seeds() -> None:
-    one = tables.interval([0.5, math.nan])
-    assert (one["mean"], one["seeds"]) == (0.5, 1)
-    assert math.isnan(one["low"])
-    assert math.isnan(one["high"])
-    assert tables.interval([])["seeds"] == 0
-    same = tables.interval([0.5, 0.5])
-    assert (same["low"], same["high"]) == (0.5, 0.5)
+    one = over_seeds([0.5, math.nan])
+    assert (one.mean, one.seeds) == (0.5, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert over_seeds([]).seeds == 0
+    same = over_seeds([0.5, 0.5])
+    assert (same.low, same.high) == (0.5, 0.5)
 
 
 # ---------------------------------------------------------------------------- tables of scores
@@ -393,7 +395,7 @@ def test_differences_are_paired_by_seed() -> None:
     ],
 )
 def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
-    assert tables.verdict(metric, {"low": low, "high": high}) == expected
+    assert tables.verdict(metric, Interval((low + high) / 2, low, high, 3)) == expected
 
 
 # ---------------------------------------------------------------------------- completions

@@ -5,18 +5,8 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import (
-    BASE,
-    PROMPTED,
-    Interval,
-    Row,
-    Tables,
-    Who,
-    number,
-    over_seeds,
-    percent,
-    who_of,
-)
+from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, number, percent, who_of
+from tinycats.tables.intervals import Interval, over_seeds
 
 JUDGES = (
     ("mentions_concept", "stories that mention “{concept}”"),

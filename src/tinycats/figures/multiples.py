@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, PROMPTED, Interval, Tables, Who, by_metric
+from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, by_metric
 from tinycats.scores.columns import METRICS, possible_range
+from tinycats.tables.intervals import Interval
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures import registry as figures
 from tinycats.files.tables import read_lines, read_table
 from tinycats.program import UserError
 from tinycats.stories.columns import STORY_FIELDS
+from tinycats.tables.intervals import Interval
 
 Row = dict[str, Any]
 
@@ -27,19 +27,7 @@ PUBLISHED_CONCEPT = "cat"
 PUBLISHED_LABEL = "TinyStories-33M, published, one run"
 
 
-class Interval(NamedTuple):
-    """Mean over seeds with its 95 % t-interval (``nan`` with one seed)."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def known(self) -> bool:
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-
-NOTHING = Interval(math.nan, math.nan, math.nan)
+NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 
 class Who(NamedTuple):
@@ -105,7 +93,7 @@ class Tables:
         ]
         if not self.kl_factors:
             self.kl_factors = [row["kl_factor"] for row in rows if row.get("kl_factor")]
-        self.kl_factors = figures.sort_factors(self.kl_factors)
+        self.kl_factors = sort_factors(self.kl_factors)
         return rows
 
     def rows(self, name: str) -> list[Row]:
@@ -154,6 +142,11 @@ class Tables:
         return [{k: v if k == "kl_factor" else float(v) for k, v in row.items()} for row in rows]
 
 
+def sort_factors(kl_factors: Sequence[str]) -> list[str]:
+    """Distinct KL factors in ascending order, in the spelling given."""
+    return sorted(dict.fromkeys(kl_factors), key=float)
+
+
 def who_of(row: Row) -> Who:
     """Who a row with the columns ``model`` (if any) and ``kl_factor`` is about."""
     model = row.get("model", "policy")
@@ -161,19 +154,7 @@ def who_of(row: Row) -> Who:
 
 
 def interval(row: Row) -> Interval:
-    return Interval(row["mean"], row["low"], row["high"])
-
-
-def over_seeds(values: list[float]) -> Interval:
-    """Mean and 95 % t-interval of one value a seed."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    from scipy import stats
-
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(row["mean"], row["low"], row["high"], int(row["seeds"]))
 
 
 def by_metric(rows: Iterable[Row]) -> dict[tuple[Who, str], Interval]:

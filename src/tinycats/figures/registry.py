@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinycats.figures.reading import sort_factors
 from tinycats.program import UserError
 
 if TYPE_CHECKING:
@@ -83,11 +84,6 @@ FIGURES: dict[str, Figure] = {
     "first_token": Figure("first_token", ("tables/first_token.csv",), "transfer", 520),
     "variants": Figure("variants", (_TRAINING, "frontier/policies.csv"), "method", 600, "variants"),
 }
-
-
-def sort_factors(kl_factors: Sequence[str]) -> list[str]:
-    """Distinct KL factors in ascending order, in the spelling given."""
-    return sorted(dict.fromkeys(kl_factors), key=float)
 
 
 def showcase(kl_factors: Sequence[str]) -> list[str]:

@@ -24,7 +24,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from tinycats.figures.reading import Interval, Who
+from tinycats.figures.reading import Who
+from tinycats.tables.intervals import Interval
 
 INK = "#1a1a1a"
 PAPER = "#fefefe"
@@ -332,7 +333,7 @@ def clamp(value: Interval, lowest: float = 0.0, highest: float = 1.0) -> Interva
     """An interval within what is possible, by default for a share."""
     if not value.known:
         return value
-    return Interval(value.mean, max(value.low, lowest), min(value.high, highest))
+    return value._replace(low=max(value.low, lowest), high=min(value.high, highest))
 
 
 def band(ax: Axes, x: Any, values: Sequence[Interval], paint: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import reading, style
-from tinycats.figures.reading import Interval, Row, Tables, Who, number, within
+from tinycats.figures.reading import Row, Tables, Who, number, within
+from tinycats.tables.intervals import Interval
 
 PANELS = (
     ("loss", "loss"),

@@ -6,17 +6,8 @@ import math
 import statistics
 
 from tinycats.figures import style
-from tinycats.figures.reading import (
-    NOTHING,
-    Interval,
-    Row,
-    Tables,
-    Who,
-    interval,
-    listing,
-    number,
-    over_seeds,
-)
+from tinycats.figures.reading import NOTHING, Row, Tables, Who, interval, listing, number
+from tinycats.tables.intervals import Interval, over_seeds
 
 _TRAINING = (
     ("reward_mean", "reward at the end"),
@@ -92,7 +83,7 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
             value = interval(rows[-1])
             if metric == "gradient_snr":
                 middle = statistics.median(row["mean"] for row in rows)
-                value = Interval(middle, math.nan, math.nan)
+                value = value._replace(mean=middle, low=math.nan, high=math.nan)
             values[variant, factor, metric] = value
     shares: dict[tuple[str, str], list[float]] = {}
     for row in policies:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import BASE, Interval, Tables, Who, listing, number, percent
+from tinycats.figures.reading import BASE, Tables, Who, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.scores.columns import METRICS
+from tinycats.tables.intervals import Interval
 
 SHOWN = (
     "perplexity_under_base",

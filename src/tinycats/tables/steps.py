@@ -12,7 +12,9 @@ from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files.tables import Row, TableError
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.scores.scoring import MODELS, Who, who
-from tinycats.tables.summaries import about, interval, number, read
+from tinycats.tables.intervals import over_seeds
+from tinycats.tables.reading import number, read
+from tinycats.tables.summaries import about
 
 #: columns of training.csv that are measured times: they differ from run to run, the tables do not
 TIMING = ("seconds", "samples_per_second")
@@ -47,7 +49,7 @@ def training(paths: Iterable[str | Path]) -> list[Row]:
     for (model, step), values in sorted(of_step.items(), key=lambda i: (i[0][0].order, i[0][1])):
         for metric in columns:
             about_it = {**_who(model, seed=False), "step": step, "metric": metric}
-            rows.append({**about_it, **interval(values[metric])})
+            rows.append({**about_it, **over_seeds(values[metric])._asdict()})
     return [row for row in rows if row["seeds"]]
 
 

@@ -9,7 +9,6 @@ it comes from, is written in ``docs/metrics.md``.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from tinycats.completions.columns import COMPLETIONS
-from tinycats.files.tables import Columns, Row, TableError, read_table
+from tinycats.files.tables import Row, TableError
 from tinycats.scores import metrics
 from tinycats.scores.columns import METRICS, SETS, STORIES
 from tinycats.scores.scoring import MODELS, Who, who
+from tinycats.tables.intervals import Interval, over_seeds
 from tinycats.tables.positions import Positions
+from tinycats.tables.reading import number, read
 
 #: the group of the training prompt, which tables/summary.csv is about
 TRAINING_GROUP = "training"
 #: KL_FACTOR / this = reward units per nat: the post averages its KL over GPT-2's vocabulary
 POST_VOCABULARY = 50257
-CONFIDENCE = 0.95
 #: distinct completions are counted per this many draws, whatever the size of the sample
 DISTINCT_OF = 1000
 
@@ -41,76 +41,6 @@ KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 
 #: (model with ``seed=None``, metric) → seed → the seed's average
 Values = dict[tuple[Who, str], dict[int, float]]
-
-
-# ---------------------------------------------------------------------------- intervals
-
-
-@functools.cache
-def _t_quantile(degrees_of_freedom: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom))
-
-
-def interval(values: Iterable[float]) -> Row:
-    """Mean and 95 % t-interval (Student 1908) of one value a seed; undefined values are left out.
-
-    Returns:
-        ``mean``, ``low``, ``high``, ``seeds``; low and high are nan with fewer than two values.
-    """
-    known = [value for value in values if not math.isnan(value)]
-    n = len(known)
-    if not n:
-        return {"mean": math.nan, "low": math.nan, "high": math.nan, "seeds": 0}
-    mean = math.fsum(known) / n
-    if n == 1:
-        return {"mean": mean, "low": math.nan, "high": math.nan, "seeds": 1}
-    variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)
-    half = _t_quantile(n - 1) * math.sqrt(variance / n)
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
-
-
-# ---------------------------------------------------------------------------- reading
-
-
-def read(path: str | Path, columns: Columns) -> list[dict[str, str]]:
-    """Rows of a table, at least one, as text.
-
-    Raises:
-        TableError: the file is empty, cut short, not text, or has other columns.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        if not data.endswith(b"\n"):
-            raise TableError(f"{path}: cut short: its last line has no end")
-        rows = read_table(path, columns)
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file ({error})") from error
-    if not rows:
-        raise TableError(f"{path}: has no rows; delete it and rerun")
-    return rows
-
-
-def number(row: Mapping[str, str], column: str, path: str | Path) -> float:
-    """A value of a table; nan if it is empty.
-
-    Raises:
-        TableError: the value is neither a finite number nor empty.
-    """
-    text = row[column]
-    if text == "":
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise TableError(
-            f"{path}: column {column} holds {text!r}, should be a finite number or empty"
-        )
-    return value
 
 
 def _teller(row: Mapping[str, str], path: str | Path) -> Who:
@@ -257,7 +187,7 @@ def summary(values: Values) -> list[Row]:
         factor = model.kl_factor
         coefficient = float(factor) / POST_VOCABULARY if factor else ""
         row = {**about(model), "kl_coefficient_per_nat": coefficient, "metric": metric}
-        rows.append({**row, **interval(values[model, metric].values())})
+        rows.append({**row, **over_seeds(values[model, metric].values())._asdict()})
     return list(filter(_known, rows))
 
 
@@ -270,18 +200,18 @@ def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
             for teller, metric in _ordered(own):
                 if teller == model:
                     row = {**about(model), "prompt_group": group, "metric": metric}
-                    rows.append({**row, **interval(own[model, metric].values())})
+                    rows.append({**row, **over_seeds(own[model, metric].values())._asdict()})
     return list(filter(_known, rows))
 
 
-def verdict(metric: str, row: Row) -> str:
+def verdict(metric: str, difference: Interval) -> str:
     """``better`` or ``worse`` (``higher``, ``lower``) if the interval excludes 0, else ``undecided``."""
-    if not (row["low"] > 0 or row["high"] < 0):  # nan, with one seed, is neither
+    if not (difference.low > 0 or difference.high < 0):  # nan, with one seed, is neither
         return "undecided"
     direction = METRICS[metric].direction
     if direction == "none":
-        return "higher" if row["low"] > 0 else "lower"
-    return "better" if (row["low"] > 0) == (direction == "up") else "worse"
+        return "higher" if difference.low > 0 else "lower"
+    return "better" if (difference.low > 0) == (direction == "up") else "worse"
 
 
 def paired_differences(values: Values) -> list[Row]:
@@ -302,7 +232,9 @@ def paired_differences(values: Values) -> list[Row]:
                 continue
             for metric in METRICS:
                 ours, theirs = values.get((policy, metric), {}), values.get((rival, metric), {})
-                row = interval(ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs}))
+                found = over_seeds(
+                    ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs})
+                )
                 rows.append(
                     {
                         "comparison": f"{_name(policy)} − {_name(rival)}",
@@ -310,8 +242,8 @@ def paired_differences(values: Values) -> list[Row]:
                         "subtrahend": rival.kl_factor or rival.model,
                         "variant": policy.variant,
                         "metric": metric,
-                        **row,
-                        "verdict": verdict(metric, row),
+                        **found._asdict(),
+                        "verdict": verdict(metric, found),
                     }
                 )
     return list(filter(_known, rows))
@@ -328,5 +260,5 @@ def by_position(positions: Positions) -> list[Row]:
         for (begin, end, metric), of_seed in positions.rows[model, group].items():
             row = {**about(model), "prompt_group": group}
             row |= {"position_from": begin, "position_to": end, "metric": metric}
-            rows.append({**row, **interval(of_seed.values())})
+            rows.append({**row, **over_seeds(of_seed.values())._asdict()})
     return list(filter(_known, rows))
