@@ -6,6 +6,7 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
+from tinycats.columns import STUDY_TABLES
 from tinycats.source_code import source_files
 from tinycats.program import UserError
 from tinycats.study import Study
@@ -130,31 +131,10 @@ def policy_weights():
     return per_policy(f"{POLICY}/model/model.safetensors")
 
 
-def report_tables():
-    return [
-        f"{RESULTS}/{path}.csv"
-        for path in (
-            *(f"tables/{name}" for name in TABLES),
-            "scores/stories",
-            "scores/sets",
-            "frontier/limit",
-            "frontier/best_of_n",
-            "frontier/policies",
-            "frontier/prompted",
-        )
-    ]
-
-
-TABLES = [
-    "summary",
-    "by_prompt_group",
-    "by_position",
-    "paired_differences",
-    "training",
-    "top_completions",
-    "trajectories",
-    "first_token",
-]
+def tables_below(*folders):
+    """The study's documented tables in these folders of its results."""
+    paths = [path for path in STUDY_TABLES if path.split("/")[0] in folders]
+    return [f"{RESULTS}/{path}" for path in paths]
 
 
 def story_arguments():

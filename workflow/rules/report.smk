@@ -6,7 +6,7 @@ rule report:
         figures=figure_files(),
         stories=story_files(),
         runs=run_files(),
-        tables=report_tables(),
+        tables=tables_below("completions", "scores", "tables", "frontier"),
         manifests=[
             f"{BASE_MODEL}/manifest.json",
             f"{REWARD_ENCODER}/manifest.json",
@@ -78,14 +78,8 @@ rule publish:
             kind=["svg", "png"],
         ),
         hero=f"{RESULTS}/figures/frontier.svg",
-        tables=expand(
-            f"{RESULTS}/tables/{{name}}.csv",
-            name=[name for name in TABLES if name != "top_completions"],
-        ),
-        frontier=expand(
-            f"{RESULTS}/frontier/{{name}}.csv",
-            name=["limit", "best_of_n", "policies", "prompted"],
-        ),
+        tables=[t for t in tables_below("tables") if "top_completions" not in t],
+        frontier=tables_below("frontier"),
     output:
         page=f"docs/{STUDY.name}-study/report.html",
         markdown=(

@@ -61,10 +61,7 @@ rule tables:
         run=run_files()[0],
         code=code(script="make_tables"),
     output:
-        expand(
-            f"{RESULTS}/tables/{{name}}.csv",
-            name=TABLES,
-        ),
+        tables_below("tables"),
     log:
         f"logs/{STUDY.name}/tables.log",
     benchmark:
