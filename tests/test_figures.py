@@ -14,7 +14,7 @@ import pytest
 from tinycats.columns import STUDY_TABLES
 from tinycats.figures import reading, style
 from tinycats.figures import registry as figures
-from tinycats.files.tables import write_lines, write_table
+from tinycats.files.tables import Row, write_lines, write_table
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
@@ -119,7 +119,7 @@ def study(
         for n in (1, 4, 64)
     ]
     prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]
-    tables: dict[str, list[files.Row]] = {
+    tables: dict[str, list[Row]] = {
         "tables/training.csv": training,
         "tables/trajectories.csv": trajectories,
         "tables/top_completions.csv": top,
