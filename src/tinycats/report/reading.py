@@ -13,6 +13,7 @@ import yaml
 
 from tinycats import study as settings
 from tinycats.files import tables as files
+from tinycats.layout import canonical
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
 
@@ -110,7 +111,7 @@ def read_figures(folder: Path) -> tuple[Figure, ...]:
                 finding=about["finding"],
                 alt=about["alt"],
                 sources=tuple([source] if isinstance(source, str) else source),
-                kl_factor=None if factor in (None, "") else settings.canonical(factor),
+                kl_factor=None if factor in (None, "") else canonical(factor),
                 order=float(about["order"]),
                 section=about["section"],
             )

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tinycats.files import tables as files
+from tinycats.layout import canonical
 from tinycats.program import UserError
 from tinycats.report.wording import model_key, model_name, number
-from tinycats.study import canonical
 
 LIMIT = 32767  # hundredths of a nat that two bytes hold: 327 nats, e^-327, less than any softmax
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinycats.files.tables import ENOUGH_SAMPLES, METRICS, possible_range
-from tinycats.study import canonical, with_article
+from tinycats.layout import canonical
+from tinycats.study import with_article
 
 Row = Mapping[str, str]
 MINUS = "\N{MINUS SIGN}"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, program
+from tinycats.layout import canonical
 from tinycats.program import UserError
-from tinycats.study import canonical
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
