@@ -124,7 +124,8 @@ def test_models_are_ordered_by_kind_variant_number_and_seed() -> None:
         ModelId("policy", "b", "0", 2),
         ModelId("policy", "b", "0", 10),
     ]
-    assert sorted(ordered[::-1], key=ModelId.order) == ordered
+    backwards = ordered[::-1]
+    assert sorted(backwards, key=ModelId.order) == ordered
     # a study's own order of variants comes first
     by_study = sorted(ordered, key=lambda model: model.order(["b", "a"]))
     assert [model.variant for model in by_study] == ["", "", "b", "b", "a", "a", "a", "a"]

@@ -9,14 +9,14 @@ from tinycats.figures import style
 from tinycats.figures.reading import (
     NOTHING,
     Interval,
-    Row,
     Tables,
-    Who,
     interval,
     listing,
     number,
     over_seeds,
 )
+from tinycats.files.tables import Row
+from tinycats.layout import ModelId
 
 _TRAINING = (
     ("reward_mean", "reward at the end"),
@@ -39,9 +39,9 @@ def draw(tables: Tables) -> style.Drawing:
     ]  # fmt: skip
     if not shown:
         return style.empty("This study has no variants to compare.")
-    factors = [Who("policy", f) for f in tables.kl_factors if any(k[1] == f for k in values)]
+    factors = [tables.policy(f) for f in tables.kl_factors if any(k[1] == f for k in values)]
     entries = [
-        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
         for who in factors
     ]
     names = [variant.replace("_", " ") for variant in variants]
@@ -103,7 +103,7 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
     return values
 
 
-def _finding(variants: list[str], factors: list[Who], values: _Values) -> str:
+def _finding(variants: list[str], factors: list[ModelId], values: _Values) -> str:
     parts = []
     for who in factors:
         ends = [

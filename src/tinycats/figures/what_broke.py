@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import BASE, Interval, Tables, Who, listing, number, percent
+from tinycats.figures.reading import Interval, Tables, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import METRICS
+from tinycats.layout import BASE
 
 SHOWN = (
     "perplexity_under_base",
@@ -33,8 +34,8 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no scores.")
     figure, shown = multiples.draw(tables, SHOWN)
     parts = []
-    for factor in showcase([who.kl_factor for who in everyone if who.model == "policy"]):
-        who = Who("policy", factor)
+    for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
+        who = tables.policy(factor)
         apart = [
             m
             for m in shown
