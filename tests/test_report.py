@@ -15,6 +15,7 @@ import pytest
 from report_study import HOSTILE, SVG, make_study
 
 from tinycats.files import tables as files
+from tinycats.layout import ModelId
 from tinycats.program import UserError
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
@@ -217,7 +218,7 @@ def test_a_limit_that_too_few_samples_support_is_a_bound(study):
     assert [line["at_most"] for line in lines] == [False, False, True]
     summary = study.tables["tables/summary.csv"]
     assert "won at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
-        summary, lines, "cat", "blog/6000"
+        summary, lines, "cat", ModelId("policy", "blog", "6000")
     )
 
 

@@ -14,6 +14,7 @@ from tinycats import program
 from tinycats.files import tables as files
 from tinycats.frontier import best_of_n
 from tinycats.frontier import limit as frontier
+from tinycats.layout import COMPLETIONS, ModelId
 
 
 def main() -> None:
@@ -38,9 +39,9 @@ def main() -> None:
 
     samples = frontier.read_samples(args.log_probs)
     tables = [args.base]
-    for model in [*samples.models[1:], *samples.others]:
-        name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
-        tables.append(args.base.parent / model["variant"] / name)
+    for row in [*samples.models[1:], *samples.others]:
+        name = f"{ModelId.from_row(row).stem}{COMPLETIONS.end}"
+        tables.append(args.base.parent / name)
     drawn = [frontier.read_drawn(path) for path in tables]
     for model, (own, path) in enumerate(zip(drawn, tables, strict=True)):
         if model < len(samples.models):

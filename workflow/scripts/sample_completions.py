@@ -15,6 +15,7 @@ from pathlib import Path
 from tinycats import program
 from tinycats.files import atomic as whole_files
 from tinycats.files import tables as files
+from tinycats.layout import COMPLETIONS, ModelId
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +67,7 @@ def main() -> None:
     collector.draw_base(args.base_count)
     prompted = collector.draw_prompted(args.forced, args.policy_count)
     for folder in program.progress(args.policies, len(args.policies), "policies"):
-        variant, factor, seed = folder.parts[-3], folder.parts[-2], folder.parts[-1]
-        who = {
-            "model": "policy",
-            "variant": variant,
-            "kl_factor": factor.removeprefix("kl="),
-            "seed": int(seed.removeprefix("seed=")),
-        }
+        who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
         collector.draw_policy(who, policy, args.policy_count)
         del policy
@@ -81,12 +76,8 @@ def main() -> None:
 
     files.write_table("completions.csv", args.out / "prompted.csv", prompted)
     for who, rows in collector.tables:
-        name = (
-            "base"
-            if who["model"] == "base"
-            else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
-        )
-        files.write_table("completions.csv", args.out / f"{name}.csv", rows)
+        name = f"{ModelId.from_row(who).stem}{COMPLETIONS.end}"
+        files.write_table("completions.csv", args.out / name, rows)
     first = args.out / "first_token.csv"
     files.write_table("completions/first_token.csv", first, collector.first_tokens)
 

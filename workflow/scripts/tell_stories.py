@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from tinycats import program
+from tinycats import layout, program
 from tinycats.files import tables as files
 
 log = logging.getLogger(__name__)
@@ -59,17 +60,19 @@ def main() -> None:
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:
-        if (args.policy.parent / "run.json").exists():  # by hand, any model may tell stories
+        if (args.policy.parent / layout.RUN.name).exists():  # by hand, any model may tell stories
             check_policy(args.policy.parent, args.base_model)
         policy = Network(load_causal_lm(args.policy, device)[0])
         files.write_lines(args.out, stories(policy, "", args.seeds[0]), files.STORY_FIELDS)
         theirs = list(files.read_lines(args.base_stories, files.STORY_FIELDS))
         found = find_stories(policy, theirs, tokenizer)
-        files.write_lines(args.out.with_suffix(".base.jsonl"), found, files.FORGETTING_FIELDS)
+        files.write_lines(
+            args.out.with_suffix(layout.FORGETTING.end), found, files.FORGETTING_FIELDS
+        )
         return
     for seed in program.progress(args.seeds, len(args.seeds), "seeds"):
-        for name, forced in (("base", ""), ("prompted", args.forced)):
-            path = args.out / name / f"seed={seed}.jsonl"
+        for model, forced in ((layout.BASE, ""), (layout.PROMPTED, args.forced)):
+            path = args.out / f"{replace(model, seed=seed).stem}{layout.STORIES.end}"
             files.write_lines(path, stories(base, forced, seed), files.STORY_FIELDS)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinycats.report import page as report
-from tinycats.report.reading import Figure, Study
+from tinycats.report.reading import DrawnFigure, Study
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
@@ -31,7 +31,7 @@ class _Images:
     def __init__(self, markdown: Path, copies: Path | None) -> None:
         self.markdown, self.copies = markdown, copies
 
-    def link(self, figure: Figure) -> str:
+    def link(self, figure: DrawnFigure) -> str:
         picture = figure.path.with_suffix(".png")
         picture = picture if picture.exists() else figure.path
         if self.copies:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tinycats import layout
 from tinycats import study as settings
 from tinycats.files import tables as files
 from tinycats.layout import canonical
@@ -26,7 +27,7 @@ _ACTIVE = re.compile(
 
 
 @dataclass(frozen=True)
-class Figure:
+class DrawnFigure:
     """A figure and what its JSON says of it."""
 
     name: str
@@ -55,7 +56,7 @@ class Study:
     config: Mapping[str, Any]
     tables: Mapping[str, list[dict[str, str]]]
     csv_texts: Mapping[str, str]
-    figures: tuple[Figure, ...]
+    figures: tuple[DrawnFigure, ...]
     stories: tuple[Story, ...]
     runs: Mapping[str, Mapping[str, Any]]  # policy, e.g. "blog/kl=0/seed=0" → run.json
     manifests: Mapping[str, Mapping[str, Any]]  # model folder's name → manifest.json
@@ -94,7 +95,7 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     return f'{head} id="svg-{prefix}" role="img" aria-labelledby="alt-{prefix}">{rest}'
 
 
-def read_figures(folder: Path) -> tuple[Figure, ...]:
+def read_figures(folder: Path) -> tuple[DrawnFigure, ...]:
     """Every figure of the folder: whatever has an SVG and a JSON beside it, in their order."""
     figures = []
     for path in sorted(folder.glob("*.svg")):
@@ -104,7 +105,7 @@ def read_figures(folder: Path) -> tuple[Figure, ...]:
         factor = about["kl_factor"]
         source = about["source"]
         figures.append(
-            Figure(
+            DrawnFigure(
                 name=path.stem,
                 path=path,
                 title=about["title"],
@@ -198,7 +199,7 @@ def read_study(
     Raises:
         UserError: a file is missing or damaged; the line names it.
     """
-    path = folder / "config.yaml"
+    path = folder / layout.CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -209,7 +210,7 @@ def read_study(
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
     words = settings.Study({**config, "concept": concept}).concept_words
-    policies = folder / "policies"
+    policies = folder / layout.RUN.stage
     return Study(
         folder=folder,
         name=name,
@@ -219,13 +220,13 @@ def read_study(
         tables=tables,
         csv_texts=texts,
         figures=read_figures(folder / "figures"),
-        stories=tuple(read_stories(folder / "stories", tables["scores/stories.csv"])),
+        stories=tuple(read_stories(folder / layout.STORIES.stage, tables["scores/stories.csv"])),
         runs={
             str(path.parent.relative_to(policies)): read_json(path)
-            for path in sorted(policies.rglob("run.json"))
+            for path in sorted(policies.rglob(layout.RUN.name))
         },
         manifests={
             path.parent.name: read_json(path) for path in sorted(models.glob("*/manifest.json"))
         },
-        benchmarks=stage_times(benchmarks or [folder / "benchmarks"], name),
+        benchmarks=stage_times(benchmarks or [folder / layout.BENCHMARKS], name),
     )
