@@ -289,7 +289,7 @@ def test_program_writes_both_files_and_names_what_is_missing(tmp_path):
 
 def test_no_heavy_library_is_imported():
     code = (
-        "import sys, tinycats.report, tinycats.markdown_results;"
+        "import sys, tinycats.report.page, tinycats.report.markdown;"
         "print({'torch', 'transformers', 'sentence_transformers', 'matplotlib'} & set(sys.modules))"
     )
     found = subprocess.run(

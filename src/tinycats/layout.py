@@ -305,6 +305,16 @@ class ModelFile:
         """Its path within the model's own folder."""
         return self.end.lstrip("/")
 
+    @property
+    def log(self) -> str:
+        """Pattern of the log of the job that makes a policy's, below logs/<study>/."""
+        return replace(self, end=".log").pattern()
+
+    @property
+    def benchmark(self) -> str:
+        """Pattern of that job's benchmark, below :data:`BENCHMARKS`."""
+        return replace(self, end=".jsonl").pattern()
+
     def model_of(self, path: str | Path, results: Path) -> ModelId:
         """The model whose file ``path`` is.
 
