@@ -353,7 +353,7 @@ TABLES = {
         "top_completions", "trajectories", "first_token",
     )
 }  # fmt: skip
-FIGURE = "figures/{name}.{kind}"
+FIGURE = "figures/{name}"  # and .svg, .png or .json
 CONFIG = "config.yaml"
 PAGE = "report.html"
 MARKDOWN = "results.md"

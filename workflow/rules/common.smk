@@ -176,7 +176,9 @@ FIGURE_CATEGORIES = {
 
 def figure_files():
     """The figures of the study, as the report embeds and describes them."""
-    return expand(f"{RESULTS}/{layout.FIGURE}", name=FIGURE_NAMES, kind=["svg", "json"])
+    return expand(
+        f"{RESULTS}/{layout.FIGURE}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
+    )
 
 
 def figure_tables(wildcards):

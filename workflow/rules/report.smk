@@ -72,7 +72,7 @@ rule publish:
     input:
         page=rules.report.output.page,
         figures=expand(
-            f"{RESULTS}/{layout.FIGURE}",
+            f"{RESULTS}/{layout.FIGURE}.{{kind}}",
             name=FIGURE_NAMES,
             kind=["svg", "png"],
         ),
