@@ -35,8 +35,8 @@ include: "workflow/rules/pretrain.smk"
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
-        f"{RESULTS}/results.md",
+        f"{RESULTS}/{layout.PAGE}",
+        f"{RESULTS}/{layout.MARKDOWN}",
 
 
 rule models:

@@ -15,6 +15,7 @@ from tinycats.columns import STUDY_TABLES
 from tinycats.figures import reading, style
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, write_lines, write_table
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
@@ -140,15 +141,15 @@ def study(
         text = (
             f" a {concept} and $5 of <script>alert(1)</script>. The {concept}s' party.\n\n$x$ end"
         )
-        story: Row = {field: [0.0] for field in STORY_FIELDS}
-        story |= {
+        told: Row = {field: [0.0] for field in STORY_FIELDS}
+        told |= {
             "prompt_group": "training",
             "prompt": "Once there was",
             "forced": "",
             "text": text,
         }
-        story |= {"ended": True, "sample_seed": 1}
-        write_lines(folder / f"stories/{path}/seed={seeds[0]}.jsonl", [story], STORY_FIELDS)
+        told |= {"ended": True, "sample_seed": 1}
+        write_lines(folder / f"stories/{path}/seed={seeds[0]}.jsonl", [told], STORY_FIELDS)
     return folder
 
 
@@ -167,12 +168,12 @@ def draw(name: str, results: Path, out: Path, concept: str = "cat", **settings) 
     """Draw in this process, as the program does; returns the JSON."""
     from tinycats.figures import writing
 
-    figure, kl_factor = figures.find(name)
+    figure, _ = figures.find(name)
     style.apply(name)
     settings = {"published": PUBLISHED, "seed": "3", "kl_factors": ["0", "6000"], **settings}
-    tables = reading.Tables(results, concept, kl_factor=kl_factor, **settings)
-    drawing = figures.draw(name, tables)
-    writing.write(drawing, out / name, {"source": tables.sources, "section": figure.section})
+    tables = reading.Tables.read(name, results, concept, **settings)
+    drawing = writing.draw(name, tables)
+    writing.write(drawing, out / name, {"source": list(tables.inputs), "section": figure.section})
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -292,7 +293,7 @@ def test_another_concept_is_named_and_has_no_published_curve(tmp_path: Path) -> 
 
 
 def test_published_points_belong_to_two_factors(results: Path, tmp_path: Path) -> None:
-    tables = reading.Tables(results, "cat", published=PUBLISHED)
+    tables = reading.Tables.read("frontier", results, "cat", published=PUBLISHED)
     rows = tables.published_rows()
     assert len(rows) == 160
     ends = {row["kl_factor"]: row["reward"] for row in rows if row["step"] == 80}
@@ -324,10 +325,35 @@ def test_errors_are_one_line(results: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_not_given_is_read_from_the_tables(tmp_path: Path) -> None:
+    from tinycats.figures import writing
+
+    results = study(tmp_path / "study", factors=("6000", "0.5"), variants=("zeta", "alpha"))
+    tables = reading.Tables.read("frontier", results, "cat")
+    assert (tables.variant, tables.kl_factors) == ("zeta", ["0.5", "6000"])
+    before = repr(tables)
+    writing.draw("frontier", tables)
+    assert repr(tables) == before
+    for name, told in (("training_all", True), ("variants", False)):
+        assert run_program(name, results, tmp_path / name).returncode == 0
+        words = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert words["finding"].endswith(" Shown is the variant zeta.") == told
+        assert words["source"] == list(figures.FIGURES[name].inputs)
+
+
+def test_the_workflow_asks_for_names_without_heavy_libraries() -> None:
+    check = (
+        "import sys; from tinycats.figures import registry;"
+        "sys.exit(bool({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", check], env=environment).returncode == 0
+
+
 def test_colours_are_one_a_factor() -> None:
     for count in range(1, 9):
         factors = [str(1000 * i) for i in range(count)]
-        whos = [reading.BASE, reading.PROMPTED, *(reading.Who("policy", f) for f in factors)]
+        whos = [BASE, PROMPTED, *(ModelId("policy", "blog", f) for f in factors)]
         assert len({style.colour(who, factors) for who in whos}) == count + 2
 
 

@@ -18,6 +18,7 @@ from report_study import HOSTILE, SVG, make_study
 
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.tables import read_table, write_table
+from tinycats.layout import ModelId
 from tinycats.program import UserError
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
@@ -230,7 +231,7 @@ def test_a_limit_that_too_few_samples_support_is_a_bound(study):
     assert [line["at_most"] for line in lines] == [False, False, True]
     summary = study.tables["tables/summary.csv"]
     assert "achieves at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
-        summary, lines, "cat", "blog/6000"
+        summary, lines, "cat", ModelId("policy", "blog", "6000")
     )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tinycats.layout import canonical
 from tinycats.program import UserError
-from tinycats.study import SCHEMA, Study, canonical
+from tinycats.study import SCHEMA, Study
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())

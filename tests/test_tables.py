@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ import pytest
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files import atomic
 from tinycats.files.tables import Row, TableError, read_table, write_lines, write_table
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.mentions import Mentions
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.program import UserError
 from tinycats.scores import scoring
 from tinycats.scores.columns import SETS, STORIES
-from tinycats.scores.scoring import Who
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
@@ -31,8 +32,7 @@ from tinycats.tables.intervals import Interval, over_seeds
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-BASE, PROMPTED = Who("base"), Who("prompted")
-KL0, KL6000 = Who("policy", "blog", "0"), Who("policy", "blog", "6000")
+KL0, KL6000 = ModelId("policy", "blog", "0"), ModelId("policy", "blog", "6000")
 VOCABULARY = {0: "", 1: " a", 2: " cat", 3: " dog", 4: " sat", 5: ".", 6: "\n\nCats"}
 
 
@@ -72,42 +72,6 @@ def length_share(texts: list[str]) -> np.ndarray:
     """A reward that is easily worked out: a hundredth per character."""
     assert len(texts) == len(set(texts)), "each distinct text should be encoded once"
     return np.array([len(text) / 100 for text in texts], dtype=np.float32)
-
-
-# ---------------------------------------------------------------------------- paths
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("results/base/stories/base/seed=3.jsonl", Who("base", seed=3)),
-        ("stories/prompted/seed=0.jsonl", Who("prompted", seed=0)),
-        ("completions/base.csv", BASE),
-        ("stories/blog/kl=6000/seed=12.jsonl", Who("policy", "blog", "6000", 12)),
-        ("stories/blog/kl=0/seed=0.base.jsonl", Who("policy", "blog", "0", 0)),
-        (
-            "policies/leave_one_out/kl=0.5/seed=1/training.csv",
-            Who("policy", "leave_one_out", "0.5", 1),
-        ),
-    ],
-)
-def test_a_path_says_whose_file_it_is(path: str, expected: Who) -> None:
-    assert scoring.who(path) == expected
-    assert scoring.who(Path("/elsewhere") / path) == expected
-
-
-@pytest.mark.parametrize(
-    "path", ["stories/blog/seed=0.jsonl", "stories/blog/kl=much/seed=0.jsonl", "scores/stories.csv"]
-)
-def test_a_path_that_says_nothing_is_refused(path: str) -> None:
-    with pytest.raises(TableError, match=path):
-        scoring.who(path)
-
-
-def test_models_are_ordered_by_number() -> None:
-    tellers = [KL6000, Who("policy", "blog", "1500"), PROMPTED, KL0, BASE]
-    ordered = sorted(tellers, key=lambda t: t.order)
-    assert [t.kl_factor or t.model for t in ordered] == ["base", "prompted", "0", "1500", "6000"]
 
 
 # ---------------------------------------------------------------------------- scores
@@ -278,9 +242,9 @@ def test_an_interval_needs_two_seeds() -> None:
 # ---------------------------------------------------------------------------- tables of scores
 
 
-def score_row(model: Who, seed: int, index: int, **changes: object) -> Row:
+def score_row(model: ModelId, seed: int, index: int, **changes: object) -> Row:
     row: Row = dict.fromkeys(STORIES, 1.0)
-    row |= Who(model.model, model.variant, model.kl_factor, seed).columns()
+    row |= replace(model, seed=seed).columns()
     return row | {"prompt_group": "training", "prompt": "p", "story": index} | changes
 
 

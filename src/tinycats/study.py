@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinycats import layout
+from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.program import UserError
 
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
-
-
-def canonical(factor: float) -> str:
-    """One spelling of a KL factor for paths: 6000.0 and 6e3 are ``6000``, 0.50 is ``0.5``."""
-    factor = float(factor)
-    return str(int(factor)) if factor.is_integer() else repr(factor)
 
 
 def with_article(noun: str) -> str:
@@ -177,7 +173,7 @@ class Study:
 
     @property
     def results(self) -> str:
-        return f"results/{self.name}"
+        return layout.results(self.name).as_posix()
 
     @property
     def factors(self) -> list[str]:

@@ -6,6 +6,7 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
+from tinycats import layout
 from tinycats.columns import STUDY_TABLES
 from tinycats.source_code import source_files
 from tinycats.program import UserError
@@ -19,7 +20,11 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 RESULTS = STUDY.results
-POLICY = f"{RESULTS}/policies/{{variant}}/kl={{factor}}/seed={{seed}}"
+# with the wildcards {variant}, {factor} and {seed}
+POLICY = f"{RESULTS}/{layout.POLICY_FOLDER.pattern()}"
+STORIES = f"{RESULTS}/{layout.STORIES.pattern()}"
+FORGETTING = f"{RESULTS}/{layout.FORGETTING.pattern()}"
+COMPLETIONS = f"{RESULTS}/{layout.COMPLETIONS.pattern()}"
 ENVIRONMENT = "../../envs/tinycats.yaml"
 
 
@@ -110,25 +115,25 @@ def spread(pattern):
 
 
 def run_files():
-    return per_policy(f"{POLICY}/run.json")
+    return per_policy(f"{POLICY}/{layout.RUN.name}")
+
+
+def stories_of(model):
+    """The stories of the base or the prompted base, a file for each seed."""
+    pattern = layout.STORIES.pattern(model.kind)
+    return expand(f"{RESULTS}/{pattern}", seed=STUDY.seeds)
 
 
 def base_story_files():
-    return expand(
-        f"{RESULTS}/stories/{{name}}/seed={{seed}}.jsonl",
-        name=["base", "prompted"],
-        seed=STUDY.seeds,
-    )
+    return stories_of(layout.BASE) + stories_of(layout.PROMPTED)
 
 
 def story_files():
-    return base_story_files() + per_policy(
-        f"{RESULTS}/stories/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"
-    )
+    return base_story_files() + per_policy(STORIES)
 
 
 def policy_weights():
-    return per_policy(f"{POLICY}/model/model.safetensors")
+    return per_policy(f"{POLICY}/{layout.WEIGHTS.name}")
 
 
 def tables_below(*folders):
@@ -174,7 +179,7 @@ FIGURE_CATEGORIES = {
 def figure_files():
     """The figures of the study (SVG) and their captions (JSON), for the report."""
     return expand(
-        f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
+        f"{RESULTS}/{layout.FIGURE}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
     )
 
 

@@ -9,17 +9,17 @@ rule figure:
         code=figure_code,
     output:
         svg=report(
-            f"{RESULTS}/figures/{{name}}.svg",
+            f"{RESULTS}/{layout.FIGURE}.svg",
             caption="../report/captions/figure.rst",
             category=figure_category,
             labels=figure_labels,
         ),
-        png=f"{RESULTS}/figures/{{name}}.png",
-        words=f"{RESULTS}/figures/{{name}}.json",
+        png=f"{RESULTS}/{layout.FIGURE}.png",
+        words=f"{RESULTS}/{layout.FIGURE}.json",
     log:
-        f"logs/{STUDY.name}/figures/{{name}}.log",
+        f"logs/{STUDY.name}/{layout.FIGURE}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/figures/{{name}}.jsonl"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.FIGURE}.jsonl"
     wildcard_constraints:
         name="|".join(FIGURE_NAMES).replace(".", r"\."),
     localrule: True

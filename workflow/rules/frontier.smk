@@ -9,10 +9,10 @@ rule frontier:
         policies=rules.completions.output.policies,
         code=code(script="frontier"),
     output:
-        limit=f"{RESULTS}/frontier/limit.csv",
-        best_of_n=f"{RESULTS}/frontier/best_of_n.csv",
-        policies=f"{RESULTS}/frontier/policies.csv",
-        prompted=f"{RESULTS}/frontier/prompted.csv",
+        limit=f"{RESULTS}/{layout.FRONTIER['limit']}",
+        best_of_n=f"{RESULTS}/{layout.FRONTIER['best_of_n']}",
+        policies=f"{RESULTS}/{layout.FRONTIER['policies']}",
+        prompted=f"{RESULTS}/{layout.FRONTIER['prompted']}",
     log:
         f"logs/{STUDY.name}/frontier.log",
     benchmark:

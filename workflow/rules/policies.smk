@@ -7,7 +7,7 @@ rule reference:
         manifest=f"{REWARD_ENCODER}/manifest.json",
         code=code(script="embed_reference"),
     output:
-        f"{RESULTS}/reference/{STUDY.concept_slug}.safetensors",
+        f"{RESULTS}/{layout.REFERENCE.format(concept=STUDY.concept_slug)}",
     log:
         f"logs/{STUDY.name}/reference.log",
     benchmark:
@@ -32,17 +32,17 @@ rule policy:
         reference=rules.reference.output[0],
         code=code(script="train_policy"),
     output:
-        weights=f"{POLICY}/model/model.safetensors",
+        weights=f"{POLICY}/{layout.WEIGHTS.name}",
         config=f"{POLICY}/model/config.json",
         tokenizer=f"{POLICY}/model/tokenizer.json",
         manifest=f"{POLICY}/model/manifest.json",
-        training=f"{POLICY}/training.csv",
-        top=f"{POLICY}/top_completions.csv",
-        run=f"{POLICY}/run.json",
+        training=f"{POLICY}/{layout.TRAINING.name}",
+        top=f"{POLICY}/{layout.TOP_COMPLETIONS.name}",
+        run=f"{POLICY}/{layout.RUN.name}",
     log:
-        f"logs/{STUDY.name}/policies/{{variant}}/kl={{factor}}/seed={{seed}}.log",
+        f"logs/{STUDY.name}/{layout.POLICY_FOLDER.log}",
     benchmark:
-        f"{RESULTS}/benchmarks/policies/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.POLICY_FOLDER.benchmark}"
     conda:
         ENVIRONMENT
     resources:
@@ -56,7 +56,7 @@ rule policy:
         folder=subpath(output.run, parent=True),
         base_model=subpath(input.weights, parent=True),
         encoder=subpath(input.encoder, parent=True),
-        rewards=f"{RESULTS}/rewards",
+        rewards=f"{RESULTS}/{layout.REWARDS}",
         prompt=config["training"].get("prompt"),
         steps=config["training"].get("steps"),
         batch_size=config["training"].get("batch_size"),

@@ -11,7 +11,7 @@ rule report:
             f"{BASE_MODEL}/manifest.json",
             f"{REWARD_ENCODER}/manifest.json",
         ],
-        config=f"{RESULTS}/config.yaml",
+        config=f"{RESULTS}/{layout.CONFIG}",
         templates=[
             "workflow/report/report.html.j2",
             "workflow/report/parts.html.j2",
@@ -24,11 +24,11 @@ rule report:
         code=code(script="render_report"),
     output:
         page=report(
-            f"{RESULTS}/report.html",
+            f"{RESULTS}/{layout.PAGE}",
             category="Report",
             labels={"what": "the study, told in order, with every story"},
         ),
-        markdown=f"{RESULTS}/results.md",
+        markdown=f"{RESULTS}/{layout.MARKDOWN}",
     log:
         f"logs/{STUDY.name}/report.log",
     benchmark:
@@ -51,7 +51,7 @@ rule study_config:
     input:
         code=code(script="write_config"),
     output:
-        f"{RESULTS}/config.yaml",
+        f"{RESULTS}/{layout.CONFIG}",
     log:
         f"logs/{STUDY.name}/study_config.log",
     localrule: True
@@ -73,7 +73,7 @@ rule publish:
     input:
         page=rules.report.output.page,
         figures=expand(
-            f"{RESULTS}/figures/{{name}}.{{kind}}",
+            f"{RESULTS}/{layout.FIGURE}.{{kind}}",
             name=FIGURE_NAMES,
             kind=["svg", "png"],
         ),

@@ -5,18 +5,16 @@ rule scores:
     input:
         base=rules.base_stories.output.base,
         prompted=rules.base_stories.output.prompted,
-        policies=per_policy(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
-        forgetting=per_policy(
-            f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
-        ),
+        policies=per_policy(STORIES),
+        forgetting=per_policy(FORGETTING),
         encoder=f"{REWARD_ENCODER}/model.safetensors",
         tokenizer=f"{BASE_MODEL}/tokenizer.json",
         reference=rules.reference.output[0],
         run=run_files()[0],
         code=code(script="score"),
     output:
-        stories=f"{RESULTS}/scores/stories.csv",
-        sets=f"{RESULTS}/scores/sets.csv",
+        stories=f"{RESULTS}/{layout.SCORES['stories']}",
+        sets=f"{RESULTS}/{layout.SCORES['sets']}",
     log:
         f"logs/{STUDY.name}/scores.log",
     benchmark:
@@ -33,10 +31,8 @@ rule scores:
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
-        policies=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
-        forgetting=spread(
-            f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
-        ),
+        policies=spread(STORIES),
+        forgetting=spread(FORGETTING),
         folder=subpath(output.stories, parent=True),
     shell:
         "python workflow/scripts/score.py --base-stories {input.base:q}"
@@ -56,8 +52,8 @@ rule tables:
         base=[rules.completions.output.base, rules.completions.output.prompted],
         completions=rules.completions.output.policies,
         first_token=rules.completions.output.first_token,
-        training=per_policy(f"{POLICY}/training.csv"),
-        top=per_policy(f"{POLICY}/top_completions.csv"),
+        training=per_policy(f"{POLICY}/{layout.TRAINING.name}"),
+        top=per_policy(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
         run=run_files()[0],
         code=code(script="make_tables"),
     output:
@@ -73,10 +69,10 @@ rule tables:
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
         base_stories=base_story_files(),
-        stories=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
-        completions=spread(f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"),
-        training=spread(f"{POLICY}/training.csv"),
-        top=spread(f"{POLICY}/top_completions.csv"),
+        stories=spread(STORIES),
+        completions=spread(COMPLETIONS),
+        training=spread(f"{POLICY}/{layout.TRAINING.name}"),
+        top=spread(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
         folder=subpath(output[0], parent=True),
     shell:
         "python workflow/scripts/make_tables.py --story-scores {input.scores:q}"

@@ -1,7 +1,5 @@
 # Long stories for evaluation, and many short completions for the best achievable reward.
 
-STORIES = f"{RESULTS}/stories"
-
 
 # One job for all seeds of the base model, prompted or not: the model is loaded once.
 rule base_stories:
@@ -10,8 +8,8 @@ rule base_stories:
         manifest=f"{BASE_MODEL}/manifest.json",
         code=code(script="tell_stories"),
     output:
-        base=expand(f"{STORIES}/base/seed={{seed}}.jsonl", seed=STUDY.seeds),
-        prompted=expand(f"{STORIES}/prompted/seed={{seed}}.jsonl", seed=STUDY.seeds),
+        base=stories_of(layout.BASE),
+        prompted=stories_of(layout.PROMPTED),
     log:
         f"logs/{STUDY.name}/stories/base.log",
     benchmark:
@@ -40,16 +38,16 @@ rule base_stories:
 rule stories:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",
-        policy=f"{POLICY}/model/model.safetensors",
-        base=f"{STORIES}/base/seed={{seed}}.jsonl",
+        policy=f"{POLICY}/{layout.WEIGHTS.name}",
+        base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
         code=code(script="tell_stories"),
     output:
-        stories=f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl",
-        forgetting=f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl",
+        stories=STORIES,
+        forgetting=FORGETTING,
     log:
-        f"logs/{STUDY.name}/stories/{{variant}}/kl={{factor}}/seed={{seed}}.log",
+        f"logs/{STUDY.name}/{layout.STORIES.log}",
     benchmark:
-        f"{RESULTS}/benchmarks/stories/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.STORIES.benchmark}"
     conda:
         ENVIRONMENT
     resources:
@@ -69,9 +67,6 @@ rule stories:
         " --threads {resources.torch_threads} 2> {log:q}"
 
 
-COMPLETIONS = f"{RESULTS}/completions"
-
-
 # One job per study: rewards of the base model's completions are computed once, and log probabilities of
 # every completion under every model.
 rule completions:
@@ -82,13 +77,11 @@ rule completions:
         policies=policy_weights(),
         code=code(script="sample_completions"),
     output:
-        base=f"{COMPLETIONS}/base.csv",
-        prompted=f"{COMPLETIONS}/prompted.csv",
-        policies=per_policy(
-            f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"
-        ),
-        first_token=f"{COMPLETIONS}/first_token.csv",
-        log_probs=f"{COMPLETIONS}/log_probs.safetensors",
+        base=f"{RESULTS}/{layout.COMPLETIONS.of(layout.BASE)}",
+        prompted=f"{RESULTS}/{layout.COMPLETIONS.of(layout.PROMPTED)}",
+        policies=per_policy(COMPLETIONS),
+        first_token=f"{RESULTS}/{layout.FIRST_TOKEN}",
+        log_probs=f"{RESULTS}/{layout.LOG_PROBS}",
     log:
         f"logs/{STUDY.name}/completions.log",
     benchmark:
@@ -105,7 +98,7 @@ rule completions:
         base_model=subpath(input.weights, parent=True),
         policies=spread(POLICY),
         encoder=subpath(input.encoder, parent=True),
-        rewards=f"{RESULTS}/rewards",
+        rewards=f"{RESULTS}/{layout.REWARDS}",
         prompt=config["training"]["prompt"],
         forced=STUDY.prompted_with,
         num_tokens=config["training"]["num_tokens"],

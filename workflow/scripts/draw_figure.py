@@ -29,23 +29,23 @@ def main() -> None:
 
     figure, kl_factor = figures.find(args.name)
     style.apply(args.name)
-    tables = reading.Tables(
+    tables = reading.Tables.read(
+        args.name,
         results=args.results,
         concept=args.concept,
         concept_words=args.concept_words,
         kl_factors=args.kl_factors,
-        kl_factor=kl_factor,
         variant=args.variant,
         seed=args.seed,
         published=args.published,
     )
-    drawing = figures.draw(args.name, tables)
     if kl_factor and kl_factor not in tables.kl_factors:
         raise program.UserError(f"--name {args.name}: KL factor {kl_factor} is not in the study")
-    if tables.several_variants:
+    drawing = writing.draw(args.name, tables)
+    if len(tables.variants) > 1 and figure.needs != "variants":
         drawing.finding += f" Shown is the variant {tables.variant}."
     words = {
-        "source": tables.sources,
+        "source": list(tables.inputs),
         "kl_factor": kl_factor,
         "order": figure.order + (tables.kl_factors.index(kl_factor) if kl_factor else 0),
         "section": figure.section,

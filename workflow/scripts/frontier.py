@@ -15,6 +15,7 @@ from tinycats.files.tables import write_table
 from tinycats.frontier import best_of_n
 from tinycats.frontier import limit as frontier
 from tinycats.frontier.columns import TABLES
+from tinycats.layout import COMPLETIONS, ModelId
 
 
 def main() -> None:
@@ -39,9 +40,9 @@ def main() -> None:
 
     samples = frontier.read_samples(args.log_probs)
     tables = [args.base]
-    for model in [*samples.models[1:], *samples.others]:
-        name = f"kl={model['kl_factor']}/seed={model['seed']}.csv"
-        tables.append(args.base.parent / model["variant"] / name)
+    for row in [*samples.models[1:], *samples.others]:
+        name = f"{ModelId.from_row(row).stem}{COMPLETIONS.end}"
+        tables.append(args.base.parent / name)
     drawn = [frontier.read_drawn(path) for path in tables]
     for index, (own, path) in enumerate(zip(drawn, tables, strict=True)):
         if index < len(samples.models):

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tinycats import program
+from tinycats import layout, program
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files import atomic
 from tinycats.files.tables import write_table
+from tinycats.layout import ModelId
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,7 @@ def main() -> None:
     collector.draw_base(args.base_count)
     prompted = collector.draw_prompted(args.forced, args.policy_count)
     for folder in program.progress(args.policies, len(args.policies), "policies"):
-        variant, factor, seed = folder.parts[-3], folder.parts[-2], folder.parts[-1]
-        who = {
-            "model": "policy",
-            "variant": variant,
-            "kl_factor": factor.removeprefix("kl="),
-            "seed": int(seed.removeprefix("seed=")),
-        }
+        who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
         collector.draw_policy(who, policy, args.policy_count)
         del policy
@@ -84,12 +79,8 @@ def main() -> None:
 
     write_table(args.out / "prompted.csv", prompted, COMPLETIONS)
     for who, rows in collector.tables:
-        name = (
-            "base"
-            if who["model"] == "base"
-            else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
-        )
-        write_table(args.out / f"{name}.csv", rows, COMPLETIONS)
+        name = f"{ModelId.from_row(who).stem}{layout.COMPLETIONS.end}"
+        write_table(args.out / name, rows, COMPLETIONS)
     write_table(args.out / "first_token.csv", collector.first_tokens, FIRST_TOKEN)
 
     # second pass: the log probabilities of all completions of the pool under its models

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from tinycats import program
+from tinycats import layout, program
 from tinycats.files.tables import Row, read_lines, write_lines
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 
@@ -61,17 +62,19 @@ def main() -> None:
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:
-        if (args.policy.parent / "run.json").exists():  # without it, any model folder is accepted
+        if (
+            args.policy.parent / layout.RUN.name
+        ).exists():  # without it, any model folder is accepted
             check_policy(args.policy.parent, args.base_model)
         policy = Network(load_causal_lm(args.policy, device)[0])
         write_lines(args.out, stories(policy, "", args.seeds[0]), STORY_FIELDS)
         theirs = list(read_lines(args.base_stories, STORY_FIELDS))
         found = find_stories(policy, theirs, tokenizer)
-        write_lines(args.out.with_suffix(".base.jsonl"), found, FORGETTING_FIELDS)
+        write_lines(args.out.with_suffix(layout.FORGETTING.end), found, FORGETTING_FIELDS)
         return
     for seed in program.progress(args.seeds, len(args.seeds), "seeds"):
-        for name, forced in (("base", ""), ("prompted", args.forced)):
-            path = args.out / name / f"seed={seed}.jsonl"
+        for model, forced in ((layout.BASE, ""), (layout.PROMPTED, args.forced)):
+            path = args.out / f"{replace(model, seed=seed).stem}{layout.STORIES.end}"
             write_lines(path, stories(base, forced, seed), STORY_FIELDS)
 
 

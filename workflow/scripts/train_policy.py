@@ -15,7 +15,7 @@ import platform
 import time
 from pathlib import Path
 
-from tinycats import __version__, program
+from tinycats import __version__, layout, program
 from tinycats.files.atomic import check_writable, write_text
 from tinycats.files.tables import write_table
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
@@ -83,7 +83,7 @@ def main() -> None:
     trainer = Trainer(
         *(policy, base, tokenizer, reward, settings),
         identity=run_identity(settings, data),
-        state_file=args.out / "state.pt",
+        state_file=args.out / layout.STATE.name,
     )
     started = time.time()
     trainer.run(args.checkpoint_seconds)
@@ -112,7 +112,7 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
     }
-    write_text(args.out / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    write_text(args.out / layout.RUN.name, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     write_table(args.out / "training.csv", trainer.rows, TRAINING)
     trainer.state_file.unlink(missing_ok=True)
 

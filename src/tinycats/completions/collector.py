@@ -12,6 +12,7 @@ import torch
 
 from tinycats.files.tables import Row
 from tinycats.language_model.network import Network
+from tinycats.layout import BASE, PROMPTED
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
 from tinycats.policies.training import uniform_generator
@@ -81,8 +82,8 @@ class Collector:
 
     def draw_base(self, count: int) -> None:
         """The base's own completions."""
-        rollout = self.sampler(self.base).sample(count, uniform_generator(0, stream("base")))
-        who = {"model": "base", "variant": "", "kl_factor": "", "seed": ""}
+        rollout = self.sampler(self.base).sample(count, uniform_generator(0, stream(BASE.kind)))
+        who = BASE.columns()
         self.tables.append((who, self.rows(rollout)))
         self.note_first_token(who, self.base)
 
@@ -112,7 +113,7 @@ class Collector:
             drawn: list[tuple[tuple[int, ...], int, float]] = [(forced, count, -paid)]
         else:
             sampler = self.sampler(self.base, forced)
-            rollout = sampler.sample(count, uniform_generator(0, stream("prompted")))
+            rollout = sampler.sample(count, uniform_generator(0, stream(PROMPTED.kind)))
             log_prob = self.by_distinct(rollout, rollout.log_prob_base)
             drawn = [
                 (forced + ids, int(n), float(d) - paid)

@@ -5,18 +5,10 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import (
-    BASE,
-    PROMPTED,
-    Row,
-    Tables,
-    Who,
-    interval,
-    listing,
-    number,
-    who_of,
-)
+from tinycats.figures.reading import Tables, interval, listing, number, who_of
 from tinycats.figures.registry import showcase
+from tinycats.files.tables import Row
+from tinycats.layout import BASE, PROMPTED, ModelId
 
 MENTIONS = "mentions_per_100_tokens"
 DISTANCE = "kl_policy_to_base_nats_per_token"
@@ -29,7 +21,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not groups:
         return style.empty("This study has no table by position.")
     entries = [
-        (who.label, style.colour(who, tables.kl_factors),
+        (who.label(), style.colour(who, tables.kl_factors),
          "_" if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip
@@ -86,7 +78,7 @@ def _positions(ax: style.Axes, rows: list[Row]) -> None:
     ax.xaxis.set_major_formatter(style.FuncFormatter(lambda v, _: f"{v:g}"))
 
 
-def _line(rows: list[Row], group: str, metric: str, who: Who) -> list[Row]:
+def _line(rows: list[Row], group: str, metric: str, who: ModelId) -> list[Row]:
     mine = [
         row
         for row in rows
@@ -98,17 +90,16 @@ def _line(rows: list[Row], group: str, metric: str, who: Who) -> list[Row]:
     return sorted(mine, key=lambda row: row["position_from"])
 
 
-def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[Who]) -> str:
+def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[ModelId]) -> str:
     group = "training" if "training" in groups else groups[0]
-    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
+    policies = showcase([who.kl_factor for who in everyone if who.is_policy])
     parts = []
-    for who in (BASE, *(Who("policy", factor) for factor in policies)):
+    for who in (BASE, *(tables.policy(factor) for factor in policies)):
         mine = _line(rows, group, MENTIONS, who)
         if mine:
             first, last = mine[0], mine[-1]
-            name = "the base" if who == BASE else f"KL factor {who.kl_factor}"
             parts.append(
-                f"{number(first['mean'])} to {number(last['mean'])} for {name}"
+                f"{number(first['mean'])} to {number(last['mean'])} for {who.phrase}"
             )  # fmt: skip
             span = (
                 f"the trained tokens {first['position_from']:.0f}–{first['position_to'] - 1:.0f} to tokens "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tinycats.figures import style
-from tinycats.figures.reading import Row, Tables, Who, listing, percent
+from tinycats.figures.reading import Tables, listing, percent
 from tinycats.figures.registry import showcase
+from tinycats.files.tables import Row
 
 NAMED = 5
 MOST_FACTORS = 6
@@ -27,13 +28,13 @@ def draw(tables: Tables) -> style.Drawing:
     figure, axes = style.panels([1.75] * len(factors), left=0.85, right=2.45)
     parts = []
     for ax, factor in zip(axes, factors, strict=True):
-        who = Who("policy", factor)
+        who = tables.policy(factor)
         mine = [row for row in rows if row["kl_factor"] == factor and row["seed"] == seed]
         top = _areas(ax, mine, style.colour(who, tables.kl_factors))
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1])
         style.percent_axis(ax)
-        style.head(ax, f"{who.label}: share of a batch", outdent=0.75)
+        style.head(ax, f"{who.label()}: share of a batch", outdent=0.75)
         style.label_ends(ax, top)
         if ax is not axes[-1]:
             ax.tick_params(labelbottom=False)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, Tables, Who, listing, percent, who_of
+from tinycats.figures.reading import Tables, listing, percent, who_of
 from tinycats.figures.registry import showcase
+from tinycats.layout import BASE, PROMPTED
 
 MOST_TOKENS = 10
 
 
 def draw(tables: Tables) -> style.Drawing:
     rows = tables.rows("tables/first_token.csv")
-    everyone = [who for who in tables.everyone(rows) if who.model != "prompted"]
+    everyone = [who for who in tables.everyone(rows) if who != PROMPTED]
     chance = {(who_of(row), row["token"]): row["probability"] for row in rows}
     highest: dict[str, float] = {}
     for row in rows:
@@ -21,7 +22,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not tokens:
         return style.empty("This study has no distribution of the first token.")
     entries = [
-        (w.label, style.colour(w, tables.kl_factors), "o" if w == BASE else style.marker(w, tables.kl_factors))
+        (w.label(), style.colour(w, tables.kl_factors), "o" if w == BASE else style.marker(w, tables.kl_factors))
         for w in everyone
     ]  # fmt: skip
     left = 0.3 + max(style.text_width(shown(token), style.FONT) for token in tokens) / 72
@@ -55,13 +56,12 @@ def draw(tables: Tables) -> style.Drawing:
     parts = []
     for who in (
         BASE,
-        *(Who("policy", f) for f in showcase([w.kl_factor for w in everyone if w != BASE])),
+        *(tables.policy(f) for f in showcase([w.kl_factor for w in everyone if w != BASE])),
     ):
         mine = {token: p for (owner, token), p in chance.items() if owner == who}
         if mine:
             top = max(mine, key=lambda token: (mine[token], token))
-            name = "the base" if who == BASE else f"KL factor {who.kl_factor}"
-            parts.append(f"{shown(top)} ({percent(mine[top])}) for {name}")
+            parts.append(f"{shown(top)} ({percent(mine[top])}) for {who.phrase}")
     return style.Drawing(
         figure,
         "The first new token, before and after training",

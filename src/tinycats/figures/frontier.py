@@ -14,9 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tinycats.figures import reading, style
-from tinycats.figures.reading import Row, Tables, Who, number, percent
+from tinycats.figures.reading import Tables, number, percent
 from tinycats.figures.registry import showcase
+from tinycats.files.tables import Row
 from tinycats.frontier.columns import ENOUGH_SAMPLES
+from tinycats.layout import ModelId
 
 POLICY_TO_BASE = "kl_policy_to_base_nats"
 BASE_TO_POLICY = "kl_base_to_policy_nats"
@@ -34,7 +36,7 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no policies to compare with the best achievable reward.")
 
     entries = [
-        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
         for who in _factors(tables, ends)
     ]
     figure, (above, below) = style.panels(
@@ -46,12 +48,12 @@ def draw(tables: Tables) -> style.Drawing:
         _draw_runs(ax, tables, trajectories, ends, distance)
     _draw_prompted(above, prompted)
     for row in published:
-        who = Who("policy", row["kl_factor"])
+        who = tables.policy(row["kl_factor"])
         below.plot(
             math.sqrt(row["kl"]), row["reward"], marker="D", markersize=13, color=style.INK,
             markerfacecolor="none", markeredgewidth=1.8, zorder=9,
         )  # fmt: skip
-        _label(below, math.sqrt(row["kl"]), row["reward"], who.label, style.INK, (11, 4))
+        _label(below, math.sqrt(row["kl"]), row["reward"], who.label(), style.INK, (11, 4))
 
     marks = [
         row["reward"]
@@ -138,9 +140,9 @@ def _ends(trajectories: list[Row], policies: list[Row]) -> list[Row]:
     return [*measured, *last.values()]
 
 
-def _factors(tables: Tables, rows: Sequence[Row]) -> list[Who]:
+def _factors(tables: Tables, rows: Sequence[Row]) -> list[ModelId]:
     found = {row["kl_factor"] for row in rows}
-    return [Who("policy", factor) for factor in tables.kl_factors if factor in found]
+    return [tables.policy(factor) for factor in tables.kl_factors if factor in found]
 
 
 def _published_ends(tables: Tables) -> list[Row]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, number, percent, who_of
+from tinycats.figures.reading import Tables, number, percent, who_of
+from tinycats.files.tables import Row
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.tables.intervals import Interval, over_seeds
 
 JUDGES = (
@@ -27,7 +29,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not everyone:
         return style.empty("This study has no scored stories.")
     entries = [
-        (who.label, style.colour(who, tables.kl_factors),
+        (who.label(), style.colour(who, tables.kl_factors),
          "o" if who == BASE else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip
@@ -35,8 +37,8 @@ def draw(tables: Tables) -> style.Drawing:
         [2.5, 2.3], left=0.95, top=style.key_height(entries) + 0.05, foot=0.2
     )
     style.key(figure, entries)
-    means: dict[tuple[Who, str], _Point] = {}
-    seeds: dict[tuple[Who, str], _Seeds] = {}
+    means: dict[tuple[ModelId, str], _Point] = {}
+    seeds: dict[tuple[ModelId, str], _Seeds] = {}
     for ax, (judge, title) in zip(axes, JUDGES, strict=True):
         for (who, paint, mark) in zip(everyone, (e[1] for e in entries), (e[2] for e in entries), strict=True):  # fmt: skip
             points = _points([row for row in rows if who_of(row) == who], judge)
@@ -108,17 +110,17 @@ def _verdict(rises: Interval, lowest: float) -> str:
 
 def _finding(
     tables: Tables,
-    everyone: list[Who],
-    means: dict[tuple[Who, str], _Point],
-    seeds: dict[tuple[Who, str], _Seeds],
+    everyone: list[ModelId],
+    means: dict[tuple[ModelId, str], _Point],
+    seeds: dict[tuple[ModelId, str], _Seeds],
 ) -> str:
     judge = JUDGES[0][0]
-    policies = [who for who in everyone if who.model == "policy" and (who, judge) in means]
+    policies = [who for who in everyone if who.is_policy and (who, judge) in means]
     policies.sort(key=lambda who: means[who, judge][0])
     if len(policies) < 2:
         known = [who for who in everyone if (who, judge) in means]
         return "; ".join(
-            f"{who.label}: reward {number(means[who, judge][0])}, "
+            f"{who.label()}: reward {number(means[who, judge][0])}, "
             f"“{tables.concept}” in {percent(means[who, judge][1])} of stories"
             for who in known
         ) + "."  # fmt: skip

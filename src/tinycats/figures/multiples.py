@@ -9,15 +9,16 @@ import math
 from collections.abc import Sequence
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, by_metric
+from tinycats.figures.reading import Tables, by_metric
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.scores.columns import METRICS, possible_range
 from tinycats.tables.intervals import Interval
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
 
 
-def summary(tables: Tables) -> tuple[list[Who], dict[tuple[Who, str], Interval]]:
-    """Who is in tables/summary.csv, and (who, metric) → interval."""
+def summary(tables: Tables) -> tuple[list[ModelId], dict[tuple[ModelId, str], Interval]]:
+    """The models in tables/summary.csv, and (model, metric) → interval."""
     rows = tables.rows("tables/summary.csv")
     values = {
         (who, metric): style.clamp(value, *possible_range(metric))
@@ -36,12 +37,12 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
     """Draw the metrics that the study has; returns the figure and the metrics drawn."""
     everyone, values = summary(tables)
     shown = [m for m in metrics if any((who, m) in values for who in everyone)]
-    policies = [who for who in everyone if who.model == "policy"]
+    policies = [who for who in everyone if who.is_policy]
     factors = [who.kl_factor for who in policies]
     lines = [who for who in (BASE, PROMPTED) if who in everyone]
-    entries = [(who.label, style.colour(who, []), "_") for who in lines]
+    entries = [(who.label(), style.colour(who, []), "_") for who in lines]
     entries += [
-        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
         for who in policies
     ]
     left, between, right = 0.75, 0.85, 0.15

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.files.tables import read_lines, read_table
+from tinycats.figures import registry as figures
+from tinycats.files.tables import Row, read_lines, read_table
+from tinycats.layout import BASE, POLICY, PROMPTED, ModelId, sort_factors
 from tinycats.program import UserError
 from tinycats.stories.columns import STORY_FIELDS
 from tinycats.tables.intervals import Interval
-
-Row = dict[str, Any]
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
     "comparison", "minuend", "subtrahend", "verdict", "pool",
 }  # fmt: skip
 
+DEFAULT_VARIANT = "blog"
 #: The published curves are of stories about this concept; beside others they would mislead.
 PUBLISHED_CONCEPT = "cat"
 PUBLISHED_LABEL = "TinyStories-33M, published, one run"
@@ -30,80 +32,88 @@ PUBLISHED_LABEL = "TinyStories-33M, published, one run"
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 
-class Who(NamedTuple):
-    """Which model a row is about: ``base``, ``prompted`` or a policy by its KL factor."""
-
-    model: str
-    kl_factor: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"KL {self.kl_factor}" if self.model == "policy" else self.model
-
-
-BASE, PROMPTED = Who("base"), Who("prompted")
-
-
-@dataclass
+@dataclass(frozen=True)
 class Tables:
-    """The tables of one study, read on demand.
+    """What one figure is drawn from; see :meth:`read`. Nothing of it changes while it is drawn.
 
     Attributes:
         results: folder results/<study>/.
         concept: what stories should be about, for labels.
-        concept_words: words that are marked in stories; the concept and its plural by default.
-        kl_factors: KL factors of the study; colours go by their order. Those in the table read
-            first, where not given.
+        concept_words: words that are marked in stories.
+        kl_factors: KL factors of the study, ascending; colours go by their order.
         kl_factor: the KL factor that this figure is about, if it is about one.
-        variant: the variant shown; where empty ``blog``, or the first in the table.
+        variant: the variant shown.
+        variants: the variants in the figure's tables.
         seed: seed whose stories are shown.
         published: CSV of the published curves, if they are to be overlaid.
-        several_variants: whether a table read so far has more variants than the one shown.
-        sources: the tables read so far.
+        inputs: the files that the figure is drawn from, below ``results``.
+        contents: of those inputs that are tables: path → rows.
     """
 
     results: Path
     concept: str
-    concept_words: list[str] = field(default_factory=list)
-    kl_factors: list[str] = field(default_factory=list)
-    kl_factor: str | None = None
-    variant: str = ""
-    seed: str = ""
-    published: Path | None = None
-    several_variants: bool = False
-    sources: list[str] = field(default_factory=list)
+    concept_words: Sequence[str]
+    kl_factors: Sequence[str]
+    kl_factor: str | None
+    variant: str
+    variants: Sequence[str]
+    seed: str
+    published: Path | None
+    inputs: Sequence[str]
+    contents: Mapping[str, list[Row]]
 
-    def __post_init__(self) -> None:
-        self.concept_words = self.concept_words or [self.concept, self.concept + "s"]
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        results: Path,
+        concept: str,
+        concept_words: Sequence[str] = (),
+        kl_factors: Sequence[str] = (),
+        variant: str = "",
+        seed: str = "",
+        published: Path | None = None,
+    ) -> Tables:
+        """Read the tables of the figure ``name``.
 
-    def all_rows(self, name: str) -> list[Row]:
-        """Rows of a table with numbers as floats (``nan`` where empty).
+        Args:
+            concept_words: where empty, the concept and its plural.
+            kl_factors: where empty, those of the first of the figure's tables that has some.
+            variant: where empty ``blog``, or the first in that table if it has none of this name.
 
         Raises:
-            UserError: the table is missing.
+            UserError: there is no such figure, or a table is missing.
         """
-        path = self.results / name
-        if not path.is_file():
-            raise UserError(f"{path}: no such table; the stage before figures writes it")
-        if name not in self.sources:
-            self.sources.append(name)
-        rows: list[Row] = [
-            {c: v if c in _TEXT_COLUMNS else float(v or "nan") for c, v in row.items()}
-            for row in read_table(path, STUDY_TABLES[name])
-        ]
-        if not self.kl_factors:
-            self.kl_factors = [row["kl_factor"] for row in rows if row.get("kl_factor")]
-        self.kl_factors = sort_factors(self.kl_factors)
-        return rows
+        inputs = figures.figure_inputs(name, kl_factors, variant or DEFAULT_VARIANT, seed)
+        contents = {path: _rows(results, path) for path in inputs if path.endswith(".csv")}
+
+        def named(column: str) -> Iterator[list[str]]:
+            for rows in contents.values():
+                if values := [row[column] for row in rows if row.get(column)]:
+                    yield list(dict.fromkeys(values))
+
+        first = next(named("variant"), [DEFAULT_VARIANT])
+        return cls(
+            results=results,
+            concept=concept,
+            concept_words=concept_words or [concept, concept + "s"],
+            kl_factors=sort_factors(kl_factors or next(named("kl_factor"), [])),
+            kl_factor=figures.find(name)[1],
+            variant=variant or (DEFAULT_VARIANT if DEFAULT_VARIANT in first else first[0]),
+            variants=list(dict.fromkeys(itertools.chain(*named("variant")))),
+            seed=seed,
+            published=published,
+            inputs=inputs,
+            contents=contents,
+        )
+
+    def all_rows(self, name: str) -> list[Row]:
+        """Rows of a table of the figure with numbers as floats (``nan`` where empty)."""
+        return list(self.contents[name])
 
     def rows(self, name: str) -> list[Row]:
         """Rows of a table that belong to the variant shown, to the base or to the prompted base."""
-        rows = self.all_rows(name)
-        variants = list(dict.fromkeys(row["variant"] for row in rows if row.get("variant")))
-        if not self.variant and variants:
-            self.variant = "blog" if "blog" in variants else variants[0]
-        self.several_variants |= len(variants) > 1
-        return [row for row in rows if row.get("variant", "") in ("", self.variant)]
+        return [row for row in self.contents[name] if row.get("variant", "") in ("", self.variant)]
 
     def stories(self, path: str) -> list[Row]:
         """Stories of one file.
@@ -115,14 +125,16 @@ class Tables:
             raise UserError(
                 f"{self.results / path}: no such stories; the stories stage writes them"
             )
-        self.sources.append(path)
         return list(read_lines(self.results / path, STORY_FIELDS))
 
-    def everyone(self, rows: Iterable[Row]) -> list[Who]:
-        """Who the rows are about: base, prompted, then policies by KL factor."""
+    def policy(self, kl_factor: str) -> ModelId:
+        """The policies of a KL factor and of the variant shown."""
+        return ModelId(POLICY, self.variant, kl_factor)
+
+    def everyone(self, rows: Iterable[Row]) -> list[ModelId]:
+        """The models that the rows are about: base, prompted, then policies by KL factor."""
         found = {who_of(row) for row in rows}
-        policies = [Who("policy", factor) for factor in self.kl_factors]
-        return [who for who in (BASE, PROMPTED, *policies) if who in found]
+        return [who for who in (BASE, PROMPTED, *map(self.policy, self.kl_factors)) if who in found]
 
     def published_rows(self) -> list[Row]:
         """The published curves as rows of ``kl_factor``, ``step``, ``reward`` and nats.
@@ -142,23 +154,27 @@ class Tables:
         return [{k: v if k == "kl_factor" else float(v) for k, v in row.items()} for row in rows]
 
 
-def sort_factors(kl_factors: Sequence[str]) -> list[str]:
-    """Distinct KL factors in ascending order, in the spelling given."""
-    return sorted(dict.fromkeys(kl_factors), key=float)
+def _rows(results: Path, name: str) -> list[Row]:
+    path = results / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such table; the stage before figures writes it")
+    return [
+        {c: v if c in _TEXT_COLUMNS else float(v or "nan") for c, v in row.items()}
+        for row in read_table(path, STUDY_TABLES[name])
+    ]
 
 
-def who_of(row: Row) -> Who:
-    """Who a row with the columns ``model`` (if any) and ``kl_factor`` is about."""
-    model = row.get("model", "policy")
-    return Who(model, row["kl_factor"] if model == "policy" else "")
+def who_of(row: Row) -> ModelId:
+    """The model of a row, of all seeds together."""
+    return ModelId.from_row(row).without_seed
 
 
 def interval(row: Row) -> Interval:
     return Interval(row["mean"], row["low"], row["high"], int(row["seeds"]))
 
 
-def by_metric(rows: Iterable[Row]) -> dict[tuple[Who, str], Interval]:
-    """(who, metric) → interval."""
+def by_metric(rows: Iterable[Row]) -> dict[tuple[ModelId, str], Interval]:
+    """(model, metric) → interval."""
     return {(who_of(row), row["metric"]): interval(row) for row in rows}
 
 

@@ -7,17 +7,12 @@ inputs quickly.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tinycats.figures.reading import sort_factors
+from tinycats import layout
+from tinycats.layout import sort_factors
 from tinycats.program import UserError
-
-if TYPE_CHECKING:
-    from tinycats.figures.reading import Tables
-    from tinycats.figures.style import Drawing
 
 #: How many KL factors of a sweep get a separate figure.
 MOST_FACTOR_FIGURES = 12
@@ -27,12 +22,12 @@ SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureEntry:
     """Where a figure comes from and where it belongs.
 
     Attributes:
         module: module of this package that draws it.
-        inputs: paths below results/<study>/; ``{variant}``, ``{seed}`` and ``{shown}`` (each of
+        inputs: paths below results/<study>/; ``{variant}``, ``{seed}`` and ``{factor}`` (each of
             :func:`showcase`) are filled in by :func:`figure_inputs`.
         section: one of :data:`SECTIONS`.
         order: place in the report; lower comes first.
@@ -47,42 +42,42 @@ class Figure:
     needs: str = ""
 
 
-_SUMMARY = "tables/summary.csv"
-_TRAINING = "tables/training.csv"
+_SUMMARY = layout.TABLES["summary"]
+_TRAINING = layout.TABLES["training"]
 
-FIGURES: dict[str, Figure] = {
-    "frontier": Figure(
+FIGURES: dict[str, FigureEntry] = {
+    "frontier": FigureEntry(
         "frontier",
         (
-            "tables/trajectories.csv",
-            "frontier/limit.csv",
-            "frontier/best_of_n.csv",
-            "frontier/policies.csv",
-            "frontier/prompted.csv",
+            layout.TABLES["trajectories"],
+            *layout.FRONTIER.values(),
         ),
         "question",
         10,
     ),
-    "training_metrics": Figure("training_metrics", (_TRAINING,), "training", 100, "kl_factor"),
-    "training_all": Figure("training_all", (_TRAINING,), "training", 200),
-    "scores_by_kl": Figure("scores_by_kl", (_SUMMARY,), "scores", 300),
-    "stories": Figure(
+    "training_metrics": FigureEntry("training_metrics", (_TRAINING,), "training", 100, "kl_factor"),
+    "training_all": FigureEntry("training_all", (_TRAINING,), "training", 200),
+    "scores_by_kl": FigureEntry("scores_by_kl", (_SUMMARY,), "scores", 300),
+    "stories": FigureEntry(
         "stories",
         (
-            "stories/base/seed={seed}.jsonl",
-            "stories/prompted/seed={seed}.jsonl",
-            "stories/{variant}/kl={shown}/seed={seed}.jsonl",
+            *(layout.STORIES.pattern(model.kind) for model in (layout.BASE, layout.PROMPTED)),
+            layout.STORIES.pattern(),
         ),
         "scores",
         310,
     ),
-    "what_broke": Figure("what_broke", (_SUMMARY,), "broke", 400),
-    "judge_vs_reward": Figure("judge_vs_reward", ("scores/stories.csv",), "broke", 410),
-    "completion_mass": Figure("completion_mass", ("tables/top_completions.csv",), "broke", 420),
-    "told_not_to": Figure("told_not_to", ("tables/by_prompt_group.csv",), "transfer", 500),
-    "by_position": Figure("by_position", ("tables/by_position.csv",), "transfer", 510),
-    "first_token": Figure("first_token", ("tables/first_token.csv",), "transfer", 520),
-    "variants": Figure("variants", (_TRAINING, "frontier/policies.csv"), "method", 600, "variants"),
+    "what_broke": FigureEntry("what_broke", (_SUMMARY,), "broke", 400),
+    "judge_vs_reward": FigureEntry("judge_vs_reward", (layout.SCORES["stories"],), "broke", 410),
+    "completion_mass": FigureEntry(
+        "completion_mass", (layout.TABLES["top_completions"],), "broke", 420
+    ),
+    "told_not_to": FigureEntry("told_not_to", (layout.TABLES["by_prompt_group"],), "transfer", 500),
+    "by_position": FigureEntry("by_position", (layout.TABLES["by_position"],), "transfer", 510),
+    "first_token": FigureEntry("first_token", (layout.TABLES["first_token"],), "transfer", 520),
+    "variants": FigureEntry(
+        "variants", (_TRAINING, layout.FRONTIER["policies"]), "method", 600, "variants"
+    ),
 }
 
 
@@ -110,7 +105,7 @@ def figure_names(kl_factors: Sequence[str], variants: Sequence[str]) -> list[str
     return names
 
 
-def find(name: str) -> tuple[Figure, str | None]:
+def find(name: str) -> tuple[FigureEntry, str | None]:
     """The registry entry of a figure's name, and the KL factor that it is about.
 
     Raises:
@@ -135,14 +130,6 @@ def figure_inputs(name: str, kl_factors: Sequence[str], variant: str, seed: str)
     figure, _ = find(name)
     paths = []
     for path in figure.inputs:
-        for shown in showcase(kl_factors) if "{shown}" in path else [""]:
-            paths.append(path.format(variant=variant, seed=seed, shown=shown))
+        for factor in showcase(kl_factors) if "{factor}" in path else [""]:
+            paths.append(path.format(variant=variant, seed=seed, factor=factor))
     return paths
-
-
-def draw(name: str, tables: Tables) -> Drawing:
-    """Draw one figure."""
-    figure, _ = find(name)
-    module = importlib.import_module(f"tinycats.figures.{figure.module}")
-    drawing: Drawing = module.draw(tables)
-    return drawing

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import BASE, PROMPTED, Tables, Who, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
+from tinycats.layout import BASE, PROMPTED
 from tinycats.scores.columns import METRICS
 
 SHOWN = (
@@ -23,11 +24,11 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no scores.")
     figure, shown = multiples.draw(tables, SHOWN)
     parts = []
-    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
-    for who in (BASE, PROMPTED, *(Who("policy", factor) for factor in policies)):
+    policies = showcase([who.kl_factor for who in everyone if who.is_policy])
+    for who in (BASE, PROMPTED, *(tables.policy(factor) for factor in policies)):
         share, often = (values.get((who, m)) for m in SHOWN[2:4])
         if share:
-            text = f"{percent(share.mean)} of {_whose(who)} stories"
+            text = f"{percent(share.mean)} of {who.phrase}'s stories"
             parts.append(text + (f" ({number(often.mean)} times per 100 words)" if often else ""))
     finding = f"“{tables.concept}” or a word for it is in {listing(parts)}." if parts else (
         "Stories were scored by their similarity to the concept only."
@@ -39,9 +40,3 @@ def draw(tables: Tables) -> style.Drawing:
         "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
         "base and the prompted base: " + "; ".join(METRICS[m].label for m in shown) + ".",
     )
-
-
-def _whose(who: Who) -> str:
-    if who.model == "policy":
-        return f"KL factor {who.kl_factor}'s"
-    return "the base's" if who == BASE else "the prompted base's"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from tinycats.figures import style
-from tinycats.figures.reading import BASE, PROMPTED, Row, Tables, Who, listing
-from tinycats.figures.registry import figure_inputs
+from tinycats.figures.reading import Tables, listing
+from tinycats.files.tables import Row
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
 
@@ -21,10 +22,9 @@ _Run = tuple[str, str]  # text, style: "prompt", "plain" or "bold"
 def draw(tables: Tables) -> style.Drawing:
     if not tables.kl_factors:
         raise UserError("--kl-factors: should name the study's KL factors, whose stories are shown")
-    shown: list[tuple[Who, Row]] = []
-    for path in figure_inputs("stories", tables.kl_factors, tables.variant or "blog", tables.seed):
-        found = re.search(r"/kl=([^/]+)/", path)
-        who = Who("policy", found[1]) if found else PROMPTED if "prompted" in path else BASE
+    shown: list[tuple[ModelId, Row]] = []
+    for path in tables.inputs:
+        who = ModelId.from_path(path).without_seed
         stories = tables.stories(path)
         mine = [story for story in stories if story["prompt_group"] == "training"] or stories
         if mine:
@@ -72,10 +72,8 @@ def draw(tables: Tables) -> style.Drawing:
     )
 
 
-def _heading(who: Who) -> str:
-    return {"base": "base model", "prompted": "base model, prompted"}.get(
-        who.model, f"KL factor {who.kl_factor}"
-    )
+def _heading(who: ModelId) -> str:
+    return {BASE: "base model", PROMPTED: "base model, prompted"}.get(who, who.phrase)
 
 
 def _count(tables: Tables, story: Row) -> int:

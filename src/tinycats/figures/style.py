@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from tinycats.figures.reading import Who
+from tinycats.layout import BASE, ModelId
 from tinycats.tables.intervals import Interval
 
 INK = "#1a1a1a"
@@ -102,10 +102,10 @@ def apply(name: str) -> None:
 # ---- colours ------------------------------------------------------------------------------------
 
 
-def colour(who: Who, kl_factors: Sequence[str]) -> str:
+def colour(who: ModelId, kl_factors: Sequence[str]) -> str:
     """The one colour of a model in every figure of a study."""
-    if who.model != "policy":
-        return BASE_COLOUR if who.model == "base" else PROMPTED_COLOUR
+    if not who.is_policy:
+        return BASE_COLOUR if who == BASE else PROMPTED_COLOUR
     place, count = list(kl_factors).index(who.kl_factor), len(kl_factors)
     if count == len(_RAMP):
         return _RAMP[place]
@@ -113,10 +113,10 @@ def colour(who: Who, kl_factors: Sequence[str]) -> str:
     return to_hex(ramp(place / max(count - 1, 1)))
 
 
-def marker(who: Who, kl_factors: Sequence[str]) -> str:
+def marker(who: ModelId, kl_factors: Sequence[str]) -> str:
     """A marker that distinguishes models without colour."""
-    if who.model != "policy":
-        return "_" if who.model == "base" else "*"
+    if not who.is_policy:
+        return "_" if who == BASE else "*"
     return _MARKERS[list(kl_factors).index(who.kl_factor) % len(_MARKERS)]
 
 
@@ -244,9 +244,9 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def room(names: Sequence[Who]) -> float:
+def room(names: Sequence[ModelId]) -> float:
     """Inches that the labels of :func:`label_ends` need."""
-    widths = [text_width(who.label, FONT, weight="bold") for who in names]
+    widths = [text_width(who.label(), FONT, weight="bold") for who in names]
     return 0.15 + max(widths, default=0.0) / 72
 
 

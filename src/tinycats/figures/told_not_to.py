@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from tinycats.figures import style
-from tinycats.figures.reading import (
-    BASE,
-    PROMPTED,
-    Row,
-    Tables,
-    Who,
-    by_metric,
-    listing,
-    percent,
-    within,
-)
+from tinycats.figures.reading import Tables, by_metric, listing, percent, within
 from tinycats.figures.registry import showcase
+from tinycats.files.tables import Row
+from tinycats.layout import BASE, PROMPTED, ModelId
 
 METRIC = "mentions_concept"
 
@@ -36,7 +28,7 @@ def draw(tables: Tables) -> style.Drawing:
         values = {whose: style.clamp(value) for whose, value in values.items()}
         for place, who in enumerate(everyone):
             paint = style.colour(who, tables.kl_factors)
-            ax.annotate(who.label, (0, place), (-8, 0), xycoords=("axes fraction", "data"),
+            ax.annotate(who.label(), (0, place), (-8, 0), xycoords=("axes fraction", "data"),
                         textcoords="offset points", ha="right", va="center_baseline", color=paint,
                         weight="bold", annotation_clip=False)  # fmt: skip
             if (who, METRIC) not in values:
@@ -70,14 +62,14 @@ def draw(tables: Tables) -> style.Drawing:
     )
 
 
-def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[Who]) -> str:
+def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[ModelId]) -> str:
     group = "told_not_to" if "told_not_to" in groups else groups[-1]
     values = by_metric(row for row in rows if row["prompt_group"] == group)
-    policies = showcase([who.kl_factor for who in everyone if who.model == "policy"])
+    policies = showcase([who.kl_factor for who in everyone if who.is_policy])
     parts = [
         f"{within(style.clamp(values[who, METRIC]), percent)} of "
-        + ("the base's stories" if who == BASE else f"KL factor {who.kl_factor}'s")
-        for who in (BASE, *(Who("policy", factor) for factor in policies))
+        + f"{who.phrase}'s{' stories' if who == BASE else ''}"
+        for who in (BASE, *(tables.policy(factor) for factor in policies))
         if (who, METRIC) in values
     ]
     if not parts:

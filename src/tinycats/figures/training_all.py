@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, Who, listing, number
+from tinycats.figures.reading import Tables, listing, number
 from tinycats.figures.registry import MOST_FACTOR_FIGURES, showcase
 from tinycats.figures.training_metrics import curve
 
@@ -18,7 +18,7 @@ PANELS = (
 def draw(tables: Tables) -> style.Drawing:
     rows = tables.rows("tables/training.csv")
     found = {row["kl_factor"] for row in rows}
-    everyone = [Who("policy", factor) for factor in tables.kl_factors if factor in found]
+    everyone = [tables.policy(factor) for factor in tables.kl_factors if factor in found]
     shown = [(m, t) for m, t in PANELS if any(row["metric"] == m for row in rows)]
     if not shown:
         return style.empty("This study has no training curves.")
@@ -35,7 +35,7 @@ def draw(tables: Tables) -> style.Drawing:
             style.band(ax, steps, values, paint)
             ax.plot(steps, [v.mean for v in values], color=paint)
             ax.set_xlim(0, max(steps[-1], ax.get_xlim()[1] if ends else 0))
-            ends.append((values[-1].mean, who.label, paint))
+            ends.append((values[-1].mean, who.label(), paint))
             highest = max([highest, *(v.high if v.known else v.mean for v in values)])
         if metric.startswith("kl_"):
             style.root_axis(ax, 1.03 * highest or 1)

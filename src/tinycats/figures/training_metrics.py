@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import reading, style
-from tinycats.figures.reading import Row, Tables, Who, number, within
+from tinycats.figures.reading import Tables, number, within
+from tinycats.files.tables import Row
 from tinycats.tables.intervals import Interval
 
 PANELS = (
@@ -20,7 +21,7 @@ _PUBLISHED = {
 
 
 def draw(tables: Tables) -> style.Drawing:
-    who = Who("policy", tables.kl_factor or "")
+    who = tables.policy(tables.kl_factor or "")
     rows = [r for r in tables.rows("tables/training.csv") if r["kl_factor"] == who.kl_factor]
     if not rows:
         return style.empty(f"This study has no training at KL factor {who.kl_factor}.")

@@ -6,7 +6,9 @@ import math
 import statistics
 
 from tinycats.figures import style
-from tinycats.figures.reading import NOTHING, Row, Tables, Who, interval, listing, number
+from tinycats.figures.reading import NOTHING, Tables, interval, listing, number
+from tinycats.files.tables import Row
+from tinycats.layout import ModelId
 from tinycats.tables.intervals import Interval, over_seeds
 
 _TRAINING = (
@@ -30,9 +32,9 @@ def draw(tables: Tables) -> style.Drawing:
     ]  # fmt: skip
     if not shown:
         return style.empty("This study has no variants to compare.")
-    factors = [Who("policy", f) for f in tables.kl_factors if any(k[1] == f for k in values)]
+    factors = [tables.policy(f) for f in tables.kl_factors if any(k[1] == f for k in values)]
     entries = [
-        (who.label, style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
+        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
         for who in factors
     ]
     names = [variant.replace("_", " ") for variant in variants]
@@ -94,7 +96,7 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
     return values
 
 
-def _finding(variants: list[str], factors: list[Who], values: _Values) -> str:
+def _finding(variants: list[str], factors: list[ModelId], values: _Values) -> str:
     parts = []
     for who in factors:
         ends = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import BASE, Tables, Who, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
+from tinycats.layout import BASE
 from tinycats.scores.columns import METRICS
 from tinycats.tables.intervals import Interval
 
@@ -34,8 +35,8 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no scores.")
     figure, shown = multiples.draw(tables, SHOWN)
     parts = []
-    for factor in showcase([who.kl_factor for who in everyone if who.model == "policy"]):
-        who = Who("policy", factor)
+    for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
+        who = tables.policy(factor)
         apart = [
             m
             for m in shown

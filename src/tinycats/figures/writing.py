@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -11,10 +12,20 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from tinycats.figures.reading import Tables
+from tinycats.figures.registry import find
 from tinycats.figures.style import Drawing
 from tinycats.files.atomic import whole, write_text
 
 DOTS_PER_INCH = 200
+
+
+def draw(name: str, tables: Tables) -> Drawing:
+    """Draw one figure."""
+    figure, _ = find(name)
+    module = importlib.import_module(f"tinycats.figures.{figure.module}")
+    drawing: Drawing = module.draw(tables)
+    return drawing
 
 
 def _svg(figure: Figure, alt: str) -> str:

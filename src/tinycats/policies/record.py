@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinycats import layout
 from tinycats.files.tables import Row, TableError
+from tinycats.layout import ModelId
 from tinycats.models.folders import sha256_file
 from tinycats.program import UserError
 
@@ -64,16 +65,17 @@ def check_policy(
     Raises:
         UserError: something differs; names the folder, both values and what to do.
     """
-    run = read_run(folder / "run.json")
+    run = read_run(folder / layout.RUN.name)
     expected = {
-        "policy_sha256": sha256_file(folder / "model" / "model.safetensors"),
+        "policy_sha256": sha256_file(folder / layout.WEIGHTS.name),
         "base_model_sha256": sha256_file(base_model / "model.safetensors"),
         **({"reference_sha256": sha256_file(reference)} if reference else {}),
         **(settings or {}),
     }
     found = {**run.get("settings", {}), **run}
-    if place := re.search(r"([^/]+)/kl=([^/]+)/seed=(\d+)$", folder.as_posix()):
-        expected |= {"variant": place[1], "kl_factor": float(place[2]), "seed": int(place[3])}
+    if (place := ModelId.find(folder)) and place.is_policy:
+        own = {"variant": place.variant, "kl_factor": float(place.kl_factor), "seed": place.seed}
+        expected |= own
     for key, value in expected.items():
         if found.get(key) != value:
             raise UserError(

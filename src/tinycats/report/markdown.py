@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from tinycats.report import page as report
-from tinycats.report.reading import Figure, Study
+from tinycats.report.reading import DrawnFigure, Study
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
@@ -27,7 +27,7 @@ def quote(text: str) -> str:
     return "\n".join(f"> {line}" if line else ">" for line in lines)
 
 
-def _link(figure: Figure, markdown: Path, copies: Path | None) -> str:
+def _link(figure: DrawnFigure, markdown: Path, copies: Path | None) -> str:
     """The figure's path relative to the Markdown file; the PNG where there is one.
 
     With ``copies`` the picture is first copied to that folder.

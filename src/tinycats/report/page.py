@@ -19,8 +19,9 @@ from latex2mathml import converter
 from markupsafe import Markup
 
 from tinycats.figures.reading import PUBLISHED_LABEL
+from tinycats.layout import BASE, POLICY, PROMPTED, ModelId
 from tinycats.report import wording as words
-from tinycats.report.reading import SECTIONS, Figure, Study
+from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
 from tinycats.scores.columns import METRICS
 from tinycats.study import with_article
@@ -41,12 +42,16 @@ def facts(study: Study) -> dict[str, Any]:
     summary = study.tables["tables/summary.csv"]
     variants = study.variants
     models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]], variants)
-    factors = sorted({key.rsplit("/", 1)[1] for key in models if "/" in key}, key=float)
+    factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
     factor = POST_FACTOR if POST_FACTOR in factors else (positive or factors or [""])[0]
     shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
+    lead = ""
+    if factor:
+        policy = ModelId(POLICY, variants[0], factor)
+        lead = words.lead_sentence(summary, shares, study.concept, policy, variants)
     paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
-    figures: dict[str, list[Figure]] = {section: [] for section in (*SECTIONS, "further")}
+    figures: dict[str, list[DrawnFigure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
         figures[figure.section if figure.section in figures else "further"].append(figure)
     hero = next((f for f in study.figures if f.name == HERO), None)
@@ -58,7 +63,7 @@ def facts(study: Study) -> dict[str, Any]:
         "concept": study.concept,
         "base_model": base_model(study.config),
         "a_concept": with_article(study.concept),
-        "models": [{"key": key, "name": words.model_name(key, variants)} for key in models],
+        "models": [{"key": model.key, "name": model.label(variants)} for model in models],
         "variants": variants,
         "factors": factors,
         "factor": factor,
@@ -68,9 +73,7 @@ def facts(study: Study) -> dict[str, Any]:
         "published": any(PUBLISHED_LABEL in figure.alt for figure in figures["training"]),
         "hero": hero,
         "figures": figures,
-        "lead": words.lead_sentence(
-            summary, shares, study.concept, f"{variants[0]}/{factor}", variants
-        ),
+        "lead": lead,
         "score_table": score_table(study, models),
         "group_table": group_table(study, models),
         "shares": shares,
@@ -83,16 +86,15 @@ def facts(study: Study) -> dict[str, Any]:
     }
 
 
-def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
+def score_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]:
     """tables/summary.csv as rows of cells by heading; unknown metrics come last."""
     rows = {
-        (words.model_key(row["model"], row["variant"], row["kl_factor"]), row["metric"]): row
-        for row in study.tables["tables/summary.csv"]
+        (ModelId.from_row(row), row["metric"]): row for row in study.tables["tables/summary.csv"]
     }
     verdicts = {
-        (words.model_key("policy", row["variant"], row["minuend"]), row["metric"]): row["verdict"]
+        (ModelId.from_short(row["minuend"], row["variant"]), row["metric"]): row["verdict"]
         for row in study.tables.get("tables/paired_differences.csv", [])
-        if row["subtrahend"] == "base" and row["minuend"] not in ("base", "prompted")
+        if row["subtrahend"] == BASE.short
     }
     present = list(dict.fromkeys(metric for _, metric in rows))
     placed = {metric for metrics in words.ASPECTS.values() for metric in metrics}
@@ -106,10 +108,10 @@ def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
                 "unit": METRICS[metric].unit if metric in METRICS else "",
                 "better": METRICS[metric].direction if metric in METRICS else "none",
                 "cells": {
-                    key: words.cell(
-                        rows.get((key, metric)), verdict=verdicts.get((key, metric), "")
+                    model.key: words.cell(
+                        rows.get((model, metric)), verdict=verdicts.get((model, metric), "")
                     )
-                    for key in models
+                    for model in models
                 },
             }
             for metric in metrics
@@ -120,7 +122,7 @@ def score_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
     return table
 
 
-def group_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
+def group_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]:
     """Share of stories that mention the concept, by prompt group and model."""
     rows = [
         row
@@ -130,9 +132,7 @@ def group_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
     lines = []
     for group in dict.fromkeys(row["prompt_group"] for row in rows):
         cells = {
-            words.model_key(row["model"], row["variant"], row["kl_factor"]): words.cell(row)
-            for row in rows
-            if row["prompt_group"] == group
+            ModelId.from_row(row): words.cell(row) for row in rows if row["prompt_group"] == group
         }
         nothing = words.cell(None)
         lines.append(
@@ -143,7 +143,7 @@ def group_table(study: Study, models: Sequence[str]) -> list[dict[str, Any]]:
                         s.line["prompt"] for s in study.stories if s.line["prompt_group"] == group
                     )
                 ),
-                "cells": {key: cells.get(key, nothing) for key in models},
+                "cells": {model.key: cells.get(model, nothing) for model in models},
             }
         )
     return lines
@@ -162,7 +162,8 @@ def side_by_side(stories: Sequence[Story], variant: str, factor: str) -> list[tu
     for story in sorted(stories, key=lambda story: (story.seed, story.index)):
         if story.line["prompt_group"] == group:
             first.setdefault(story.model, story)
-    wanted = ["base", "prompted", f"{variant}/0", f"{variant}/{factor}"]
+    policies = [ModelId(POLICY, variant, f) for f in ("0", factor) if f]
+    wanted = [model.key for model in (BASE, PROMPTED, *policies)]
     return [(key, first[key]) for key in dict.fromkeys(wanted) if key in first]
 
 
@@ -219,7 +220,7 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.filters["human"] = words.human
-    env.filters["factor"] = lambda key: key.rsplit("/", 1)[1] if "/" in key else key
+    env.filters["factor"] = lambda key: ModelId.from_key(key).short
     env.filters["tex"] = tex
     env.filters["anchor"] = lambda name: name.replace("/", "-").replace(".", "-")
     return env

@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 
 import yaml
 
+from tinycats import layout
 from tinycats import study as settings
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.tables import read_table
+from tinycats.layout import canonical
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
 
@@ -24,7 +26,7 @@ _FIGURE_KEYS = {"finding", "alt", "title", "source", "kl_factor", "order", "sect
 
 
 @dataclass(frozen=True)
-class Figure:
+class DrawnFigure:
     """A figure with the contents of its JSON."""
 
     name: str
@@ -53,7 +55,7 @@ class Study:
     config: Mapping[str, Any]
     tables: Mapping[str, list[dict[str, str]]]
     csv_texts: Mapping[str, str]
-    figures: tuple[Figure, ...]
+    figures: tuple[DrawnFigure, ...]
     stories: tuple[Story, ...]
     runs: Mapping[str, Mapping[str, Any]]  # policy, e.g. "blog/kl=0/seed=0" → run.json
     manifests: Mapping[str, Mapping[str, Any]]  # model folder's name → manifest.json
@@ -113,7 +115,7 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     return f'{head} id="svg-{prefix}" role="img" aria-labelledby="alt-{prefix}">{rest}'
 
 
-def read_figures(folder: Path) -> tuple[Figure, ...]:
+def read_figures(folder: Path) -> tuple[DrawnFigure, ...]:
     """All figures of the folder, each an SVG with a JSON beside it, in the report's order."""
     figures = []
     for path in sorted(folder.glob("*.svg")):
@@ -123,14 +125,14 @@ def read_figures(folder: Path) -> tuple[Figure, ...]:
         factor = about["kl_factor"]
         source = about["source"]
         figures.append(
-            Figure(
+            DrawnFigure(
                 name=path.stem,
                 path=path,
                 title=about["title"],
                 finding=about["finding"],
                 alt=about["alt"],
                 sources=tuple([source] if isinstance(source, str) else source),
-                kl_factor=None if factor in (None, "") else settings.canonical(factor),
+                kl_factor=None if factor in (None, "") else canonical(factor),
                 order=float(about["order"]),
                 section=about["section"],
             )
@@ -219,7 +221,7 @@ def read_study(
     Raises:
         UserError: a file is missing or damaged; the line names it.
     """
-    path = folder / "config.yaml"
+    path = folder / layout.CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -230,7 +232,7 @@ def read_study(
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
     words = settings.Study({**config, "concept": concept}).concept_words
-    policies = folder / "policies"
+    policies = folder / layout.RUN.stage
     return Study(
         folder=folder,
         name=name,
@@ -240,13 +242,13 @@ def read_study(
         tables=tables,
         csv_texts=texts,
         figures=read_figures(folder / "figures"),
-        stories=tuple(read_stories(folder / "stories", tables["scores/stories.csv"])),
+        stories=tuple(read_stories(folder / layout.STORIES.stage, tables["scores/stories.csv"])),
         runs={
             str(path.parent.relative_to(policies)): read_json(path)
-            for path in sorted(policies.rglob("run.json"))
+            for path in sorted(policies.rglob(layout.RUN.name))
         },
         manifests={
             path.parent.name: read_json(path) for path in sorted(models.glob("*/manifest.json"))
         },
-        benchmarks=stage_times(benchmarks or [folder / "benchmarks"], name),
+        benchmarks=stage_times(benchmarks or [folder / layout.BENCHMARKS], name),
     )

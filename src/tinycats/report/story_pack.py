@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinycats import layout
 from tinycats.files.tables import read_lines
+from tinycats.layout import ModelId
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
-from tinycats.report.wording import model_key, model_name, number
+from tinycats.report.wording import number
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
-from tinycats.study import canonical
 
 LIMIT = 32767  # hundredths of a nat that two bytes hold: 327 nats, e^-327, less than any softmax
 
@@ -32,43 +33,22 @@ LIMIT = 32767  # hundredths of a nat that two bytes hold: 327 nats, e^-327, less
 class Story:
     """An evaluation story with its model, seed and scores."""
 
-    model: str  # key as in report_words.model_key
+    model: str  # ModelId.key
     seed: int
     index: int
     line: Mapping[str, Any]
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
-def _who(path: Path, folder: Path) -> tuple[str, int] | None:
-    """Model key and seed from a stories file's path, None for the base's stories under a policy."""
-    if path.name.endswith(".base.jsonl"):
-        return None
-    parts = path.relative_to(folder).parts
-    try:
-        seed = int(path.stem.removeprefix("seed="))
-        if len(parts) == 2 and parts[0] in ("base", "prompted"):
-            return parts[0], seed
-        variant, factor = parts[0], parts[1].removeprefix("kl=")
-        if len(parts) == 3:
-            return f"{variant}/{canonical(float(factor))}", seed
-    except (ValueError, IndexError):
-        pass
-    raise UserError(
-        f"{path}: cannot tell whose stories these are; expected {folder}/base/seed=0.jsonl or"
-        f" {folder}/<variant>/kl=<factor>/seed=0.jsonl"
-    )
-
-
 def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Story]:
-    """Every story below ``folder`` in the order drawn, joined to its row of scores/stories.csv.
+    """Every story below ``folder``, results/<study>/stories, in the order drawn, joined to its row of scores/stories.csv.
 
     Raises:
         UserError: a story without a score, or a file whose path names no model.
     """
     by_story = {
         (
-            model_key(row["model"], row["variant"], row["kl_factor"]),
-            int(row["seed"]),
+            ModelId.from_row(row),
             int(row["story"]),
         ): row
         for row in scores
@@ -76,18 +56,18 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
     known = set(METRICS) | {"tokens"}
     stories = []
     for path in sorted(folder.rglob("*.jsonl")):
-        who = _who(path, folder)
-        if who is None:
+        if path.name.endswith(layout.FORGETTING.end):
             continue
+        who = layout.STORIES.model_of(path, folder.parent)
         for index, line in enumerate(read_lines(path, STORY_FIELDS)):
-            row = by_story.get((*who, index))
+            row = by_story.get((who, index))
             if row is None:
                 raise UserError(
                     f"{path}: story {index} has no row in scores/stories.csv; regenerate both"
                     " from the same stories"
                 )
             values = {name: number(text) for name, text in row.items() if name in known}
-            stories.append(Story(who[0], who[1], index, line, values))
+            stories.append(Story(who.key, who.seed or 0, index, line, values))
     return stories
 
 
@@ -145,7 +125,7 @@ def pack_stories(
             )
     header = {
         "models": list(models),
-        "names": [model_name(key, variants) for key in models],
+        "names": [ModelId.from_key(key).label(variants) for key in models],
         "pieces": list(pieces),
         "prompts": [{"group": group, "text": text} for group, text in prompts],
         "mention": Mentions(concept_words).javascript,

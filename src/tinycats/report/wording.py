@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tinycats.files.tables import Row
 from tinycats.frontier.columns import ENOUGH_SAMPLES
+from tinycats.layout import BASE, ModelId
 from tinycats.scores.columns import METRICS, possible_range
-from tinycats.study import canonical, with_article
+from tinycats.study import with_article
 
-Row = Mapping[str, str]
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
 
@@ -129,30 +130,10 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     return Cell(mean_text, f"{low_text} to {high_text}", verdict)
 
 
-def model_key(model: str, variant: str, kl_factor: str) -> str:
-    """One name for what told a story: ``base``, ``prompted`` or ``<variant>/<kl factor>``."""
-    return f"{variant}/{canonical(float(kl_factor))}" if model == "policy" else model
-
-
-def model_name(key: str, variants: Sequence[str] = ()) -> str:
-    """That name for people; the variant is said only where there are several."""
-    if "/" not in key:
-        return key
-    variant, factor = key.rsplit("/", 1)
-    return f"KL {factor}" + (f", {variant}" if len(variants) > 1 else "")
-
-
-def ordered_models(rows: Iterable[Row], variants: Sequence[str]) -> list[str]:
+def ordered_models(rows: Iterable[Row], variants: Sequence[str]) -> list[ModelId]:
     """Base, prompted, then each variant's KL factors from small to large."""
-    keys = {model_key(row["model"], row["variant"], row["kl_factor"]) for row in rows}
-
-    def place(key: str) -> tuple[int, int, float]:
-        if "/" not in key:
-            return (["base", "prompted"].index(key), 0, 0.0)
-        variant, factor = key.rsplit("/", 1)
-        return (2, variants.index(variant) if variant in variants else len(variants), float(factor))
-
-    return sorted(keys, key=place)
+    models = {ModelId.from_row(row).without_seed for row in rows}
+    return sorted(models, key=lambda model: model.order(variants))
 
 
 @dataclass
@@ -186,10 +167,9 @@ class Comparison:
         )
 
 
-def _who(name: str, variant: str, variants: Sequence[str]) -> str:
-    if name in ("base", "prompted"):
-        return {"base": "the base", "prompted": "the prompted base"}[name]
-    return model_name(model_key("policy", variant, name), variants)
+def _name(short: str, variant: str, variants: Sequence[str]) -> str:
+    model = ModelId.from_short(short, variant)
+    return model.label(variants) if model.is_policy else model.phrase
 
 
 def join(items: Sequence[str]) -> str:
@@ -203,7 +183,7 @@ def comparisons(rows: Iterable[Row], variants: Sequence[str]) -> list[Comparison
     for row in sorted(rows, key=lambda row: variants.index(row["variant"])):
         key = (row["minuend"], row["subtrahend"], row["variant"])
         if key not in found:
-            mine, other = (_who(name, row["variant"], variants) for name in key[:2])
+            mine, other = (_name(name, row["variant"], variants) for name in key[:2])
             found[key] = Comparison(mine, other)
         if number(row["mean"]) is None:
             continue
@@ -218,7 +198,7 @@ def headline_comparison(
     found: Sequence[Comparison], factor: str, variants: Sequence[str]
 ) -> Comparison | None:
     """The comparison that the post makes: the given KL factor against KL factor 0."""
-    pair = tuple(_who(name, variants[0], variants) for name in (factor, "0"))
+    pair = tuple(_name(name, variants[0], variants) for name in (factor, "0"))
     for comparison in found:
         if (comparison.minuend, comparison.subtrahend) == pair:
             return comparison
@@ -232,15 +212,14 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
     the best achievable reward. Where that is only a lower bound, the share is an upper bound
     (``at_most``).
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[ModelId, list[Row]] = {}
     for row in rows:
-        groups.setdefault(model_key("policy", row["variant"], row["kl_factor"]), []).append(row)
-    keys = ordered_models([{**rows[0], "model": "policy"} for rows in groups.values()], variants)
+        groups.setdefault(ModelId.from_row(row).without_seed, []).append(row)
     table = []
-    for key in keys:
-        line: dict[str, Any] = {"key": key, "name": model_name(key, variants)}
-        line["seeds"] = len(groups[key])
-        sizes = [number(row["effective_sample_size"]) or 0 for row in groups[key]]
+    for model in sorted(groups, key=lambda model: model.order(variants)):
+        line: dict[str, Any] = {"key": model.key, "name": model.label(variants)}
+        line["seeds"] = len(groups[model])
+        sizes = [number(row["effective_sample_size"]) or 0 for row in groups[model]]
         line["at_most"] = min(sizes) < ENOUGH_SAMPLES
         for column in (
             "reward",
@@ -248,7 +227,7 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
             "limit",
             "share_of_attainable_gain",
         ):
-            values = [number(row[column]) for row in groups[key]]
+            values = [number(row[column]) for row in groups[model]]
             known = [value for value in values if value is not None]
             line[column] = sum(known) / len(known) if known else None
             line[column + "_range"] = (min(known), max(known)) if known else None
@@ -260,28 +239,25 @@ def lead_sentence(
     summary: Iterable[Row],
     shares: Sequence[Mapping[str, Any]],
     concept: str,
-    key: str,
+    policy: ModelId,
     variants: Sequence[str] = (),
 ) -> str:
     """The findings in one sentence, from tables/summary.csv and frontier/policies.csv."""
-    found = {
-        (model_key(row["model"], row["variant"], row["kl_factor"]), row["metric"]): row
-        for row in summary
-    }
+    found = {(ModelId.from_row(row), row["metric"]): row for row in summary}
 
-    def mean(model: str, metric: str) -> str | None:
+    def mean(model: ModelId, metric: str) -> str | None:
         row = found.get((model, metric))
         return None if row is None or number(row["mean"]) is None else cell(row).mean
 
-    free = key.rsplit("/", 1)[0] + "/0"
+    free = replace(policy, kl_factor="0")
     parts = []
-    before, after = mean("base", "mentions_concept"), mean(key, "mentions_concept")
+    before, after = mean(BASE, "mentions_concept"), mean(policy, "mentions_concept")
     if before and after:
         parts.append(
-            f"With {model_name(key, variants).replace('KL', 'KL factor', 1)}, {after} of the stories mention"
+            f"With {policy.label(variants).replace('KL', 'KL factor', 1)}, {after} of the stories mention"
             f" {with_article(concept)} (the base model: {before})"
         )
-    share = next((line for line in shares if line["key"] == key), None)
+    share = next((line for line in shares if line["key"] == policy.key), None)
     if share and share["share_of_attainable_gain"] is not None:
         parts.append(
             f"the policy achieves {'at most ' if share['at_most'] else ''}"
@@ -289,10 +265,10 @@ def lead_sentence(
             "\N{NO-BREAK SPACE}% of the gain in reward that is possible at its KL of"
             f" {human(share['kl_policy_to_base_nats'], digits=2)} nats"
         )
-    ours = mean(key, "perplexity_under_base")
-    theirs, unbound = (mean(m, "perplexity_under_base") for m in ("base", free))
+    ours = mean(policy, "perplexity_under_base")
+    theirs, unbound = (mean(m, "perplexity_under_base") for m in (BASE, free))
     if ours and theirs:
-        aside = f"; KL factor 0: {unbound}" if unbound and free != key else ""
+        aside = f"; KL factor 0: {unbound}" if unbound and free != policy else ""
         parts.append(
             f"its stories have perplexity {ours} under the base model (base model: {theirs}{aside})"
         )

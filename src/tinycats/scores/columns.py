@@ -30,7 +30,9 @@ METRICS: dict[str, Metric] = {
     "mentions_concept": Metric("stories that mention the concept", "share", "up"),
     "mentions_per_100_words": Metric("mentions per 100 words", "count", "none"),
     "perplexity_under_base": Metric("perplexity under the base model", "", "down"),
-    "base_perplexity_under_policy": Metric("perplexity on base-model stories (forgetting)", "", "down"),
+    "base_perplexity_under_policy": Metric(
+        "perplexity on base-model stories (forgetting)", "", "down"
+    ),
     "line_breaks": Metric("line breaks per story", "count", "none"),
     "ended": Metric("stories that reach end-of-text", "share", "up"),
     "distinct_2": Metric("distinct bigrams within a story", "share", "up"),

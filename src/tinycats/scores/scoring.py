@@ -9,15 +9,15 @@ says never counts. What the base was made to begin with (``prompted``) counts as
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinycats.files.tables import Row, TableError, read_lines
+from tinycats.layout import BASE, ModelId
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
 from tinycats.scores import metrics
@@ -36,68 +36,6 @@ _PER_TOKEN = (
     "kl_policy_to_base_nats",
     "kl_base_to_policy_nats",
 )
-
-
-# ---------------------------------------------------------------------------- who told it
-
-
-MODELS = ("base", "prompted", "policy")
-
-
-@dataclass(frozen=True)
-class Who:
-    """Whose file it is; ``seed`` is ``None`` for a file that serves all seeds."""
-
-    model: str
-    variant: str = ""
-    kl_factor: str = ""
-    seed: int | None = None
-
-    @property
-    def order(self) -> tuple[int, str, float, int]:
-        """Sort key: base, prompted, then policies by variant, KL factor and seed."""
-        model = MODELS.index(self.model)
-        seed = -1 if self.seed is None else self.seed
-        return model, self.variant, float(self.kl_factor or -1), seed
-
-    def columns(self) -> Row:
-        """The columns that open every table of scores."""
-        return {
-            "model": self.model,
-            "variant": self.variant,
-            "kl_factor": self.kl_factor,
-            "seed": "" if self.seed is None else self.seed,
-        }
-
-
-_POLICY = re.compile(
-    r"(?:^|/)(?P<variant>[^/]+)/kl=(?P<kl_factor>[^/]+)/seed=(?P<seed>\d+)(?:[./]|$)"
-)
-_PLAIN = re.compile(r"(?:^|/)(?P<model>base|prompted)(?:/seed=(?P<seed>\d+))?\.[a-z]+$")
-
-
-def who(path: str | Path) -> Who:
-    """Read model, variant, KL factor and seed from a path.
-
-    ``…/<variant>/kl=<factor>/seed=<seed>…`` is a policy, ``…/base/seed=<seed>.jsonl`` (or
-    ``…/base.csv``, for all seeds) the base, likewise ``prompted``.
-
-    Raises:
-        TableError: the path says none of these.
-    """
-    text = Path(path).as_posix()
-    if found := _POLICY.search(text):
-        try:
-            float(found["kl_factor"])
-            return Who("policy", found["variant"], found["kl_factor"], int(found["seed"]))
-        except ValueError:
-            pass
-    elif found := _PLAIN.search(text):
-        return Who(found["model"], seed=None if found["seed"] is None else int(found["seed"]))
-    raise TableError(
-        f"{path}: the path should end in base/seed=<number>, prompted/seed=<number> or"
-        " <variant>/kl=<factor>/seed=<number>"
-    )
 
 
 def parse_words(text: str) -> list[str]:
@@ -214,16 +152,16 @@ def score_set(texts: Sequence[str]) -> Row:
     }
 
 
-def _in_order(paths: Iterable[str | Path], models: Sequence[str]) -> dict[Who, Path]:
-    found: dict[Who, Path] = {}
+def _in_order(paths: Iterable[str | Path], kind: str) -> dict[ModelId, Path]:
+    found: dict[ModelId, Path] = {}
     for path in map(Path, paths):
-        teller = who(path)
-        if teller.model not in models or teller.seed is None:
-            raise TableError(f"{path}: expected one seed of {' or '.join(models)}, not {teller}")
+        teller = ModelId.from_path(path)
+        if teller.kind != kind or teller.seed is None:
+            raise TableError(f"{path}: expected one seed of {kind}, not {teller.stem}")
         if teller in found:
             raise TableError(f"{path}: the same model and seed as {found[teller]}")
         found[teller] = path
-    return dict(sorted(found.items(), key=lambda item: item[0].order))
+    return dict(sorted(found.items(), key=lambda item: item[0].order()))
 
 
 def score(
@@ -239,7 +177,7 @@ def score(
     """Score every story and every set of stories of a study.
 
     Args:
-        base_stories, prompted_stories, policy_stories: story files, named by :func:`who`.
+        base_stories, prompted_stories, policy_stories: story files, named as in :mod:`tinycats.layout`.
         forgetting: the base's stories under each policy (``*.base.jsonl``).
         concept_words: the words that count as a mention.
         completion_tokens: how many new tokens the reward covers.
@@ -254,13 +192,13 @@ def score(
     """
     mentions = Mentions(concept_words)
     stories_of = {
-        **_in_order(base_stories, ["base"]),
-        **_in_order(prompted_stories, ["prompted"]),
-        **_in_order(policy_stories, ["policy"]),
+        **_in_order(base_stories, "base"),
+        **_in_order(prompted_stories, "prompted"),
+        **_in_order(policy_stories, "policy"),
     }
-    forgetting_of = _in_order(forgetting, ["policy"])
+    forgetting_of = _in_order(forgetting, "policy")
     for teller in forgetting_of:
-        if Who("base", seed=teller.seed) not in stories_of:
+        if replace(BASE, seed=teller.seed) not in stories_of:
             raise TableError(
                 f"{forgetting_of[teller]}: the base's stories of this seed are missing"
             )
@@ -268,10 +206,10 @@ def score(
     base_of_seed: dict[int | None, list[Row]] = {}
     rows: list[Row] = []
     texts: list[tuple[str, str]] = []  # of each row: the text that is rewarded, the whole story
-    groups: dict[tuple[Who, str], list[str]] = {}
+    groups: dict[tuple[ModelId, str], list[str]] = {}
     for teller, path in stories_of.items():
         stories = list(read_stories(path))
-        if teller.model == "base":
+        if teller.kind == BASE.kind:
             base_of_seed[teller.seed] = stories
         forgotten = (
             read_forgetting(forgetting_of[teller], base_of_seed[teller.seed])
@@ -282,7 +220,7 @@ def score(
             own: dict[str, Any] = score_story(story, mentions)
             own["base_perplexity_under_policy"] = (
                 own["perplexity_under_base"]  # the base is its own reference
-                if teller.model == "base"
+                if teller.kind == BASE.kind
                 else forgotten.get(index, metrics.UNDEFINED)
             )
             rows.append(

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tinycats import __version__, program
+from tinycats import __version__, layout, program
+from tinycats.layout import POLICY, ModelId, canonical
 from tinycats.program import UserError
-from tinycats.study import canonical
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
@@ -215,8 +215,9 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
     for option, name in (("--study", study), ("--variant", variant)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"{option}: {name!r} should be letters, digits, dot, dash, underscore")
-    folder = Path("results") / study / "policies" / variant / f"kl={factor}" / f"seed={seed}"
-    if (folder / "run.json").exists():
+    model = ModelId(POLICY, variant, factor, seed)
+    folder = layout.results(study) / layout.POLICY_FOLDER.of(model)
+    if (folder / layout.RUN.name).exists():
         return folder
     if not Path("Snakefile").exists():
         raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
@@ -233,10 +234,11 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
     first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
         lacking
     )
-    command = f"snakemake {folder}/run.json --cores 1 --resources gpu=1"
+    command = f"snakemake {folder / layout.RUN.name} --cores 1 --resources gpu=1"
     command += f" --configfile {own}" if own.exists() else ""
     command += "" if config.get("study") == study else f" --config study={study}"
-    others = {path.parents[4].name for path in Path("results").glob("*/policies/*/*/*/run.json")}
+    runs = layout.RUN.pattern().format(variant="*", factor="*", seed="*")
+    others = {path.name for path in Path("results").glob("*") if next(path.glob(runs), None)}
     here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
     raise UserError(f"{folder}: no such policy yet{here}; {first}make it with: {command}")
 
@@ -261,7 +263,7 @@ def base_folder(policy: Path) -> Path:
     """Folder of the base model that a policy was trained from, found by its checksum."""
     from tinycats.policies.record import read_run
 
-    wanted = read_run(policy / "run.json").get("base_model_sha256")
+    wanted = read_run(policy / layout.RUN.name).get("base_model_sha256")
     for path in sorted(Path("resources/models").glob("*/manifest.json")):
         try:
             files = json.loads(path.read_text(encoding="utf-8"))["files"]
@@ -290,7 +292,7 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
     from tinycats.policies.record import check_policy
 
     check_policy(policy, base)
-    model, tokenizer = load_causal_lm(policy / "model")
+    model, tokenizer = load_causal_lm((policy / layout.WEIGHTS.name).parent)
     networks = {"policy": Network(model), "base": Network(load_causal_lm(base)[0])}
     ids = tokenizer(args.prompt, add_special_tokens=False).input_ids
     if not ids:

@@ -10,14 +10,15 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tinycats.files.tables import Row
+from tinycats.layout import ModelId
 from tinycats.mentions import Mentions
-from tinycats.scores.scoring import Who, read_stories, who
+from tinycats.scores.scoring import read_stories
 
 METRICS = (
     "mentions_per_100_tokens",
@@ -95,8 +96,8 @@ class Positions:
         completion_kl: prompt group → (model, metric) → seed → KL per completion, nats.
     """
 
-    rows: dict[tuple[Who, str], dict[tuple[int, int, str], dict[int, float]]]
-    completion_kl: dict[str, dict[tuple[Who, str], dict[int, float]]]
+    rows: dict[tuple[ModelId, str], dict[tuple[int, int, str], dict[int, float]]]
+    completion_kl: dict[str, dict[tuple[ModelId, str], dict[int, float]]]
 
 
 def read_positions(
@@ -108,9 +109,9 @@ def read_positions(
         TableError: a file is damaged.
     """
     mentions = Mentions(concept_words)
-    sums: dict[tuple[Who, str], _Sums] = defaultdict(_Sums)
-    for path in sorted(map(Path, paths), key=lambda p: who(p).order):
-        teller = who(path)
+    sums: dict[tuple[ModelId, str], _Sums] = defaultdict(_Sums)
+    for path in sorted(map(Path, paths), key=lambda p: ModelId.from_path(p).order()):
+        teller = ModelId.from_path(path)
         for story in read_stories(path):
             sums[teller, story["prompt_group"]].add(story, mentions, completion_tokens)
     longest = max((s.by_position.shape[1] for s in sums.values()), default=0)
@@ -118,7 +119,7 @@ def read_positions(
         defaultdict(lambda: defaultdict(dict)), defaultdict(lambda: defaultdict(dict))
     )
     for (teller, group), own in sums.items():
-        model, seed = replace(teller, seed=None), int(teller.seed or 0)
+        model, seed = teller.without_seed, int(teller.seed or 0)
         for begin, end in bins(completion_tokens, longest):
             *totals, tokens = own.by_position[:, begin:end].sum(axis=1)
             for metric, total in zip(METRICS, totals, strict=True):

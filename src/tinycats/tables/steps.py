@@ -5,50 +5,46 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files.tables import Row, TableError
+from tinycats.layout import MODEL_COLUMNS, ModelId
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
-from tinycats.scores.scoring import MODELS, Who, who
 from tinycats.tables.intervals import over_seeds
 from tinycats.tables.reading import number, read
-from tinycats.tables.summaries import about
+from tinycats.tables.summaries import model_of
 
 #: columns of training.csv that are measured times: they differ from run to run, the tables do not
 TIMING = ("seconds", "samples_per_second")
+#: the columns of a table of runs that say which run it is
+RUN_COLUMNS = ("variant", "kl_factor", "seed")
 #: how many tokens tables/first_token.csv keeps
 FIRST_TOKENS = 12
 
 
-def _of_policies(paths: Iterable[str | Path]) -> list[tuple[Who, Path]]:
-    found = [(who(path), Path(path)) for path in paths]
+def _of_policies(paths: Iterable[str | Path]) -> list[tuple[ModelId, Path]]:
+    found = [(ModelId.from_path(path), Path(path)) for path in paths]
     for teller, path in found:
-        if teller.model != "policy":
+        if not teller.is_policy:
             raise TableError(f"{path}: the path should hold <variant>/kl=<factor>/seed=<number>")
-    return sorted(found, key=lambda item: item[0].order)
-
-
-def _who(teller: Who, seed: bool) -> Row:
-    row: Row = {"variant": teller.variant, "kl_factor": teller.kl_factor}
-    return {**row, "seed": teller.seed} if seed else row
+    return sorted(found, key=lambda item: item[0].order())
 
 
 def training(paths: Iterable[str | Path]) -> list[Row]:
     """Rows of tables/training.csv from the policies' training.csv: mean and band over seeds."""
     columns = [c for c in TRAINING if c not in ("step", *TIMING)]
-    of_step: dict[tuple[Who, int], dict[str, list[float]]] = {}
+    of_step: dict[tuple[ModelId, int], dict[str, list[float]]] = {}
     for teller, path in _of_policies(paths):
         for row in read(path, TRAINING):
             step = int(number(row, "step", path))
-            own = of_step.setdefault((replace(teller, seed=None), step), defaultdict(list))
+            own = of_step.setdefault((teller.without_seed, step), defaultdict(list))
             for column in columns:
                 own[column].append(number(row, column, path))
     rows = []
-    for (model, step), values in sorted(of_step.items(), key=lambda i: (i[0][0].order, i[0][1])):
+    for (model, step), values in sorted(of_step.items(), key=lambda i: (i[0][0].order(), i[0][1])):
         for metric in columns:
-            about_it = {**_who(model, seed=False), "step": step, "metric": metric}
+            about_it = {**model.columns(*MODEL_COLUMNS[1:]), "step": step, "metric": metric}
             rows.append({**about_it, **over_seeds(values[metric])._asdict()})
     return [row for row in rows if row["seeds"]]
 
@@ -67,7 +63,7 @@ def top_completions(paths: Iterable[str | Path], batch_size: int) -> list[Row]:
                 raise TableError(f"{path}: count {row['count']} of a batch of {batch_size}")
             own: Row = {"step": row["step"], "text": row["text"], "share": share}
             own["reward"] = number(row, "reward", path)
-            rows.append({**_who(teller, seed=True), **own})
+            rows.append({**teller.columns(*RUN_COLUMNS), **own})
     return rows
 
 
@@ -82,14 +78,14 @@ def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path])
         "kl_policy_to_base_nats": "kl_policy_to_base_nats",
         "kl_base_to_policy_nats": "kl_base_to_policy_nats",
     }
-    after = {who(path): Path(path) for path in completions}
+    after = {ModelId.from_path(path): Path(path) for path in completions}
     rows = []
     for teller, path in _of_policies(paths):
         last = 0
         for row in read(path, TRAINING):
             last = int(number(row, "step", path))
             own = {name: number(row, column, path) for name, column in columns.items()}
-            rows.append({**_who(teller, seed=True), "step": last, **own})
+            rows.append({**teller.columns(*RUN_COLUMNS), "step": last, **own})
         if teller in after:
             drawn = read(after[teller], COMPLETIONS)
             counts = [number(row, "count", after[teller]) for row in drawn]
@@ -101,7 +97,7 @@ def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path])
                 / math.fsum(counts)
                 for name in columns
             }
-            rows.append({**_who(teller, seed=True), "step": last + 1, **own})
+            rows.append({**teller.columns(*RUN_COLUMNS), "step": last + 1, **own})
     return rows
 
 
@@ -115,21 +111,19 @@ def first_token(path: str | Path) -> list[Row]:
     Raises:
         TableError: the file is damaged, or a seed's probabilities add up to more than 1.
     """
-    of_model: dict[Who, dict[str, dict[str, float]]] = {}
+    of_model: dict[ModelId, dict[str, dict[str, float]]] = {}
     for row in read(path, FIRST_TOKEN):
-        if row["model"] not in MODELS:
-            raise TableError(f"{path}: column model holds {row['model']!r}")
-        model = Who(row["model"], row["variant"], row["kl_factor"])
+        model = model_of(row, path).without_seed
         of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
         of_seed[row["seed"]] += number(row, "probability", path)
-    mean: dict[Who, dict[str, float]] = {}
+    mean: dict[ModelId, dict[str, float]] = {}
     for model, tokens in of_model.items():
         seeds = {seed for of_seed in tokens.values() for seed in of_seed}
         for seed in sorted(seeds):
             total = math.fsum(of_seed.get(seed, 0.0) for of_seed in tokens.values())
             if not 0 < total <= 1.001:
                 raise TableError(
-                    f"{path}: probabilities of {model} seed {seed} add up to {total:.4g}"
+                    f"{path}: probabilities of {model.stem} seed {seed} add up to {total:.4g}"
                 )
         mean[model] = {t: math.fsum(of_seed.values()) / len(seeds) for t, of_seed in tokens.items()}
     largest: dict[str, float] = {}
@@ -138,8 +132,8 @@ def first_token(path: str | Path) -> list[Row]:
             largest[token] = max(largest.get(token, 0.0), probability)
     kept = sorted(largest, key=lambda token: (-largest[token], token))[:FIRST_TOKENS]
     return [
-        {**about(model), "token": token, "probability": mean[model][token]}
-        for model in sorted(mean, key=lambda m: m.order)
+        {**model.columns(*MODEL_COLUMNS), "token": token, "probability": mean[model][token]}
+        for model in sorted(mean, key=ModelId.order)
         for token in kept
         if token in mean[model]
     ]

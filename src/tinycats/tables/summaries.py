@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files.tables import Row, TableError
+from tinycats.layout import BASE, MODEL_COLUMNS, ModelId
+from tinycats.program import UserError
 from tinycats.scores import metrics
 from tinycats.scores.columns import METRICS, SETS, STORIES
-from tinycats.scores.scoring import MODELS, Who, who
 from tinycats.tables.intervals import Interval, over_seeds
 from tinycats.tables.positions import Positions
 from tinycats.tables.reading import number, read
@@ -40,22 +40,27 @@ STORY_METRICS = tuple(m for m in METRICS if m in STORIES)
 KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 
 #: (model with ``seed=None``, metric) → seed → the seed's average
-Values = dict[tuple[Who, str], dict[int, float]]
+Values = dict[tuple[ModelId, str], dict[int, float]]
 
 
-def _teller(row: Mapping[str, str], path: str | Path) -> Who:
-    if row["model"] not in MODELS:
-        raise TableError(f"{path}: column model holds {row['model']!r}")
+def _teller(row: Mapping[str, str], path: str | Path) -> ModelId:
     number(row, "kl_factor", path)
     seed = number(row, "seed", path)
     if not seed.is_integer():
         raise TableError(f"{path}: column seed holds {row['seed']!r}, should be a whole number")
-    return Who(row["model"], row["variant"], row["kl_factor"], int(seed))
+    return model_of(row, path)
 
 
-def about(teller: Who) -> Row:
-    """The columns that say which model it is: all that open a table of scores but the seed."""
-    return {name: value for name, value in teller.columns().items() if name != "seed"}
+def model_of(row: Mapping[str, str], path: str | Path) -> ModelId:
+    """The model of a table's row.
+
+    Raises:
+        TableError: the row names none; the line names the file.
+    """
+    try:
+        return ModelId.from_row(row)
+    except UserError as error:
+        raise TableError(f"{path}: {error}") from None
 
 
 # ---------------------------------------------------------------------------- one value a seed
@@ -73,13 +78,13 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
     base_tokens = {
         (teller.seed, row["story"]): number(row, "tokens", stories)
         for teller, row in zip(tellers, rows, strict=True)
-        if teller.model == "base"
+        if teller.kind == BASE.kind
     }
-    found: dict[str, dict[tuple[Who, str, int], list[tuple[float, float]]]] = {}
+    found: dict[str, dict[tuple[ModelId, str, int], list[tuple[float, float]]]] = {}
     for teller, row in zip(tellers, rows, strict=True):
         group = found.setdefault(row["prompt_group"], defaultdict(list))
         seed = int(teller.seed or 0)
-        model = replace(teller, seed=None)
+        model = teller.without_seed
         for metric in STORY_METRICS:
             value, weight = number(row, metric, stories), 1.0
             if metric == "perplexity_under_base":
@@ -100,9 +105,7 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
         teller = _teller(row, sets)
         for metric in SET_METRICS:
             own = values.setdefault(row["prompt_group"], defaultdict(dict))
-            own[replace(teller, seed=None), metric][int(teller.seed or 0)] = number(
-                row, metric, sets
-            )
+            own[teller.without_seed, metric][int(teller.seed or 0)] = number(row, metric, sets)
     return values
 
 
@@ -122,7 +125,9 @@ def deal(counts: np.ndarray, parts: int) -> list[np.ndarray]:
     return dealt
 
 
-def completion_values(paths: Iterable[str | Path], seeds: Mapping[Who, Sequence[int]]) -> Values:
+def completion_values(
+    paths: Iterable[str | Path], seeds: Mapping[ModelId, Sequence[int]]
+) -> Values:
     """Reward, both KLs and distinct completions of 1000 within each seed, from completions/**.csv.
 
     A file that serves all seeds (``base.csv``) is dealt to them at random, so that the base has
@@ -132,9 +137,9 @@ def completion_values(paths: Iterable[str | Path], seeds: Mapping[Who, Sequence[
         seeds: model → its seeds.
     """
     values: Values = defaultdict(dict)
-    for path in sorted(map(Path, paths), key=lambda p: who(p).order):
-        teller = who(path)
-        model = replace(teller, seed=None)
+    for path in sorted(map(Path, paths), key=lambda p: ModelId.from_path(p).order()):
+        teller = ModelId.from_path(path)
+        model = teller.without_seed
         rows = read(path, COMPLETIONS)
         counts = np.array([number(row, "count", path) for row in rows])
         if not (counts >= 1).all() or (counts % 1).any():
@@ -160,9 +165,9 @@ def merge(first: Values, second: Values) -> Values:
     return {key: {**first.get(key, {}), **second.get(key, {})} for key in {**first, **second}}
 
 
-def seeds_of(values: Values) -> dict[Who, list[int]]:
+def seeds_of(values: Values) -> dict[ModelId, list[int]]:
     """Model → every seed for which it has some value."""
-    seeds: dict[Who, set[int]] = defaultdict(set)
+    seeds: dict[ModelId, set[int]] = defaultdict(set)
     for (model, _), of_seed in values.items():
         seeds[model].update(of_seed)
     return {model: sorted(own) for model, own in seeds.items()}
@@ -171,9 +176,9 @@ def seeds_of(values: Values) -> dict[Who, list[int]]:
 # ---------------------------------------------------------------------------- tables of scores
 
 
-def _ordered(values: Values) -> list[tuple[Who, str]]:
+def _ordered(values: Values) -> list[tuple[ModelId, str]]:
     place = {metric: i for i, metric in enumerate(METRICS)}
-    return sorted(values, key=lambda key: (key[0].order, place[key[1]]))
+    return sorted(values, key=lambda key: (key[0].order(), place[key[1]]))
 
 
 def _known(row: Row) -> bool:
@@ -186,20 +191,24 @@ def summary(values: Values) -> list[Row]:
     for model, metric in _ordered(values):
         factor = model.kl_factor
         coefficient = float(factor) / POST_VOCABULARY if factor else ""
-        row = {**about(model), "kl_coefficient_per_nat": coefficient, "metric": metric}
+        row = {
+            **model.columns(*MODEL_COLUMNS),
+            "kl_coefficient_per_nat": coefficient,
+            "metric": metric,
+        }
         rows.append({**row, **over_seeds(values[model, metric].values())._asdict()})
     return list(filter(_known, rows))
 
 
 def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
     """Rows of tables/by_prompt_group.csv, groups in the order of the config."""
-    models = sorted({m for group in values.values() for m, _ in group}, key=lambda m: m.order)
+    models = sorted({m for group in values.values() for m, _ in group}, key=ModelId.order)
     rows = []
     for model in models:
         for group, own in values.items():
             for teller, metric in _ordered(own):
                 if teller == model:
-                    row = {**about(model), "prompt_group": group, "metric": metric}
+                    row = {**model.columns(*MODEL_COLUMNS), "prompt_group": group, "metric": metric}
                     rows.append({**row, **over_seeds(own[model, metric].values())._asdict()})
     return list(filter(_known, rows))
 
@@ -219,14 +228,14 @@ def paired_differences(values: Values) -> list[Row]:
 
     Each KL factor of a variant against the variant's KL 0, the base and the prompted base.
     """
-    models = sorted({model for model, _ in values}, key=lambda m: m.order)
+    models = sorted({model for model, _ in values}, key=ModelId.order)
     rows = []
-    for policy in (m for m in models if m.model == "policy"):
+    for policy in (m for m in models if m.is_policy):
         rivals = [
             m
             for m in models
-            if m.model == "policy" and m.variant == policy.variant and float(m.kl_factor) == 0
-        ] + [m for m in models if m.model != "policy"]
+            if m.is_policy and m.variant == policy.variant and float(m.kl_factor) == 0
+        ] + [m for m in models if not m.is_policy]
         for rival in rivals:
             if rival == policy:
                 continue
@@ -237,9 +246,9 @@ def paired_differences(values: Values) -> list[Row]:
                 )
                 rows.append(
                     {
-                        "comparison": f"{_name(policy)} − {_name(rival)}",
-                        "minuend": policy.kl_factor,
-                        "subtrahend": rival.kl_factor or rival.model,
+                        "comparison": f"{policy.label()} − {rival.label()}",
+                        "minuend": policy.short,
+                        "subtrahend": rival.short,
                         "variant": policy.variant,
                         "metric": metric,
                         **found._asdict(),
@@ -249,16 +258,12 @@ def paired_differences(values: Values) -> list[Row]:
     return list(filter(_known, rows))
 
 
-def _name(model: Who) -> str:
-    return f"KL {model.kl_factor}" if model.kl_factor else model.model
-
-
 def by_position(positions: Positions) -> list[Row]:
     """Rows of tables/by_position.csv, from the first tokens to the last."""
     rows = []
-    for model, group in sorted(positions.rows, key=lambda key: key[0].order):
+    for model, group in sorted(positions.rows, key=lambda key: key[0].order()):
         for (begin, end, metric), of_seed in positions.rows[model, group].items():
-            row = {**about(model), "prompt_group": group}
+            row = {**model.columns(*MODEL_COLUMNS), "prompt_group": group}
             row |= {"position_from": begin, "position_to": end, "metric": metric}
             rows.append({**row, **over_seeds(of_seed.values())._asdict()})
     return list(filter(_known, rows))
