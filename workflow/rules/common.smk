@@ -6,8 +6,8 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
-from tinycats.source_code import source_files
 from tinycats.program import UserError
+from tinycats.source_code import digest
 from tinycats.study import Study
 
 ROOT = Path(workflow.basedir)
@@ -37,8 +37,8 @@ shell.prefix(f"set -euo pipefail; {_path}")
 
 
 def code(*modules, script):
-    """Source files of a stage as inputs: results follow the content of the code that made them."""
-    return source_files(ROOT, script, *modules)
+    """Digest of a stage's code as a parameter: results follow what the code means."""
+    return lambda wildcards: digest(ROOT / f"workflow/scripts/{script}.py", *modules)
 
 
 # What a job asks a cluster for: it follows the models that the job reads, whose size is known once
@@ -206,7 +206,8 @@ def figure_tables(wildcards):
 
 
 def figure_code(wildcards):
-    return code(f"figures/{figure_module(wildcards)}", script="draw_figure")
+    drawn_by = f"tinycats.figures.{figure_module(wildcards)}"
+    return code(drawn_by, script="draw_figure")(wildcards)
 
 
 def figure_category(wildcards):

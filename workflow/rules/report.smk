@@ -20,7 +20,6 @@ rule report:
             "workflow/report/report.css",
             "workflow/report/report.js",
         ],
-        code=code(script="render_report"),
     output:
         page=report(
             f"{RESULTS}/report.html",
@@ -36,6 +35,7 @@ rule report:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="render_report"),
         results=subpath(output.page, parent=True),
         command=study_command(),
     shell:
@@ -47,8 +47,6 @@ rule report:
 
 # What was run, as it was merged from config.yaml, --configfile and --config.
 rule study_config:
-    input:
-        code=code(script="write_config"),
     output:
         f"{RESULTS}/config.yaml",
     log:
@@ -57,6 +55,7 @@ rule study_config:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="write_config"),
         config=json.dumps(
             {k: v for k, v in STUDY.resolved.items() if k != "pretrain"},
             ensure_ascii=False,

@@ -13,7 +13,6 @@ rule scores:
         tokenizer=f"{BASE_MODEL}/tokenizer.json",
         reference=rules.reference.output[0],
         run=run_files()[0],
-        code=code(script="score"),
     output:
         stories=f"{RESULTS}/scores/stories.csv",
         sets=f"{RESULTS}/scores/sets.csv",
@@ -30,6 +29,7 @@ rule scores:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="score"),
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
@@ -59,7 +59,6 @@ rule tables:
         training=per_policy(f"{POLICY}/training.csv"),
         top=per_policy(f"{POLICY}/top_completions.csv"),
         run=run_files()[0],
-        code=code(script="make_tables"),
     output:
         expand(
             f"{RESULTS}/tables/{{name}}.csv",
@@ -73,6 +72,7 @@ rule tables:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="make_tables"),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
         base_stories=base_story_files(),

@@ -8,7 +8,6 @@ rule base_stories:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",
         manifest=f"{BASE_MODEL}/manifest.json",
-        code=code(script="tell_stories"),
     output:
         base=expand(f"{STORIES}/base/seed={{seed}}.jsonl", seed=STUDY.seeds),
         prompted=expand(f"{STORIES}/prompted/seed={{seed}}.jsonl", seed=STUDY.seeds),
@@ -25,6 +24,7 @@ rule base_stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
         stories=story_arguments(),
@@ -42,7 +42,6 @@ rule stories:
         weights=f"{BASE_MODEL}/model.safetensors",
         policy=f"{POLICY}/model/model.safetensors",
         base=f"{STORIES}/base/seed={{seed}}.jsonl",
-        code=code(script="tell_stories"),
     output:
         stories=f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl",
         forgetting=f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl",
@@ -59,6 +58,7 @@ rule stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         policy=subpath(input.policy, parent=True),
         stories=story_arguments(),
@@ -80,7 +80,6 @@ rule completions:
         encoder=f"{REWARD_ENCODER}/model.safetensors",
         reference=rules.reference.output[0],
         policies=policy_weights(),
-        code=code(script="sample_completions"),
     output:
         base=f"{COMPLETIONS}/base.csv",
         prompted=f"{COMPLETIONS}/prompted.csv",
@@ -102,6 +101,7 @@ rule completions:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="sample_completions"),
         base_model=subpath(input.weights, parent=True),
         policies=spread(POLICY),
         encoder=subpath(input.encoder, parent=True),

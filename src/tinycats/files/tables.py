@@ -16,6 +16,7 @@ from typing import Any
 
 from tinycats.files import atomic as whole_files
 from tinycats.files.atomic import write_text
+from tinycats.program import UserError
 
 Row = dict[str, Any]
 
@@ -226,7 +227,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A table does not have the columns or values that :data:`TABLES` promises."""
 
 

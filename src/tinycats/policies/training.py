@@ -375,13 +375,7 @@ def checksum(state: Any) -> str:
     return digest.hexdigest()
 
 
-def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
-    """Hash of parameters, data and this package's training code."""
-    here = Path(__file__).parents[1]
-    names = (
-        *("compute/linear", "language_model/network", "reward/model"),
-        *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
-    )
-    code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}
+def run_identity(settings: TrainingSettings, data: dict[str, str], code: str) -> str:
+    """Hash of parameters, checksums of the data, and the digest of the program's code."""
     content = json.dumps([asdict(settings), data, code], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
