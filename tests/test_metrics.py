@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from tinycats.program import UserError
 from tinycats.scores import metrics, scoring
 from tinycats.scores.metrics import words
 
@@ -60,7 +61,7 @@ def test_mentions_are_whole_words_whatever_their_case() -> None:
 
 @pytest.mark.parametrize("listed", [[], [""], ["cat", " "]])
 def test_an_empty_word_list_is_refused(listed: list[str]) -> None:
-    with pytest.raises(ValueError, match="concept_words"):
+    with pytest.raises(UserError, match="concept_words"):
         metrics.Mentions(listed)
 
 

@@ -86,8 +86,17 @@ FIGURES: dict[str, Figure] = {
 
 
 def sort_factors(kl_factors: Sequence[str]) -> list[str]:
-    """Distinct KL factors in ascending order, in the spelling given."""
-    return sorted(dict.fromkeys(kl_factors), key=float)
+    """Distinct KL factors in ascending order, in the spelling given.
+
+    Raises:
+        UserError: one is no number.
+    """
+    try:
+        return sorted(dict.fromkeys(kl_factors), key=float)
+    except ValueError as error:
+        raise UserError(
+            f"KL factors {', '.join(kl_factors)}: should be numbers ({error})"
+        ) from None
 
 
 def showcase(kl_factors: Sequence[str]) -> list[str]:

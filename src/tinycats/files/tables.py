@@ -8,6 +8,7 @@ generated from :data:`TABLES` by ``python -m tinycats.files.tables``.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -231,7 +232,7 @@ class TableError(UserError):
     """A table does not have the columns or values that :data:`TABLES` promises."""
 
 
-def _check(name: str, columns: Iterable[str], path: Path) -> None:
+def _check(name: str, columns: Iterable[str], path: str | Path) -> None:
     expected, found = list(TABLES[name]), list(columns)
     if expected != found:
         missing = [c for c in expected if c not in found]
@@ -269,12 +270,8 @@ def write_table(name: str, path: str | Path, rows: Iterable[Mapping[str, Any]]) 
     Raises:
         TableError: a row has other columns than documented, or an infinite value.
     """
-    import io
-
-    path = Path(path)
     columns = list(TABLES[name])
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer := io.StringIO(), lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         if set(row) != set(columns):
@@ -294,11 +291,13 @@ def read_table(name: str, path: str | Path) -> list[dict[str, str]]:
         TableError: the file is cut short, is not what its stage wrote, or its columns are not the
             documented ones.
     """
-    path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        _check(name, reader.fieldnames or [], path)
-        rows = list(reader)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            _check(name, reader.fieldnames or [], path)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: not a text file ({error})") from error
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise TableError(f"{path}: line {number} is cut short or too long")
@@ -349,14 +348,14 @@ def read_lines(path: str | Path, fields: Mapping[str, str]) -> Iterator[Row]:
     Raises:
         TableError: a line is cut short or has other fields, or the file is not what its stage wrote.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise TableError(f"{path}: line {number} is damaged or cut short") from error
-            if list(row) != list(fields):
-                raise TableError(f"{path}: line {number} has fields {list(row)}")
+            if not isinstance(row, dict) or list(row) != list(fields):
+                raise TableError(f"{path}: line {number} has fields other than {list(fields)}")
             yield row
     if problem := whole_files.problem(path):
         raise TableError(problem)

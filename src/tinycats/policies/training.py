@@ -51,6 +51,18 @@ class TrainingSettings:
     micro_batch: int = 4096
     snr_every: int = 0
 
+    def __post_init__(self) -> None:
+        least = {
+            "seed": 0,
+            "batch_size": 1,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "micro_batch": 1,
+        }
+        for key, value in least.items():
+            if not getattr(self, key) >= value:
+                raise UserError(f"training.{key}: {getattr(self, key)}, should be at least {value}")
+
 
 class Terminated(SystemExit):
     """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""

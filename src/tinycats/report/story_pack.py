@@ -62,14 +62,17 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
     Raises:
         UserError: a story without a score, or a file whose path names no model.
     """
-    by_story = {
-        (
-            model_key(row["model"], row["variant"], row["kl_factor"]),
-            int(row["seed"]),
-            int(row["story"]),
-        ): row
-        for row in scores
-    }
+    try:
+        by_story = {
+            (
+                model_key(row["model"], row["variant"], row["kl_factor"]),
+                int(row["seed"]),
+                int(row["story"]),
+            ): row
+            for row in scores
+        }
+    except ValueError as error:
+        raise UserError(f"scores/stories.csv: a KL factor, seed or story: {error}") from error
     known = set(files.METRICS) | {"tokens"}
     stories = []
     for path in sorted(folder.rglob("*.jsonl")):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinycats.files.tables import ENOUGH_SAMPLES, METRICS, possible_range
+from tinycats.program import UserError
 from tinycats.study import canonical, with_article
 
 Row = Mapping[str, str]
@@ -46,7 +47,10 @@ def number(text: str | float | None) -> float | None:
     """A table's cell as a number; an empty cell is None."""
     if text is None or text == "":
         return None
-    return float(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"a table holds {text!r}, should be a number; make it anew") from None
 
 
 def label(metric: str) -> str:

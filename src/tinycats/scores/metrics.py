@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import sparse
 
+from tinycats.program import UserError
+
 UNDEFINED = math.nan
 
 #: self-BLEU grows with the number of stories compared, so it is taken over this many of a set
@@ -62,13 +64,13 @@ class Mentions:
             ``cat`` and ``cat's`` in the list "cat's" is one mention.
 
     Raises:
-        ValueError: the list is empty or holds an empty word.
+        UserError: the list is empty or holds an empty word.
     """
 
     def __init__(self, concept_words: Iterable[str]) -> None:
         listed = [word.strip().lower().replace("’", "'") for word in concept_words]
         if not listed or not all(listed):
-            raise ValueError("concept_words: should be a list of at least one word, none empty")
+            raise UserError("concept_words: should be a list of at least one word, none empty")
         longest_first = sorted(set(listed), key=lambda word: (-len(word), word))
         choices = "|".join(re.escape(word) for word in longest_first)
         self._pattern = re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)

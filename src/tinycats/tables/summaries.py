@@ -79,14 +79,11 @@ def read(name: str, path: str | Path) -> list[dict[str, str]]:
     Raises:
         TableError: the file is empty, cut short, not text, or has other columns.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        if not data.endswith(b"\n"):
-            raise TableError(f"{path}: cut short: its last line has no end")
-        rows = files.read_table(name, path)
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file ({error})") from error
+    with open(path, "rb") as file:
+        data = file.read()
+    if not data.endswith(b"\n"):
+        raise TableError(f"{path}: cut short: its last line has no end")
+    rows = files.read_table(name, path)
     if not rows:
         raise TableError(f"{path}: has no rows; delete it and rerun")
     return rows
