@@ -402,7 +402,7 @@ def test_a_policy_folder_of_another_study(spare: Path) -> None:
 def test_results_of_older_code_are_made_again(study: Path) -> None:
     with changed(
         study / "src/tinycats/policies/objective.py",
-        lambda p: p.write_text(p.read_text() + "\n# newer\n"),
+        lambda p: p.write_text(p.read_text() + "\nNEWER = True\n"),
     ):
         said = snakemake(study, "-n", *TARGETS)
     jobs = said.split("Job stats:")[1].split("total")[0].split()

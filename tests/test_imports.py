@@ -83,10 +83,10 @@ def test_packages_hold_nothing_themselves() -> None:
 
 @pytest.mark.parametrize("script", ["train_policy", "sample_completions", "tell_stories"])
 def test_a_metric_can_be_edited_without_new_policies_or_stories(script: str) -> None:
-    read = source_files(PACKAGE.parents[1], script)
-    assert "src/tinycats/files/tables.py" in read
-    later = ("scores", "frontier", "tables", "figures", "report", "columns.py")
-    assert not [path for path in read if path.startswith(tuple(f"src/tinycats/{p}" for p in later))]
+    read = source_files(PACKAGE.parents[1] / f"workflow/scripts/{script}.py")
+    assert "tinycats.files.tables" in read
+    later = tuple(f"tinycats.{p}" for p in ("scores", "frontier", "tables", "figures", "report"))
+    assert not [name for name in read if name.startswith((*later, "tinycats.columns"))]
 
 
 def test_the_list_of_tables_is_read_without_torch() -> None:

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from tinycats.mentions import Mentions
+from tinycats.program import UserError
 from tinycats.scores import metrics, scoring
 from tinycats.scores.metrics import words
 
@@ -79,7 +80,7 @@ def test_the_report_marks_what_the_scores_count() -> None:
 
 @pytest.mark.parametrize("listed", [[], [""], ["cat", " "]])
 def test_an_empty_word_list_is_refused(listed: list[str]) -> None:
-    with pytest.raises(ValueError, match="concept_words"):
+    with pytest.raises(UserError, match="concept_words"):
         Mentions(listed)
 
 

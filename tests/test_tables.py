@@ -179,7 +179,7 @@ def test_a_story_that_ends_at_once_has_empty_values(study: Path, tmp_path: Path)
     [
         (lambda text: text[:-40], "damaged or cut short"),
         (lambda text: "", "no stories"),
-        (lambda text: "[1]\n", "has fields"),
+        (lambda text: "[1]\n", "has fields other than"),
         (lambda text: "7\n", "damaged"),
         (lambda text: text.replace('"token_ids": [0]', '"token_ids": [0, 1]'), "for 2 tokens"),
         (lambda text: text.replace("0.5", "null", 1), "no number"),

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 from small_disk import Disk, small_disk
-from tiny_model import encoder_folder, environment, program, write_model
+from tiny_model import ROOT, encoder_folder, environment, program, write_model
 
 pytestmark = pytest.mark.slow
 STEPS = 12
@@ -295,6 +295,34 @@ def test_a_state_of_other_parameters_is_set_aside(
     assert "starting over: it was made from other parameters, code or data" in said
     assert_same_results(tmp_path / "changed", tmp_path / "fresh")
     assert results(tmp_path / "fresh")["weights"] != results(world.undisturbed)["weights"]
+
+
+def test_a_state_of_another_encoder_s_code_is_set_aside(
+    world: World, state: Path, tmp_path: Path
+) -> None:
+    """An edit between the kill and the next start; of a comment, it would not matter."""
+    edits = {"comment": "# edited\n", "code": "EDITED = True\n"}
+    runs = {}
+    for name, edit in edits.items():
+        root, out = tmp_path / name, tmp_path / name / "out"
+        for folder in ("src", "workflow/scripts"):
+            shutil.copytree(ROOT / folder, root / folder)
+        with open(root / "src/tinycats/reward/encoder.py", "a", encoding="utf-8") as file:
+            file.write(edit)
+        out.mkdir()
+        shutil.copy(state, out / "state.pt")
+        command = [str(word) for word in world.command(out)]
+        command[1] = str(root / "workflow/scripts/train_policy.py")
+        runs[name] = subprocess.run(
+            command,
+            env=environment(PYTHONPATH=str(root / "src")),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        assert_same_results(out, world.undisturbed)
+    assert "going on from step" in runs["comment"]
+    assert "starting over: it was made from other parameters, code or data" in runs["code"]
 
 
 # ---- disks ---------------------------------------------------------------------------------------

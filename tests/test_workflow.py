@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import verify_study
+from test_source_code import reworded
 from tiny_model import copy_tracked
 
 pytestmark = pytest.mark.slow
@@ -40,6 +43,11 @@ def planned(folder: Path) -> dict[str, int]:
         return {}
     table = out.split("Job stats:")[1].split("total")[0]
     return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.M) if m[1] != "all"}
+
+
+def policy_files(folder: Path) -> list[str]:
+    found = folder.glob("results/smoke/policies/*/*/*/run.json")
+    return [str(path.relative_to(folder)) for path in sorted(found)]
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +103,39 @@ def test_nothing_to_do_after_a_run_nor_after_touching_everything(study):
     assert planned(study) == {}
 
 
-def test_an_edited_objective_reruns_policies_and_what_follows(study):
-    path = study / "src/tinycats/policies/objective.py"
+@contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    """A source file with ``new`` in place of ``old``, for a while."""
     before = path.read_text()
-    path.write_text(before + "\n# edited\n")
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
     try:
-        jobs = planned(study)
+        yield
     finally:
         path.write_text(before)
+
+
+def test_edited_docstrings_comments_and_formatting_rerun_nothing(study):
+    """Every module of the library and every program at once."""
+    folders = (study / "src", study / "workflow/scripts")
+    before = {path: path.read_text() for folder in folders for path in folder.rglob("*.py")}
+    assert len(before) > 50
+    for path, text in before.items():
+        path.write_text(reworded(text))
+    try:
+        assert planned(study) == {}
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+
+
+def test_an_edited_objective_reruns_policies_and_what_follows(study):
+    path = study / "src/tinycats/policies/objective.py"
+    with edited(path, "return rewards - rewards.mean()", "return rewards.mean() - rewards"):
+        jobs = planned(study)
+        reasons = set(re.findall(r"reason: (.*)", snakemake(study, "-n", *policy_files(study))))
+    assert len(reasons) == 1
+    assert reasons.pop().startswith("Params have changed since last execution")
     assert jobs["policy"] == 4
     assert {"stories", "completions", "scores", "frontier", "tables", "figure", "report"} <= set(
         jobs
@@ -113,12 +146,8 @@ def test_an_edited_objective_reruns_policies_and_what_follows(study):
 
 def test_an_edited_figure_is_redrawn_alone(study):
     path = study / "src/tinycats/figures/told_not_to.py"
-    before = path.read_text()
-    path.write_text(before + "\n# edited\n")
-    try:
+    with edited(path, "\ndef draw(", "\nEDITED = True\n\n\ndef draw("):
         jobs = planned(study)
-    finally:
-        path.write_text(before)
     assert jobs == {"figure": 1, "report": 1}
 
 

@@ -25,8 +25,16 @@ def canonical(factor: float) -> str:
 
 
 def sort_factors(kl_factors: Iterable[str]) -> list[str]:
-    """Distinct KL factors in ascending order, in the spelling given."""
-    return sorted(dict.fromkeys(kl_factors), key=float)
+    """Distinct KL factors in ascending order, in the spelling given.
+
+    Raises:
+        UserError: one is no number.
+    """
+    factors = list(dict.fromkeys(kl_factors))
+    try:
+        return sorted(factors, key=float)
+    except ValueError as error:
+        raise UserError(f"KL factors {', '.join(factors)}: should be numbers ({error})") from None
 
 
 # ---------------------------------------------------------------------------- models

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from tinycats.program import UserError
+
 #: what has a meaning in a pattern, in Python's as in JavaScript's with the flag ``u``
 _SYNTAX = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
@@ -20,13 +22,13 @@ class Mentions:
         javascript: source of the same pattern for JavaScript, where its flags should be ``giu``.
 
     Raises:
-        ValueError: the list is empty or holds an empty word.
+        UserError: the list is empty or holds an empty word.
     """
 
     def __init__(self, concept_words: Iterable[str]) -> None:
         listed = [word.strip().lower().replace("’", "'") for word in concept_words]
         if not listed or not all(listed):
-            raise ValueError("concept_words: should be a list of at least one word, none empty")
+            raise UserError("concept_words: should be a list of at least one word, none empty")
         longest_first = sorted(set(listed), key=lambda word: (-len(word), word))
         choices = "|".join(_SYNTAX.sub(r"\\\g<0>", word) for word in longest_first)
         choices = choices.replace("'", "['’]")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger("tinycats")
@@ -23,7 +25,9 @@ class UserError(Exception):
 def run(main: Callable[[], None], network: bool = False) -> None:
     """Run a program: messages to stderr; an error the user can mend is one line and exit code 1.
 
-    Only a program that says ``network=True`` may reach a model hub.
+    Such are a :class:`UserError`, the operating system's errors and too little memory. Any other
+    exception is a bug and shows its traceback; with ``TINYCATS_TRACEBACK=1`` all of them do. Only
+    a program that says ``network=True`` may reach a model hub.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -36,26 +40,39 @@ def run(main: Callable[[], None], network: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         main()
-    except (UserError, ValueError, OSError) as error:
-        if log.isEnabledFor(logging.DEBUG):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error))):
-            raise
-        print(
-            f"error: out of memory ({_first_line(error)}); make training.micro_batch,"
-            " training.batch_size or the number of stories smaller, or use another device",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        line = _one_line(error)
+        if line is None or os.environ.get("TINYCATS_TRACEBACK") == "1":
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _one_line(error: Exception) -> str | None:
+    """An error that the user can mend as one line; None for any other."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    if isinstance(error, UserError | OSError):
+        return " ".join(lines)
+    out_of_memory = isinstance(error, RuntimeError) and _SHORT_OF_MEMORY.search(str(error))
+    if out_of_memory or isinstance(error, MemoryError):
+        return (
+            f"out of memory ({lines[0]}); make training.micro_batch, training.batch_size or the"
+            " number of stories smaller, or use another device"
+        )
+    return None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An argument that is a JSON object; for ``type=`` of :mod:`argparse`, which names the flag."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} should be a JSON object such as {{"a": 1}}')
+    return found
 
 
 def progress(items: Iterable[T], total: int, what: str, every_seconds: float = 20.0) -> Iterator[T]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinycats import layout
+from tinycats.files.text import read_json
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.program import UserError
@@ -152,7 +153,7 @@ class Study:
                 f"config: evaluation.prompted_with: {self.prompted_with!r} has {forced} tokens; it"
                 f" should have 1 to {total - prompt}, the new tokens of a completion"
             )
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "config.json")
         context = about.get("max_position_embeddings", math.inf)
         longest = max(tokens(p) for group in evaluation["prompts"].values() for p in group)
         for key, length in (

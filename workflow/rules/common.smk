@@ -8,8 +8,8 @@ from snakemake.exceptions import WorkflowError
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
-from tinycats.source_code import source_files
 from tinycats.program import UserError
+from tinycats.source_code import digest
 from tinycats.study import Study
 
 ROOT = Path(workflow.basedir)
@@ -43,8 +43,8 @@ shell.prefix(f"set -euo pipefail; {_path}")
 
 
 def code(*modules, script):
-    """Source files of a stage as inputs, so that a change of code reruns it."""
-    return source_files(ROOT, script, *modules)
+    """Digest of a stage's code as a parameter: results follow what the code means."""
+    return lambda wildcards: digest(ROOT / f"workflow/scripts/{script}.py", *modules)
 
 
 # Memory and time of a job on a cluster: from the size of the models that it reads, times the number of
@@ -191,7 +191,8 @@ def figure_tables(wildcards):
 
 
 def figure_code(wildcards):
-    return code(f"figures/{figure_module(wildcards)}", script="draw_figure")
+    drawn_by = f"tinycats.figures.{figure_module(wildcards)}"
+    return code(drawn_by, script="draw_figure")(wildcards)
 
 
 def figure_category(wildcards):

@@ -6,7 +6,6 @@ rule figure:
     input:
         tables=figure_tables,
         published="workflow/resources/published_curves.csv",
-        code=figure_code,
     output:
         svg=report(
             f"{RESULTS}/{layout.FIGURE}.svg",
@@ -26,6 +25,7 @@ rule figure:
     conda:
         ENVIRONMENT
     params:
+        code=figure_code,
         results=subpath(output.svg, ancestor=2),
         prefix=subpath(output.svg, strip_suffix=".svg"),
         module=figure_module,

@@ -7,7 +7,6 @@ rule frontier:
         base=rules.completions.output.base,
         prompted=rules.completions.output.prompted,
         policies=rules.completions.output.policies,
-        code=code(script="frontier"),
     output:
         limit=f"{RESULTS}/{layout.FRONTIER['limit']}",
         best_of_n=f"{RESULTS}/{layout.FRONTIER['best_of_n']}",
@@ -23,6 +22,7 @@ rule frontier:
         mem_mb=mem_mb,
         runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "log_probs"),
     params:
+        code=code(script="frontier"),
         forced=STUDY.prompted_with,
         bootstrap=config["evaluation"]["bootstrap_samples"],
         folder=subpath(output.limit, parent=True),

@@ -7,7 +7,6 @@ rule base_model:
     input:
         model=local_files(config["base_model"], NANO),
         tokenizer=local_files(config["tokenizer"] or config["base_model"], NANO),
-        code=code(script="obtain_models"),
     output:
         weights=f"{BASE_MODEL}/model.safetensors",
         config=f"{BASE_MODEL}/config.json",
@@ -22,6 +21,7 @@ rule base_model:
     conda:
         "../../envs/tinycats.yaml"
     params:
+        code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
         model=config["base_model"],
         revision=config["base_model_revision"] or "",
@@ -35,8 +35,6 @@ rule base_model:
 
 
 rule reward_encoder:
-    input:
-        code=code(script="obtain_models"),
     output:
         weights=f"{REWARD_ENCODER}/model.safetensors",
         config=f"{REWARD_ENCODER}/config.json",
@@ -54,6 +52,7 @@ rule reward_encoder:
     conda:
         "../../envs/tinycats.yaml"
     params:
+        code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
         model=config["reward_encoder"],
         revision=config["reward_encoder_revision"] or "",

@@ -5,7 +5,6 @@ rule reference:
     input:
         encoder=f"{REWARD_ENCODER}/model.safetensors",
         manifest=f"{REWARD_ENCODER}/manifest.json",
-        code=code(script="embed_reference"),
     output:
         f"{RESULTS}/{layout.REFERENCE.format(concept=STUDY.concept_slug)}",
     log:
@@ -16,6 +15,7 @@ rule reference:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="embed_reference"),
         encoder=subpath(input.encoder, parent=True),
         concept=config["concept"],
     shell:
@@ -30,7 +30,6 @@ rule policy:
         manifest=f"{BASE_MODEL}/manifest.json",
         encoder=f"{REWARD_ENCODER}/model.safetensors",
         reference=rules.reference.output[0],
-        code=code(script="train_policy"),
     output:
         weights=f"{POLICY}/{layout.WEIGHTS.name}",
         config=f"{POLICY}/model/config.json",
@@ -53,6 +52,7 @@ rule policy:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="train_policy"),
         folder=subpath(output.run, parent=True),
         base_model=subpath(input.weights, parent=True),
         encoder=subpath(input.encoder, parent=True),

@@ -61,7 +61,6 @@ rule pretrain_model:
     input:
         train=lambda _: PRETRAINING.text("train"),
         validation=lambda _: PRETRAINING.text("validation"),
-        code=code(script="pretrain"),
     output:
         model=expand(f"{PRETRAINED}/model/{{file}}", file=MODEL_FILES),
         curve=f"{PRETRAINED}/curve.csv",
@@ -75,6 +74,7 @@ rule pretrain_model:
     resources:
         gpu=1,
     params:
+        code=code(script="pretrain"),
         folder=subpath(output.curve, parent=True),
         recipe=PRETRAINING.arguments(),
     shell:
@@ -85,7 +85,6 @@ rule pretrain_model:
 rule pretrain_figure:
     input:
         curve=f"{PRETRAINED}/curve.csv",
-        code=code(script="pretrain_figure"),
     output:
         multiext(f"{PRETRAINED}/model/learning_curve", ".svg", ".png"),
     log:
@@ -93,6 +92,8 @@ rule pretrain_figure:
     localrule: True
     conda:
         ENVIRONMENT
+    params:
+        code=code(script="pretrain_figure"),
     shell:
         "python workflow/scripts/pretrain_figure.py --curve {input.curve} --out {output} 2> {log}"
 
@@ -106,7 +107,6 @@ rule pretrain_card:
         validation=lambda _: PRETRAINING.text("validation"),
         encoder=rules.reward_encoder.output.weights,
         notes=PRETRAINING.notes or [],
-        code=code(script="model_card"),
     output:
         card=f"{PRETRAINED}/model/README.md",
         numbers=f"{PRETRAINED}/card.json",
@@ -119,6 +119,7 @@ rule pretrain_card:
     resources:
         gpu=1,
     params:
+        code=code(script="model_card"),
         model=subpath(output.card, parent=True),
         encoder=lambda _, input: Path(input.encoder).parent,
         notes=["--notes", PRETRAINING.notes] if PRETRAINING.notes else [],

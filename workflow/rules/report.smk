@@ -21,7 +21,6 @@ rule report:
             "workflow/report/report.css",
             "workflow/report/report.js",
         ],
-        code=code(script="render_report"),
     output:
         page=report(
             f"{RESULTS}/{layout.PAGE}",
@@ -37,6 +36,7 @@ rule report:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="render_report"),
         results=subpath(output.page, parent=True),
         command=study_command(),
     shell:
@@ -48,8 +48,6 @@ rule report:
 
 # The study's settings, merged from config.yaml, --configfile and --config.
 rule study_config:
-    input:
-        code=code(script="write_config"),
     output:
         f"{RESULTS}/{layout.CONFIG}",
     log:
@@ -58,6 +56,7 @@ rule study_config:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="write_config"),
         config=json.dumps(
             {k: v for k, v in STUDY.resolved.items() if k != "pretrain"},
             ensure_ascii=False,

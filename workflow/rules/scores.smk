@@ -11,7 +11,6 @@ rule scores:
         tokenizer=f"{BASE_MODEL}/tokenizer.json",
         reference=rules.reference.output[0],
         run=run_files()[0],
-        code=code(script="score"),
     output:
         stories=f"{RESULTS}/{layout.SCORES['stories']}",
         sets=f"{RESULTS}/{layout.SCORES['sets']}",
@@ -28,6 +27,7 @@ rule scores:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="score"),
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
@@ -55,7 +55,6 @@ rule tables:
         training=per_policy(f"{POLICY}/{layout.TRAINING.name}"),
         top=per_policy(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
         run=run_files()[0],
-        code=code(script="make_tables"),
     output:
         tables_below("tables"),
     log:
@@ -66,6 +65,7 @@ rule tables:
     conda:
         ENVIRONMENT
     params:
+        code=code(script="make_tables"),
         words=json.dumps(STUDY.concept_words, ensure_ascii=False),
         batch_size=config["training"]["batch_size"],
         base_stories=base_story_files(),

@@ -6,7 +6,6 @@ rule base_stories:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",
         manifest=f"{BASE_MODEL}/manifest.json",
-        code=code(script="tell_stories"),
     output:
         base=stories_of(layout.BASE),
         prompted=stories_of(layout.PROMPTED),
@@ -23,6 +22,7 @@ rule base_stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
         stories=story_arguments(),
@@ -40,7 +40,6 @@ rule stories:
         weights=f"{BASE_MODEL}/model.safetensors",
         policy=f"{POLICY}/{layout.WEIGHTS.name}",
         base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
-        code=code(script="tell_stories"),
     output:
         stories=STORIES,
         forgetting=FORGETTING,
@@ -57,6 +56,7 @@ rule stories:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         policy=subpath(input.policy, parent=True),
         stories=story_arguments(),
@@ -75,7 +75,6 @@ rule completions:
         encoder=f"{REWARD_ENCODER}/model.safetensors",
         reference=rules.reference.output[0],
         policies=policy_weights(),
-        code=code(script="sample_completions"),
     output:
         base=f"{RESULTS}/{layout.COMPLETIONS.of(layout.BASE)}",
         prompted=f"{RESULTS}/{layout.COMPLETIONS.of(layout.PROMPTED)}",
@@ -95,6 +94,7 @@ rule completions:
         torch_threads=config["threads"],
         device=config["device"],
     params:
+        code=code(script="sample_completions"),
         base_model=subpath(input.weights, parent=True),
         policies=spread(POLICY),
         encoder=subpath(input.encoder, parent=True),

@@ -37,6 +37,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.bootstrap < 20:
         raise program.UserError(f"--bootstrap is {args.bootstrap}, should be at least 20")
+    if args.seed < 0:
+        raise program.UserError(f"--seed is {args.seed}, should be at least 0")
 
     samples = frontier.read_samples(args.log_probs)
     tables = [args.base]

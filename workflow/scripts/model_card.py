@@ -17,6 +17,7 @@ from tinycats import program
 def main() -> None:
     from tinycats.compute import devices
     from tinycats.files.atomic import write_text
+    from tinycats.files.text import read_json, read_text
     from tinycats.pretrain import corpus, model_card
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -33,8 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     devices.set_threads(args.threads)
     device = devices.choose_device(args.device)
-    notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
-    run = json.loads(args.run.read_text(encoding="utf-8"))
+    notes = read_text(args.notes) if args.notes else ""
+    run = read_json(args.run)
     numbers = model_card.measure(
         args.model,
         corpus.read_stories(args.train),

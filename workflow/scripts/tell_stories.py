@@ -8,7 +8,6 @@ every seed.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,11 @@ def main() -> None:
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--policy", type=Path, help="folder of a trained policy (its model/)")
     parser.add_argument("--base-stories", type=Path, help="base model's stories, same seed")
-    parser.add_argument("--prompts", type=json.loads, required=True, help="JSON: group → prompts")
     parser.add_argument(
-        "--per-prompt", type=json.loads, required=True, help="JSON: group → stories"
+        "--prompts", type=program.json_object, required=True, help="JSON: group → prompts"
+    )
+    parser.add_argument(
+        "--per-prompt", type=program.json_object, required=True, help="JSON: group → stories"
     )
     parser.add_argument("--new-tokens", type=int, default=250)
     parser.add_argument("--forced", default="", help="text that the base model is prompted with")
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
+    if min(args.seeds) < 0 or args.new_tokens < 1:
+        raise program.UserError("--seeds should be 0 or more and --new-tokens at least 1")
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.network import Network

@@ -63,6 +63,7 @@ def main() -> None:
     from tinycats.policies.training import Trainer, TrainingSettings, run_identity
     from tinycats.reward.memo import load_memo, save_memo
     from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
+    from tinycats.source_code import digest
 
     threads, device = set_threads(args.threads), choose_device(args.device)
     names = TrainingSettings.__dataclass_fields__
@@ -82,7 +83,7 @@ def main() -> None:
     }
     trainer = Trainer(
         *(policy, base, tokenizer, reward, settings),
-        identity=run_identity(settings, data),
+        identity=run_identity(settings, data, digest(Path(__file__))),
         state_file=args.out / layout.STATE.name,
     )
     started = time.time()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from tinycats import program
@@ -12,7 +11,9 @@ from tinycats.files.atomic import write_text
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=json.loads, required=True, help="configuration as JSON")
+    parser.add_argument(
+        "--config", type=program.json_object, required=True, help="configuration as JSON"
+    )
     parser.add_argument("--out", type=Path, required=True, help="YAML file to write")
     args = parser.parse_args()
 

@@ -151,7 +151,18 @@ class Tables:
             raise UserError(
                 f"{self.published}: should have the columns {', '.join(sorted(columns))}"
             )
-        return [{k: v if k == "kl_factor" else float(v) for k, v in row.items()} for row in rows]
+        return [
+            {c: v if c == "kl_factor" else _number(v, c, self.published) for c, v in row.items()}
+            for row in rows
+        ]
+
+
+def _number(text: str, column: str, path: Path) -> float:
+    """A cell's number, ``nan`` where it is empty."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        raise UserError(f"{path}: column {column} holds {text!r}, should be a number") from None
 
 
 def _rows(results: Path, name: str) -> list[Row]:
@@ -159,7 +170,7 @@ def _rows(results: Path, name: str) -> list[Row]:
     if not path.is_file():
         raise UserError(f"{path}: no such table; the stage before figures writes it")
     return [
-        {c: v if c in _TEXT_COLUMNS else float(v or "nan") for c, v in row.items()}
+        {c: v if c in _TEXT_COLUMNS else _number(v, c, path) for c, v in row.items()}
         for row in read_table(path, STUDY_TABLES[name])
     ]
 

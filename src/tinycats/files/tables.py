@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from tinycats.files.atomic import problem, seal, write_text
+from tinycats.program import UserError
 
 Row = dict[str, Any]
 #: column → what it means
 Columns = Mapping[str, str]
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A file does not have the columns or values that its stage promises."""
 
 
-def _check(path: Path, found: Iterable[str], columns: Columns) -> None:
+def _check(path: str | Path, found: Iterable[str], columns: Columns) -> None:
     expected, found = list(columns), list(found)
     if expected != found:
         missing = [c for c in expected if c not in found]
@@ -57,9 +58,7 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Co
     Raises:
         TableError: a row has other columns, or an infinite value.
     """
-    path = Path(path)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer := io.StringIO(), lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         if set(row) != set(columns):
@@ -78,11 +77,13 @@ def read_table(path: str | Path, columns: Columns) -> list[dict[str, str]]:
     Raises:
         TableError: the file is cut short, is not what its stage wrote, or has other columns.
     """
-    path = Path(path)
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        _check(path, reader.fieldnames or [], columns)
-        rows = list(reader)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            _check(path, reader.fieldnames or [], columns)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: not a text file ({error})") from error
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise TableError(f"{path}: line {number} is cut short or too long")
@@ -108,14 +109,14 @@ def read_lines(path: str | Path, fields: Columns) -> Iterator[Row]:
     Raises:
         TableError: a line is cut short or has other fields, or the file is not what its stage wrote.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise TableError(f"{path}: line {number} is damaged or cut short") from error
-            if list(row) != list(fields):
-                raise TableError(f"{path}: line {number} has fields {list(row)}")
+            if not isinstance(row, dict) or list(row) != list(fields):
+                raise TableError(f"{path}: line {number} has fields other than {list(fields)}")
             yield row
     if damage := problem(path):
         raise TableError(damage)

@@ -285,19 +285,26 @@ class Drawn:
 
 
 def read_drawn(path: str | Path) -> Drawn:
-    """Read counts, rewards, log probabilities and exact KLs of a completions table."""
+    """Read counts, rewards, log probabilities and exact KLs of a completions table.
+
+    Raises:
+        UserError: it is empty, or a value is no number.
+    """
     rows = read_table(path, COMPLETIONS)
     if not rows:
         raise UserError(f"{path}: holds no completions")
     kls = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
-    return Drawn(
-        np.array([int(row["count"]) for row in rows]),
-        # KL(base‖prompted base) is infinite and left empty
-        *(
-            np.array([float(row[column] or "nan") for row in rows])
-            for column in ("reward", "log_prob_policy", *kls)
-        ),
-    )
+    try:
+        return Drawn(
+            np.array([int(row["count"]) for row in rows]),
+            # KL(base‖prompted base) is infinite and left empty
+            *(
+                np.array([float(row[column] or "nan") for row in rows])
+                for column in ("reward", "log_prob_policy", *kls)
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: a value is no number ({error})") from error
 
 
 def check_drawn(samples: Samples, model: int, own: Drawn, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinycats.files.text import read_json
 from tinycats.models.folders import (
     check_relative,
     kind_of,
@@ -78,7 +79,10 @@ def convert_weights(folder: Path, encoder: bool = False) -> None:
     old = sorted([*folder.glob("pytorch_model*"), *folder.glob("model*.safetensors*")])
     safe = any(path.suffix == ".safetensors" for path in old)
     for index in folder.glob("*.index.json"):
-        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{index.name}: should hold a weight_map")
+        for name in set(weight_map.values()):
             if not (folder / check_relative(name, index.name)).exists():
                 raise UserError(f"{index.name} names {name}, which is not there")
     try:

@@ -42,7 +42,7 @@ class Pins:
             for entry in known.values():
                 entry.setdefault("revision", None)
                 entry["files"] = {str(k): str(v) for k, v in (entry.get("files") or {}).items()}
-        except (yaml.YAMLError, AttributeError, TypeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
             text = " ".join(str(error).split())
             raise UserError(
                 f"{self.path}: should map a Hub id to its revision and files: {text}"

@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tinycats.program import UserError
+
 #: GPT-2's vocabulary. The post averages the KL over it, so its KL_FACTOR carries this unit.
 POST_VOCABULARY = 50257
 
@@ -53,10 +55,13 @@ def leave_one_out_baseline(rewards: Tensor) -> Tensor:
     Unbiased, and with one prompt exactly the mean baseline's times B/(B−1).
 
     Raises:
-        ValueError: there are no others.
+        UserError: there are no others.
     """
     if len(rewards) < 2:
-        raise ValueError("baseline leave_one_out needs a batch of at least 2 completions")
+        raise UserError(
+            f"training.batch_size: {len(rewards)} leaves nothing to compare a completion with;"
+            " baseline leave_one_out needs at least 2"
+        )
     return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
 
 
@@ -72,10 +77,10 @@ def advantages(rewards: Tensor, baseline: str) -> Tensor:
     """A(s) of each completion of a batch, ``(batch,)``, by the baseline of that name.
 
     Raises:
-        ValueError: the baseline is unknown, or not defined for this batch.
+        UserError: the baseline is unknown, or not defined for this batch.
     """
     if baseline not in BASELINES:
-        raise ValueError(f"baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
+        raise UserError(f"baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
     return BASELINES[baseline](rewards)
 
 
@@ -124,7 +129,7 @@ def token_weights(
         return advantage
     if kl_direction == "policy_to_base":
         return advantage - coefficient * kl_after
-    raise ValueError(f"kl {kl_direction!r} is unknown; choose one of {', '.join(KL_DIRECTIONS)}")
+    raise UserError(f"kl {kl_direction!r} is unknown; choose one of {', '.join(KL_DIRECTIONS)}")
 
 
 def loss_value(

@@ -51,6 +51,18 @@ class TrainingSettings:
     micro_batch: int = 4096
     snr_every: int = 0
 
+    def __post_init__(self) -> None:
+        least = {
+            "seed": 0,
+            "batch_size": 1,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "micro_batch": 1,
+        }
+        for key, value in least.items():
+            if not getattr(self, key) >= value:
+                raise UserError(f"training.{key}: {getattr(self, key)}, should be at least {value}")
+
 
 class Terminated(SystemExit):
     """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
@@ -375,13 +387,7 @@ def checksum(state: Any) -> str:
     return digest.hexdigest()
 
 
-def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
-    """Hash of parameters, data and this package's training code."""
-    here = Path(__file__).parents[1]
-    names = (
-        *("compute/linear", "language_model/network", "reward/model"),
-        *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
-    )
-    code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}
+def run_identity(settings: TrainingSettings, data: dict[str, str], code: str) -> str:
+    """Hash of parameters, checksums of the data, and the digest of the program's code."""
     content = json.dumps([asdict(settings), data, code], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tinycats.files.atomic import write_text
+from tinycats.files.text import read_text
 from tinycats.models.folders import sha256_file
 from tinycats.program import UserError
 
@@ -40,11 +41,7 @@ def read_stories(path: str | Path) -> list[str]:
     Raises:
         UserError: the file is not UTF-8, or holds no two stories.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    stories = [story for part in text.split(END_OF_TEXT) if (story := part.strip())]
+    stories = [story for part in read_text(path).split(END_OF_TEXT) if (story := part.strip())]
     if len(stories) < 2:
         raise UserError(f"{path}: should hold stories separated by lines {END_OF_TEXT}")
     return stories

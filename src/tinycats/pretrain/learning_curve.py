@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinycats.files.atomic import write_text
 from tinycats.files.tables import format_number
+from tinycats.files.text import read_text
 from tinycats.program import UserError
 
 #: curve.csv: column → meaning
@@ -33,13 +34,15 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     """Rows of ``curve.csv``.
 
     Raises:
-        UserError: the file has other columns.
+        UserError: the file has other columns, or a value is no number.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(read_text(path).splitlines()))
     if not rows or list(rows[0]) != list(CURVE):
         raise UserError(f"{path}: should have rows and the columns {', '.join(CURVE)}")
-    return [{column: float(row[column]) for column in CURVE} for row in rows]
+    try:
+        return [{column: float(row[column]) for column in CURVE} for row in rows]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: a value is no number ({error})") from error
 
 
 def draw(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:

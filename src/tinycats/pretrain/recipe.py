@@ -52,6 +52,7 @@ class Recipe:
         for key in ("decay_fraction", "open_without_end_of_text"):
             require(0 <= getattr(self, key) <= 1, key, "between 0 and 1")
         require(257 < self.vocab_size <= 65536, "vocab_size", "more than 257 and at most 65536")
+        require(self.seed >= 0, "seed", "at least 0")
         require(self.context >= 2, "context", "at least 2")
         require(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}")
         require(self.precision in ("bf16", "fp32"), "precision", "bf16 or fp32")

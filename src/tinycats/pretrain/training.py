@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinycats import source_code
 from tinycats.models.folders import sha256_file
 from tinycats.pretrain.corpus import IGNORE, batches
 from tinycats.pretrain.learning_curve import write_curve
@@ -66,11 +67,8 @@ def data_sha256(train: Sequence[np.ndarray], validation: Sequence[np.ndarray]) -
 
 
 def code_sha256() -> str:
-    """Checksum of the modules that decide the result."""
-    digest = hashlib.sha256()
-    for name in ("recipe", "corpus", "model", "training"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return digest.hexdigest()
+    """Digest of the code that decides the result: this module's and that of all it imports."""
+    return source_code.digest("tinycats.pretrain.training")
 
 
 def load_state(

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import yaml
-
 from tinycats import layout
 from tinycats import study as settings
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.tables import read_table
+from tinycats.files.text import read_json, read_text, read_yaml
 from tinycats.layout import canonical
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
@@ -41,7 +40,7 @@ class DrawnFigure:
 
     def svg(self) -> str:
         """The SVG as an element of a page: unique ids, theme-following ink, a text alternative."""
-        return embeddable(self.path.read_text(encoding="utf-8"), self.name, self.path)
+        return embeddable(read_text(self.path), self.name, self.path)
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,12 @@ def read_figures(folder: Path) -> tuple[DrawnFigure, ...]:
         about = read_json(path.with_suffix(".json"))
         if missing := _FIGURE_KEYS - set(about):
             raise UserError(f"{path.with_suffix('.json')}: lacks {', '.join(sorted(missing))}")
-        factor = about["kl_factor"]
+        try:
+            factor = about["kl_factor"]
+            factor = None if factor in (None, "") else canonical(factor)
+            order = float(about["order"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path.with_suffix('.json')}: kl_factor or order: {error}") from error
         source = about["source"]
         figures.append(
             DrawnFigure(
@@ -132,29 +136,12 @@ def read_figures(folder: Path) -> tuple[DrawnFigure, ...]:
                 finding=about["finding"],
                 alt=about["alt"],
                 sources=tuple([source] if isinstance(source, str) else source),
-                kl_factor=None if factor in (None, "") else canonical(factor),
-                order=float(about["order"]),
+                kl_factor=factor,
+                order=order,
                 section=about["section"],
             )
         )
     return tuple(sorted(figures, key=lambda figure: (figure.order, figure.name)))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: the file is missing or not a JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the stage that writes it has not run") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); regenerate it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: should hold a JSON object")
-    return found
 
 
 def _tables(folder: Path) -> tuple[dict[str, list[dict[str, str]]], dict[str, str]]:
@@ -197,9 +184,13 @@ def stage_times(paths: Iterable[Path], study: str) -> tuple[tuple[str, float, in
     memory: dict[str, float] = {}
     for path in found:
         stage = stage_of(path, study)
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            seconds[stage] = seconds.get(stage, 0.0) + float(row["s"])
+        for line in read_text(path).splitlines():
+            try:
+                row = json.loads(line)
+                took = float(row["s"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: not a benchmark of Snakemake's ({error!r})") from error
+            seconds[stage] = seconds.get(stage, 0.0) + took
             jobs[stage] = jobs.get(stage, 0) + 1
             peak = row.get("max_rss")
             known = isinstance(peak, int | float)
@@ -222,10 +213,7 @@ def read_study(
         UserError: a file is missing or damaged; the line names it.
     """
     path = folder / layout.CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the workflow writes the resolved config there") from None
+    config = read_yaml(path)
     concept = concept or config.get("concept")
     if not concept:
         raise UserError(f"{path}: lacks the key concept")

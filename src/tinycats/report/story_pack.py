@@ -46,13 +46,10 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
     Raises:
         UserError: a story without a score, or a file whose path names no model.
     """
-    by_story = {
-        (
-            ModelId.from_row(row),
-            int(row["story"]),
-        ): row
-        for row in scores
-    }
+    try:
+        by_story = {(ModelId.from_row(row), int(row["story"])): row for row in scores}
+    except ValueError as error:
+        raise UserError(f"scores/stories.csv: a story: {error}") from error
     known = set(METRICS) | {"tokens"}
     stories = []
     for path in sorted(folder.rglob("*.jsonl")):

@@ -14,6 +14,7 @@ from typing import Any
 from tinycats.files.tables import Row
 from tinycats.frontier.columns import ENOUGH_SAMPLES
 from tinycats.layout import BASE, ModelId
+from tinycats.program import UserError
 from tinycats.scores.columns import METRICS, possible_range
 from tinycats.study import with_article
 
@@ -48,7 +49,10 @@ def number(text: str | float | None) -> float | None:
     """A table's cell as a number; an empty cell is None."""
     if text is None or text == "":
         return None
-    return float(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"a table holds {text!r}, should be a number; make it anew") from None
 
 
 def label(metric: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from tinycats.compute.devices import gpu_name
 from tinycats.files.atomic import write_text
 from tinycats.reward.model import RewardModel
+from tinycats.source_code import digest
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,9 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
         if model.encoder.device.type == "cpu"
         else gpu_name(model.encoder.device)
     )
-    here = Path(__file__).parents[1]
-    code = b"".join(
-        (here / f"{name}.py").read_bytes()
-        for name in ("reward/encoder", "compute/linear", "reward/model")
-    )
     return {
         "encoder_sha256": encoder_sha256,
-        "code_sha256": hashlib.sha256(code).hexdigest(),
+        "code_sha256": digest("tinycats.reward.model"),
         "reference_sha256": hashlib.sha256(model.reference.tobytes()).hexdigest(),
         "arithmetic": f"torch {torch.__version__}, {platform.machine()}, {arithmetic}",
     }

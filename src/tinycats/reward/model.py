@@ -8,7 +8,6 @@ the life of a :class:`RewardModel`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tinycats.files import atomic
+from tinycats.files.text import read_json
 from tinycats.program import UserError
 from tinycats.reward.encoder import PackedBert
 
@@ -31,7 +31,7 @@ class RewardEncoder:
         device: torch device of the encoder.
 
     Raises:
-        UserError: the folder's encoder is not a BERT, or pools in another way than by the mean.
+        UserError: the folder's encoder cannot be loaded, is not a BERT, or pools in another way than by the mean.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -42,25 +42,28 @@ class RewardEncoder:
         transformers_logging.set_verbosity_error()  # it would report the pooler that we leave out
         transformers_logging.disable_progress_bar()
         folder = Path(folder)
-        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        pooling = read_json(folder / "1_Pooling" / "config.json")
         # older releases wrote a flag for each mode, newer ones write the mode's name
         mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
         if not mean or pooling.get("pooling_mode_cls_token"):
             raise UserError(
                 f"{folder}: this encoder does not pool by the mean, which is all we know"
             )
-        about = json.loads((folder / "config.json").read_text())
+        about = read_json(folder / "config.json")
         if about.get("model_type") != "bert":
             raise UserError(
                 f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
             )
-        self.device, self.width = torch.device(device), int(about["hidden_size"])
-        model = BertModel.from_pretrained(
-            folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
-        )
+        try:
+            model = BertModel.from_pretrained(
+                folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+            )
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:
+            raise UserError(f"{folder}: the encoder cannot be loaded: {error}") from error
+        self.device, self.width = torch.device(device), model.config.hidden_size
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
         self.bert = PackedBert(model, self.device)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(LONGEST_TEXT)
         self.tokenizer.no_padding()
 

@@ -245,7 +245,7 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
 
 def _config(study: str) -> dict[str, Any]:
     """A study's configuration as Snakemake merges it: config/<study>.yaml over config.yaml."""
-    import yaml
+    from tinycats.files.text import read_yaml
 
     def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = {k: merge(below[k], v) if isinstance(v, dict) and isinstance(below.get(k), dict) else v
@@ -255,7 +255,7 @@ def _config(study: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in (Path("config.yaml"), Path(f"config/{study}.yaml")):
         if path.exists():
-            found = merge(found, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+            found = merge(found, read_yaml(path))
     return found
 
 

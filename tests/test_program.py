@@ -1,0 +1,100 @@
+"""What a user can mend is one line; a bug shows where it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_model import environment, program
+
+from tinycats.files import text
+from tinycats.program import UserError
+
+PROGRAM = """
+from tinycats import program
+from tinycats.files.tables import TableError
+
+def main():
+    {statement}
+
+program.run(main)
+"""
+
+
+def fails(statement: str, **settings: str) -> str:
+    """What a program prints that fails so."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(statement=statement)],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+MENDABLE = {
+    "raise program.UserError('a: 1, should be 2')": "error: a: 1, should be 2\n",
+    "raise program.UserError('a:\\n  b')": "error: a: b\n",
+    "raise TableError('t.csv: cut short')": "error: t.csv: cut short\n",
+    "open('/none')": "error: [Errno 2] No such file or directory: '/none'\n",
+    "raise MemoryError": "error: out of memory (MemoryError); make training.micro_batch",
+    "raise RuntimeError('CUDA out of memory. Tried')": "error: out of memory (CUDA out of memory",
+}
+
+
+@pytest.mark.parametrize("statement", MENDABLE)
+def test_what_the_user_can_mend_is_one_line(statement: str) -> None:
+    said = fails(statement)
+    assert said.startswith(MENDABLE[statement])
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("statement", ["int('x')", "{}['x']", "raise RuntimeError('shapes')"])
+def test_a_bug_shows_its_traceback(statement: str) -> None:
+    said = fails(statement)
+    assert "Traceback (most recent call last)" in said
+    assert "in main" in said
+
+
+def test_one_variable_shows_every_traceback() -> None:
+    said = fails("raise program.UserError('a: 1')", TINYCATS_TRACEBACK="1")
+    assert "in main" in said
+    assert said.endswith("UserError: a: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--config", "{"), "argument --config: '{' is not JSON"),
+        (("--config", "[1]"), "argument --config: '[1]' should be a JSON object"),
+    ],
+)
+def test_an_argument_that_is_no_json_object_is_named(words: tuple[str, ...], says: str) -> None:
+    command = [*program("write_config"), *words, "--out", "none"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "says"),
+    [
+        (text.read_text, b"\xff", "not UTF-8 text"),
+        (text.read_json, b"\xff", "not UTF-8 text"),
+        (text.read_json, b"{", "not JSON"),
+        (text.read_json, b"[]", "should hold a JSON object"),
+        (text.read_yaml, b"a: [", "not YAML"),
+        (text.read_yaml, b"- a", "should map keys to values"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, read, content: bytes, says: str) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(UserError, match=f"{path}: missing"):
+        read(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}: {says}"):
+        read(path)
