@@ -8,10 +8,9 @@ import torch
 from scipy import stats
 
 from tinycats.language_model.network import Network
+from tinycats.language_model.sampling import draw, uniform_generator
 from tinycats.policies import objective
-from tinycats.policies.prefix_tree import draw
 from tinycats.policies.rollout import Sampler
-from tinycats.policies.training import uniform_generator
 
 PROMPT = [3, 4, 5, 6, 7]
 

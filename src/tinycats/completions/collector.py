@@ -12,9 +12,9 @@ import torch
 
 from tinycats.files.tables import Row
 from tinycats.language_model.network import Network
+from tinycats.language_model.sampling import uniform_generator
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
-from tinycats.policies.training import uniform_generator
 from tinycats.program import UserError, progress
 from tinycats.reward.model import RewardModel
 

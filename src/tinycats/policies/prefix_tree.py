@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -93,40 +92,6 @@ class Rollout:
             tokens=tokens,
             **{name: total(name) for name in (*OF_ENTRIES, *OF_STATES)},
         )
-
-
-def chunks(stop: int, size: int, start: int = 0) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``start`` … ``stop``."""
-    size = max(1, size)
-    for begin in range(start, stop, size):
-        yield slice(begin, min(begin + size, stop))
-
-
-def sections(
-    ascending: Tensor, stop: int, size: int, start: int = 0
-) -> Iterator[tuple[slice, slice]]:
-    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it."""
-    parts = list(chunks(stop, size, start))
-    bounds = torch.tensor([start, *(part.stop for part in parts)])
-    places = torch.searchsorted(ascending, bounds).tolist()
-    for part, begin, end in zip(parts, places, places[1:], strict=False):
-        yield part, slice(begin, end)
-
-
-def draw(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Tokens by inversion: entry e takes the token of row ``state[e]`` where u[e] falls.
-
-    ``p`` is ``(states, vocabulary)``, ``u`` in [0, 1) and ``state`` are ``(entries,)``. In float64,
-    with each row's cumulative distribution lifted above the row before, one sorted search serves
-    all rows.
-    """
-    cumulative = p.cumsum(dim=-1, dtype=torch.float64)
-    rows, vocabulary = cumulative.shape
-    total = cumulative[:, -1].clone()  # 1 but for rounding
-    lift = torch.arange(0, 2 * rows, 2, dtype=torch.float64, device=p.device)
-    flat = cumulative.add_(lift[:, None]).flatten()
-    token = torch.searchsorted(flat, u * total[state] + lift[state], right=True)
-    return (token - state * vocabulary).clamp_(0, vocabulary - 1)
 
 
 def ancestors(levels: list[Level], parents: Tensor, base: bool = False) -> Past:

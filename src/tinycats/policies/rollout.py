@@ -34,9 +34,11 @@ from torch import Tensor
 
 from tinycats.compute.devices import put, suited
 from tinycats.compute.linear import matmul
+from tinycats.language_model.divergence import divergences, entropy
 from tinycats.language_model.network import Cache, Network, growing_cache
+from tinycats.language_model.sampling import chunks, draw, sections
 from tinycats.policies import objective
-from tinycats.policies.prefix_tree import Level, Rollout, ancestors, chunks, draw, sections
+from tinycats.policies.prefix_tree import Level, Rollout, ancestors
 from tinycats.program import UserError
 
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
@@ -272,14 +274,14 @@ class Sampler:
             state = state_of[entries] - part.start
             token = given[entries] if u is None else draw(p, given[entries], state)
             tokens.append(token)
-            forward, backward = objective.divergences(p, log_p, log_p_base)
+            forward, backward = divergences(p, log_p, log_p_base)
             found.append(
                 {
                     "log_prob": log_p[state, token],
                     "log_prob_base": log_p_base[state, token],
                     "kl_policy_to_base": forward,
                     "kl_base_to_policy": backward,
-                    "entropy": objective.entropy(p, log_p),
+                    "entropy": entropy(p, log_p),
                 }
             )
         for name in found[0]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tinycats.language_model.network import Network
+from tinycats.language_model.sampling import uniform_generator
 from tinycats.policies import objective
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
@@ -54,12 +55,6 @@ class TrainingSettings:
 
 class Terminated(SystemExit):
     """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
-
-
-def uniform_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step: a function of seed and step alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 @contextmanager
@@ -379,7 +374,8 @@ def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
     """Hash of parameters, data and this package's training code."""
     here = Path(__file__).parents[1]
     names = (
-        *("compute/linear", "language_model/network", "reward/model"),
+        *("compute/linear", "language_model/divergence", "language_model/network"),
+        *("language_model/sampling", "reward/model"),
         *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
     )
     code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.files.tables import Row
+from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network, growing_cache
-from tinycats.policies import objective
-from tinycats.policies.prefix_tree import chunks, draw
+from tinycats.language_model.sampling import chunks, draw
 
 #: Tokens in one teacher-forced pass while measuring.
 TOKENS_PER_PASS = 4096
@@ -146,7 +146,7 @@ def measure_stories(
                 (
                     found["kl_policy_to_base_nats"],
                     found["kl_base_to_policy_nats"],
-                ) = objective.divergences(log_p.exp(), log_p, log_p_base)
+                ) = divergences(log_p.exp(), log_p, log_p_base)
             results[i] = {name: values.cpu().numpy() for name, values in found.items()}
     return results
 

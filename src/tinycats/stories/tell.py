@@ -60,7 +60,7 @@ def stream(
     import torch
     from transformers import DynamicCache
 
-    from tinycats.policies.prefix_tree import draw
+    from tinycats.language_model.sampling import draw
 
     caches = {id(network): (network, DynamicCache()) for network in (policy, base)}
     fed = torch.tensor([list(prompt_ids)])
