@@ -38,6 +38,7 @@ def main() -> None:
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.network import Network
+    from tinycats.language_model.text import check_context, context_of
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
     from tinycats.stories.storytelling import find_stories, requests, tell_stories
@@ -49,13 +50,8 @@ def main() -> None:
 
     def stories(network: Network, forced: str, seed: int) -> list[files.Row]:
         asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
-        longest = max(len(r.prompt_ids) for r in asked) + args.new_tokens
-        context = getattr(base_model.config, "max_position_embeddings", longest)
-        if longest > context:
-            raise program.UserError(
-                f"evaluation.new_tokens: {args.new_tokens} and the longest prompt make {longest}"
-                f" tokens, more than the model's context of {context}"
-            )
+        longest = max(len(r.prompt_ids) for r in asked)
+        check_context("evaluation.new_tokens", args.new_tokens, longest, context_of(base_model))
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:

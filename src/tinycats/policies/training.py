@@ -26,6 +26,13 @@ from torch import Tensor
 
 from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import uniform_generator
+from tinycats.language_model.text import (
+    check_context,
+    context_of,
+    decode,
+    encode,
+    rewarded_text,
+)
 from tinycats.policies import objective
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
@@ -115,19 +122,14 @@ class Trainer:
                     f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
                     f" {', '.join(known)}"
                 )
-        self.prompt_ids = tokenizer(settings.prompt, add_special_tokens=False).input_ids
+        self.prompt_ids = encode(tokenizer, settings.prompt)
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
             raise UserError(
                 f"training.num_tokens: {settings.num_tokens} leaves no token to generate, since the"
                 f" prompt {settings.prompt!r} has {len(self.prompt_ids)}; it must be larger"
             )
-        context = getattr(policy.config, "max_position_embeddings", settings.num_tokens)
-        if settings.num_tokens > context:
-            raise UserError(
-                f"training.num_tokens: {settings.num_tokens} is more than the model's context of"
-                f" {context} tokens"
-            )
+        check_context("training.num_tokens", settings.num_tokens, 0, context_of(policy))
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
             Network(policy, settings.precision),
@@ -156,7 +158,9 @@ class Trainer:
         started, s = time.perf_counter(), self.settings
         generator = uniform_generator(s.seed, self.step)
         rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
-        distinct = self.reward([self.text(ids) for ids in rollout.token_ids])
+        distinct = self.reward(
+            [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
+        )
         rewards = distinct[rollout.index]
         advantage = objective.advantages(rewards, s.baseline)
         loss = objective.loss_value(
@@ -185,15 +189,6 @@ class Trainer:
         self.record(
             rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
         )
-
-    def text(self, new_ids: tuple[int, ...]) -> str:
-        """What the reward reads: prompt and completion without special tokens."""
-        text: str = self.tokenizer.decode(
-            [*self.prompt_ids, *new_ids],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return text
 
     def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
         """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
@@ -254,9 +249,7 @@ class Trainer:
             self.top.append(
                 {
                     "step": self.step,
-                    "text": self.tokenizer.decode(
-                        list(rollout.token_ids[i]), clean_up_tokenization_spaces=False
-                    ),
+                    "text": decode(self.tokenizer, rollout.token_ids[i], special_tokens=True),
                     "count": counts[i],
                     "reward": float(distinct_rewards[i]),
                 }
@@ -375,7 +368,7 @@ def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
     here = Path(__file__).parents[1]
     names = (
         *("compute/linear", "language_model/divergence", "language_model/network"),
-        *("language_model/sampling", "reward/model"),
+        *("language_model/sampling", "language_model/text", "reward/model"),
         *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
     )
     code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}

@@ -15,6 +15,7 @@ from tinycats.files.tables import Row
 from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network, growing_cache
 from tinycats.language_model.sampling import chunks, draw
+from tinycats.language_model.text import decode, encode
 
 #: Tokens in one teacher-forced pass while measuring.
 TOKENS_PER_PASS = 4096
@@ -45,16 +46,14 @@ def requests(
         per_prompt: group → stories for each of its prompts.
         forced: text that every story is made to begin with (may be empty).
     """
-
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
     result, number = [], 0
+    forced_ids = tuple(encode(tokenizer, forced))
     for group, texts in prompts.items():
         for text in texts:
+            prompt_ids = tuple(encode(tokenizer, text))
             for _ in range(per_prompt[group]):
                 sample_seed = int(np.random.SeedSequence([seed, 1, number]).generate_state(1)[0])
-                result.append(Request(group, text, encode(text), encode(forced), sample_seed))
+                result.append(Request(group, text, prompt_ids, forced_ids, sample_seed))
                 number += 1
     return result
 
@@ -152,7 +151,7 @@ def measure_stories(
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals, which is what a reader of stories can use; no −0."""
+    """Rounded to four decimals, enough for a reader of stories; no −0."""
     return [round(float(v), 4) + 0.0 if np.isfinite(v) else None for v in values]
 
 
@@ -183,11 +182,9 @@ def tell_stories(
                 "prompt_group": request.prompt_group,
                 "prompt": request.prompt,
                 "forced": tokenizer.decode(list(request.forced_ids)),
-                "text": tokenizer.decode(
-                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                ),
+                "text": decode(tokenizer, ids),
                 "token_ids": ids,
-                "tokens": [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids],
+                "tokens": [decode(tokenizer, [i], special_tokens=True) for i in ids],
                 "log_prob_policy": _numbers(found["log_prob_policy"]),
                 "log_prob_base": _numbers(found["log_prob_base"]),
                 "kl_policy_to_base_nats": _numbers(found["kl_policy_to_base_nats"]),
@@ -200,12 +197,12 @@ def tell_stories(
 
 
 def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """How a policy finds stories that another model told (:data:`FORGETTING_FIELDS`)."""
+    """Log-probabilities under a policy of another model's stories (:data:`FORGETTING_FIELDS`)."""
     asked = [
         Request(
             row["prompt_group"],
             row["prompt"],
-            tuple(tokenizer(row["prompt"], add_special_tokens=False).input_ids),
+            tuple(encode(tokenizer, row["prompt"])),
             (),
             row["sample_seed"],
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, program
+from tinycats.language_model.text import decode
 from tinycats.program import UserError
 from tinycats.study import canonical
 
@@ -42,20 +43,20 @@ class Piece:
 # ---------------------------------------------------------------------------- stories
 
 
-def stream(
+def draw_story(
     teller: Network,
     policy: Network,
     base: Network,
     prompt_ids: Sequence[int],
-    numbers: Any,
+    uniforms: Any,
     end_token: int,
 ) -> Iterator[tuple[int, float]]:
     """Tokens of one story as they are drawn, each with log π − log p_base of it.
 
     Args:
-        teller: who draws the tokens, ``policy`` or ``base``.
-        numbers: ``(new tokens,)`` in [0, 1): token t is drawn by inversion at ``numbers[t]``, so
-            that two tellers with equal numbers tell stories that can be compared.
+        teller: the model that draws the tokens, ``policy`` or ``base``.
+        uniforms: ``(new tokens,)`` in [0, 1): token t is drawn by inversion at ``uniforms[t]``, so
+            that the stories of two models with equal random numbers can be compared.
     """
     import torch
     from transformers import DynamicCache
@@ -64,13 +65,13 @@ def stream(
 
     caches = {id(network): (network, DynamicCache()) for network in (policy, base)}
     fed = torch.tensor([list(prompt_ids)])
-    for u in numbers:
+    for uniform in uniforms:
         with torch.inference_mode():
             log_p = {}
             for key, (network, cache) in caches.items():
                 out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
                 log_p[key] = network.log_probabilities(out.last_hidden_state[:, -1].float())
-            u = torch.tensor([float(u)], dtype=torch.float64)
+            u = torch.tensor([float(uniform)], dtype=torch.float64)
             token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
         yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
         if token == end_token:
@@ -89,7 +90,7 @@ def pieces(
         if token == end_token:
             break
         ids.append(token)
-        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        text = decode(tokenizer, ids, special_tokens=True)
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) - len(told) < 4:
             continue
         yield Piece(printable(text[len(told) :]), difference)
@@ -286,28 +287,26 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
     import numpy as np
 
     from tinycats.language_model.network import Network
+    from tinycats.language_model.text import check_context, context_of, encode
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
 
     check_policy(policy, base)
     model, tokenizer = load_causal_lm(policy / "model")
     networks = {"policy": Network(model), "base": Network(load_causal_lm(base)[0])}
-    ids = tokenizer(args.prompt, add_special_tokens=False).input_ids
+    ids = encode(tokenizer, args.prompt)
     if not ids:
         raise UserError("the prompt is empty; it should have a word at least, such as Once")
-    context = getattr(model.config, "max_position_embeddings", len(ids) + args.new_tokens)
-    if len(ids) + args.new_tokens > context:
-        raise UserError(
-            f"--new-tokens: {args.new_tokens} and a prompt of {len(ids)} make more than the model's"
-            f" context of {context} tokens; at most {context - len(ids)} will do"
-        )
-    # the policy's seed and the story's number: another story, other random numbers
-    numbers = np.random.default_rng([args.seed, args.story]).random(args.new_tokens)
+    check_context("--new-tokens", args.new_tokens, len(ids), context_of(model))
+    # by the policy's seed and the story's index: another story, other random numbers
+    uniforms = np.random.default_rng([args.seed, args.story]).random(args.new_tokens)
     end = tokenizer.eos_token_id
     colour = has_colour(out)
 
     def story(teller: str) -> Iterator[Piece]:
-        tokens = stream(networks[teller], networks["policy"], networks["base"], ids, numbers, end)
+        tokens = draw_story(
+            networks[teller], networks["policy"], networks["base"], ids, uniforms, end
+        )
         return pieces(tokenizer, args.prompt, tokens, end)
 
     if args.compare:
