@@ -369,7 +369,8 @@ def run_identity(settings: TrainingSettings, data: dict[str, str]) -> str:
     names = (
         *("compute/linear", "language_model/divergence", "language_model/network"),
         *("language_model/sampling", "language_model/text", "reward/model"),
-        *("policies/objective", "policies/prefix_tree", "policies/rollout", "policies/training"),
+        *("policies/objective", "policies/passes", "policies/prefix_tree"),
+        *("policies/rollout", "policies/training"),
     )
     code = {n: hashlib.sha256((here / f"{n}.py").read_bytes()).hexdigest() for n in names}
     content = json.dumps([asdict(settings), data, code], sort_keys=True)
