@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import Network, network_with_onednn
 from tinycats.language_model.sampling import draw, uniform_generator
 from tinycats.policies import objective
 from tinycats.policies.rollout import Sampler
@@ -16,7 +16,7 @@ PROMPT = [3, 4, 5, 6, 7]
 
 
 def sampler(policy, base, new_tokens, precision="fp32", prompt=PROMPT, **options):
-    networks = Network(policy, precision), Network(base, precision)
+    networks = network_with_onednn(policy, precision), network_with_onednn(base, precision)
     return Sampler(*networks, prompt, new_tokens, ladder_steps.END, **options)
 
 

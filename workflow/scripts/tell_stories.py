@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from tinycats.compute.devices import choose_device, set_threads
-    from tinycats.language_model.network import Network
+    from tinycats.language_model.network import Network, network_with_onednn
     from tinycats.language_model.text import check_context, context_of
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
@@ -46,7 +46,7 @@ def main() -> None:
     set_threads(args.threads)
     device = choose_device(args.device)
     base_model, tokenizer = load_causal_lm(args.base_model, device)
-    base = Network(base_model)
+    base = network_with_onednn(base_model)
 
     def stories(network: Network, forced: str, seed: int) -> list[files.Row]:
         asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
@@ -57,7 +57,7 @@ def main() -> None:
     if args.policy:
         if (args.policy.parent / "run.json").exists():  # by hand, any model may tell stories
             check_policy(args.policy.parent, args.base_model)
-        policy = Network(load_causal_lm(args.policy, device)[0])
+        policy = network_with_onednn(load_causal_lm(args.policy, device)[0])
         files.write_lines(args.out, stories(policy, "", args.seeds[0]), files.STORY_FIELDS)
         theirs = list(files.read_lines(args.base_stories, files.STORY_FIELDS))
         found = find_stories(policy, theirs, tokenizer)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tinycats.files.tables import Row
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import Network, network_with_onednn
 from tinycats.language_model.sampling import uniform_generator
 from tinycats.language_model.text import decode, encode, rewarded_text
 from tinycats.policies.prefix_tree import Rollout
@@ -62,7 +62,7 @@ class Collector:
         num_tokens: int,
         micro_batch: int,
     ) -> None:
-        self.base, self.tokenizer, self.reward = Network(base), tokenizer, reward
+        self.base, self.tokenizer, self.reward = network_with_onednn(base), tokenizer, reward
         self.prompt_ids = encode(tokenizer, prompt)
         self.new_tokens = num_tokens - len(self.prompt_ids)
         self.micro_batch = micro_batch
@@ -89,7 +89,7 @@ class Collector:
 
     def draw_policy(self, who: Row, policy: Any, count: int) -> None:
         """Completions of one policy, measured under it and under the base."""
-        network = Network(policy)
+        network = network_with_onednn(policy)
         own = random_stream(f"{who['variant']} {who['kl_factor']}")
         generator = uniform_generator(who["seed"], own)
         self.tables.append((who, self.rows(self.sampler(network).sample(count, generator))))
@@ -205,7 +205,7 @@ class Collector:
                 counts[row, i], reward[i] = entry["count"], entry["reward"]
         log_prob = np.zeros((len(tables), len(ids)))
         for row, model in enumerate(progress(models, len(tables), "log_probs")):
-            log_prob[row] = self.sampler(Network(model)).follow(ids).log_prob.numpy()
+            log_prob[row] = self.sampler(network_with_onednn(model)).follow(ids).log_prob.numpy()
         others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
         metadata = {"models": [who for who, _ in tables], "others": others}
         tensors: dict[str, np.ndarray] = {

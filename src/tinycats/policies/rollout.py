@@ -224,12 +224,7 @@ class Sampler:
                 cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
             going = torch.arange(len(members))
             for step in range(depth, self.new_tokens):
-                low = self.policy.precision == "bf16"
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    out = self.policy.body(
-                        input_ids=put(fed, self.device), past_key_values=cache, use_cache=True
-                    )
-                log_p = self.policy.log_probabilities(out.last_hidden_state[:, -1].float())
+                log_p = self.policy.next_log_probabilities(fed, cache)
                 token = draw(
                     log_p[put(going, self.device)].exp(),
                     put(u[members[going], step], self.device),

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import network_with_onednn
 from tinycats.language_model.sampling import uniform_generator
 from tinycats.language_model.text import (
     check_context,
@@ -132,8 +132,8 @@ class Trainer:
         check_context("training.num_tokens", settings.num_tokens, 0, context_of(policy))
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
-            Network(policy, settings.precision),
-            Network(base, settings.precision),
+            network_with_onednn(policy, settings.precision),
+            network_with_onednn(base, settings.precision),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,

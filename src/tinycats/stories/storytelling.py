@@ -77,10 +77,7 @@ def sample_stories(
     fed = torch.tensor([ids[:shortest] for ids in given])
     position = shortest
     while active:
-        out = network.body(
-            input_ids=put(fed, network.device), past_key_values=cache, use_cache=True
-        )
-        log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
+        log_p = network.next_log_probabilities(fed, cache)
         index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
         u = put(torch.from_numpy(numbers[active, index]), network.device)
         drawn = draw(log_p.exp(), u, torch.arange(len(active), device=network.device)).tolist()

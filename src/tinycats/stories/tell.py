@@ -69,8 +69,7 @@ def draw_story(
         with torch.inference_mode():
             log_p = {}
             for key, (network, cache) in caches.items():
-                out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
-                log_p[key] = network.log_probabilities(out.last_hidden_state[:, -1].float())
+                log_p[key] = network.next_log_probabilities(fed, cache)
             u = torch.tensor([float(uniform)], dtype=torch.float64)
             token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
         yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
@@ -286,14 +285,17 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
 
     import numpy as np
 
-    from tinycats.language_model.network import Network
+    from tinycats.language_model.network import network_with_onednn
     from tinycats.language_model.text import check_context, context_of, encode
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
 
     check_policy(policy, base)
     model, tokenizer = load_causal_lm(policy / "model")
-    networks = {"policy": Network(model), "base": Network(load_causal_lm(base)[0])}
+    networks = {
+        "policy": network_with_onednn(model),
+        "base": network_with_onednn(load_causal_lm(base)[0]),
+    }
     ids = encode(tokenizer, args.prompt)
     if not ids:
         raise UserError("the prompt is empty; it should have a word at least, such as Once")
