@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinycats import program
 from tinycats.files import atomic as whole_files
 from tinycats.files import tables as files
+
+if TYPE_CHECKING:
+    from tinycats.completions.collector import Collector
 
 log = logging.getLogger(__name__)
 
@@ -79,18 +83,9 @@ def main() -> None:
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)
 
-    files.write_table("completions.csv", args.out / "prompted.csv", prompted)
-    for who, rows in collector.tables:
-        name = (
-            "base"
-            if who["model"] == "base"
-            else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
-        )
-        files.write_table("completions.csv", args.out / f"{name}.csv", rows)
-    first = args.out / "first_token.csv"
-    files.write_table("completions/first_token.csv", first, collector.first_tokens)
+    write_tables(collector, prompted, args.out)
 
-    # the pool's completions under its models, in a second pass: they are all known now
+    # a second pass over the pool's models, since all completions have to be drawn first
     pool = pool_of(len(args.policies))
 
     def models():  # type: ignore[no-untyped-def]
@@ -100,6 +95,20 @@ def main() -> None:
 
     tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
     whole_files.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
+
+
+def write_tables(collector: Collector, prompted: list[files.Row], out: Path) -> None:
+    """Write prompted.csv, first_token.csv and the table of every model."""
+    files.write_table("completions.csv", out / "prompted.csv", prompted)
+    for who, rows in collector.tables:
+        name = (
+            "base"
+            if who["model"] == "base"
+            else f"{who['variant']}/kl={who['kl_factor']}/seed={who['seed']}"
+        )
+        files.write_table("completions.csv", out / f"{name}.csv", rows)
+    first = out / "first_token.csv"
+    files.write_table("completions/first_token.csv", first, collector.first_tokens)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def uniform_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step: a function of seed and step alone."""
+    """Generator of the uniform numbers of one step: a function of seed and step alone."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
@@ -25,7 +25,10 @@ def chunks(stop: int, size: int, start: int = 0) -> Iterator[slice]:
 def sections(
     ascending: Tensor, stop: int, size: int, start: int = 0
 ) -> Iterator[tuple[slice, slice]]:
-    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it."""
+    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it.
+
+    ``ascending`` is ``(entries,)``, sorted; a chunk and its slice are processed together.
+    """
     parts = list(chunks(stop, size, start))
     bounds = torch.tensor([start, *(part.stop for part in parts)])
     places = torch.searchsorted(ascending, bounds).tolist()
@@ -33,12 +36,12 @@ def sections(
         yield part, slice(begin, end)
 
 
-def draw(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Tokens by inversion: entry e takes the token of row ``state[e]`` where u[e] falls.
+def draw_tokens(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
+    """Token ids ``(entries,)`` by inversion: u[e] in the cumulative distribution of ``state[e]``.
 
-    ``p`` is ``(states, vocabulary)``, ``u`` in [0, 1) and ``state`` are ``(entries,)``. In float64,
-    with each row's cumulative distribution lifted above the row before, one sorted search serves
-    all rows.
+    ``p`` is ``(states, vocabulary)``; ``u`` in [0, 1) and ``state``, rows of ``p``, are
+    ``(entries,)``. Each row's cumulative distribution, in float64, is shifted above the row before,
+    so that one sorted search serves all rows.
     """
     cumulative = p.cumsum(dim=-1, dtype=torch.float64)
     rows, vocabulary = cumulative.shape

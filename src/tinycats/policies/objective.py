@@ -1,4 +1,4 @@
-"""The objective: pure functions of log-probabilities and rewards, with no model in sight.
+"""The objective: pure functions of log-probabilities and rewards, without a model.
 
 Symbols follow the post. A batch holds B completions s; a completion has T new tokens s_t, each drawn
 in a state s_<t (the prompt and the tokens before it) from π(·|s_<t) over a vocabulary of V; R(s) is

@@ -15,7 +15,7 @@ from torch import Tensor
 from tinycats.compute.devices import put, suited
 from tinycats.language_model.divergence import divergences, entropy
 from tinycats.language_model.network import Cache, Network
-from tinycats.language_model.sampling import chunks, draw, sections
+from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies.prefix_tree import Level, ancestors
 
 #: Logits computed at once to draw tokens: on a CPU 4 MB, which stay in cache.
@@ -138,7 +138,7 @@ class LevelPasses:
             if kept is not None:
                 kept[0][part], kept[1][part] = log_p, log_p_base
             row = state_of[entries] - part.start
-            taken = given[entries] if u is None else draw(p, given[entries], row)
+            taken = given[entries] if u is None else draw_tokens(p, given[entries], row)
             tokens.append(taken)
             forward, backward = divergences(p, log_p, log_p_base)
             found.append(

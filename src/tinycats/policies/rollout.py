@@ -34,7 +34,7 @@ from torch import Tensor
 from tinycats.compute.devices import put
 from tinycats.compute.linear import matmul
 from tinycats.language_model.network import Network, growing_cache
-from tinycats.language_model.sampling import chunks, draw, sections
+from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies import objective
 from tinycats.policies.passes import STATES_PER_CHUNK, LevelPasses
 from tinycats.policies.prefix_tree import Level, Rollout, ancestors
@@ -225,7 +225,7 @@ class Sampler:
             going = torch.arange(len(members))
             for step in range(depth, self.new_tokens):
                 log_p = self.policy.next_log_probabilities(fed, cache)
-                token = draw(
+                token = draw_tokens(
                     log_p[put(going, self.device)].exp(),
                     put(u[members[going], step], self.device),
                     torch.arange(len(going), device=self.device),

@@ -2,7 +2,7 @@
 
 Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
 over the prefix tree and takes one AdamW step. Random numbers depend on (seed, step) alone, so a run
-that was killed and goes on from its state is the uninterrupted run, byte for byte on the CPU.
+that was killed and resumes from its checkpoint equals the uninterrupted run, byte for byte on CPUs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TrainingSettings:
 
 
 class Terminated(SystemExit):
-    """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
+    """A signal to stop arrived (SIGTERM: preempted, timed out; Ctrl-C); the state was written."""
 
 
 @contextmanager
@@ -72,29 +72,30 @@ def stop_between_steps() -> Iterator[list[int]]:
     """
     asked: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, previous[number])
+    def note(kind: int, frame: Any) -> None:
+        asked.append(kind)
+        signal.signal(kind, previous[kind])
 
     kinds = (signal.SIGTERM, signal.SIGINT)
-    previous: dict[int, Any] = {number: signal.signal(number, note) for number in kinds}
+    previous: dict[int, Any] = {kind: signal.signal(kind, note) for kind in kinds}
     try:
         yield asked
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
 
 
 class Trainer:
     """One policy in training.
 
     Args:
-        policy, base: models on the same device; the policy is changed in place.
+        policy, base: models on the same device. The policy is trained in place, and the linear layers
+            of both are replaced (:func:`tinycats.language_model.network.network_with_onednn`).
         tokenizer: theirs.
         reward: rewards ``(texts,)`` of a list of texts.
-        settings: what to do.
-        identity: hash of parameters, code and data; a state made under another is not used.
-        state_file: where the state is kept while the run is under way.
+        settings: the settings of the run.
+        identity: hash of parameters, code and data; a state with another identity is not used.
+        state_file: path of the checkpoint, which exists while the run is unfinished.
 
     Raises:
         UserError: the prompt leaves no token to generate, or the model's context is too short.
@@ -154,7 +155,7 @@ class Trainer:
     # ------------------------------------------------------------------ one step
 
     def take_step(self) -> None:
-        """Draw, reward, differentiate, update; appends to ``rows`` and ``top``."""
+        """Sample, reward, differentiate, update; appends to ``rows`` and ``top``."""
         started, s = time.perf_counter(), self.settings
         generator = uniform_generator(s.seed, self.step)
         rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
@@ -282,7 +283,7 @@ class Trainer:
                     raise Terminated(128 + asked[0])
 
     def save_state(self) -> None:
-        """Write the state whole or not at all."""
+        """Write the checkpoint atomically."""
         temporary = self.state_file.with_name(self.state_file.name + ".tmp")
         state = {
             "identity": self.identity,
@@ -293,12 +294,12 @@ class Trainer:
             "top": json.dumps(self.top),
             "seconds": self.seconds_before,
         }
-        state["checksum"] = checksum(state)  # torch's file format would not notice a changed byte
+        state["checksum"] = checksum(state)  # torch's file format does not detect a changed byte
         try:
             with open(temporary, "wb") as file:
                 torch.save(state, file)
                 file.flush()
-                os.fsync(file.fileno())  # a network's disk may say only now that it is full
+                os.fsync(file.fileno())  # a network file system may report only now that it is full
             os.replace(temporary, self.state_file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
@@ -308,12 +309,12 @@ class Trainer:
             ) from error
 
     def load_state(self) -> None:
-        """Go on from the state file; one that is damaged or another run's is set aside."""
+        """Resume from the checkpoint; one that is damaged or of another run is set aside."""
         if not self.state_file.exists():
             return
         try:
             content = self.state_file.read_bytes()
-        except OSError as error:  # a disk that does not answer says nothing about the state
+        except OSError as error:  # a read error does not mean that the state is damaged
             raise UserError(
                 f"{self.state_file}: the state cannot be read ({error}); nothing was changed; run"
                 " again, or delete it to start over"
@@ -324,7 +325,7 @@ class Trainer:
                 raise ValueError("it is damaged: its checksum is another")
             if state["identity"] != self.identity:
                 raise ValueError("it was made from other parameters, code or data")
-        except Exception as error:  # torch has a dozen ways to say that a file is damaged
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
             aside = self.state_file.with_name(self.state_file.name + ".set-aside")
             os.replace(self.state_file, aside)
             reason = str(error).splitlines()[0] if str(error) else repr(error)

@@ -41,8 +41,8 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     return [{column: float(row[column]) for column in CURVE} for row in rows]
 
 
-def draw(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:
-    """Draw validation bits per byte and training loss against tokens seen, to each path of ``out``."""
+def plot(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:
+    """Plot validation bits per byte and training loss against tokens seen, to each path of ``out``."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -39,6 +39,7 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
     )
     return {
         "encoder_sha256": encoder_sha256,
+        "encoding": type(model.encoder.bert).__name__,
         "code_sha256": hashlib.sha256(code).hexdigest(),
         "reference_sha256": hashlib.sha256(model.reference.tobytes()).hexdigest(),
         "arithmetic": f"torch {torch.__version__}, {platform.machine()}, {arithmetic}",

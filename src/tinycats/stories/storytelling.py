@@ -14,7 +14,7 @@ from tinycats.compute.devices import put
 from tinycats.files.tables import Row
 from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network, growing_cache
-from tinycats.language_model.sampling import chunks, draw
+from tinycats.language_model.sampling import chunks, draw_tokens
 from tinycats.language_model.text import decode, encode
 
 #: Tokens in one teacher-forced pass while measuring.
@@ -23,7 +23,7 @@ TOKENS_PER_PASS = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """One story to be told."""
+    """One story to sample: its prompt, its forced beginning and its seed."""
 
     prompt_group: str
     prompt: str
@@ -39,12 +39,12 @@ def requests(
     forced: str,
     seed: int,
 ) -> list[Request]:
-    """The stories of one seed: equal random numbers for every model, so that stories pair up.
+    """The stories of one seed, with the same random numbers for every model, so that they pair up.
 
     Args:
         prompts: group → prompts.
         per_prompt: group → stories for each of its prompts.
-        forced: text that every story is made to begin with (may be empty).
+        forced: text that every story begins with after its prompt (may be empty).
     """
     result, number = [], 0
     forced_ids = tuple(encode(tokenizer, forced))
@@ -64,9 +64,9 @@ def sample_stories(
 ) -> list[list[int]]:
     """New token ids of each story (forced ones first, an end token last if it ended).
 
-    All stories advance together: a story whose prompt is longer than the shortest one takes its
-    own next prompt token instead of a sampled one, so no padding is needed. Stories that have
-    ended leave the batch, a fifth of it at a time.
+    All stories advance by one token at a time: a story whose prompt is longer than the shortest
+    one takes its next prompt token instead of a sampled one, so no padding is needed. Stories that
+    have ended are removed from the batch once they are a fifth of it.
     """
     given = [r.prompt_ids + r.forced_ids for r in asked]
     shortest = min(len(r.prompt_ids) for r in asked)
@@ -80,7 +80,9 @@ def sample_stories(
         log_p = network.next_log_probabilities(fed, cache)
         index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
         u = put(torch.from_numpy(numbers[active, index]), network.device)
-        drawn = draw(log_p.exp(), u, torch.arange(len(active), device=network.device)).tolist()
+        drawn = draw_tokens(
+            log_p.exp(), u, torch.arange(len(active), device=network.device)
+        ).tolist()
         tokens, stay = [], []
         for row, i in enumerate(active):
             if i in ended:
@@ -161,8 +163,8 @@ def tell_stories(
 ) -> list[Row]:
     """Rows of a stories file (:data:`tinycats.files.tables.STORY_FIELDS`).
 
-    A forced token was taken with probability 1 by the conditioned model, whatever the model itself
-    thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
+    The conditioned model takes a forced token with probability 1, whatever its probability under
+    the model itself: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
     KL(base‖conditioned) is infinite, written as null.
     """
     end = tokenizer.eos_token_id

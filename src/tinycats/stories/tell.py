@@ -34,7 +34,7 @@ NARROWEST = 16  # columns of one of two stories side by side
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token adds to the text, and log π − log p_base of it in nats (None: the prompt)."""
+    """The text that one token adds, and its log π − log p_base in nats (None: the prompt)."""
 
     text: str
     difference: float | None
@@ -51,7 +51,7 @@ def draw_story(
     uniforms: Any,
     end_token: int,
 ) -> Iterator[tuple[int, float]]:
-    """Tokens of one story as they are drawn, each with log π − log p_base of it.
+    """Tokens of one story as they are drawn, each with its log π − log p_base in nats.
 
     Args:
         teller: the model that draws the tokens, ``policy`` or ``base``.
@@ -61,7 +61,7 @@ def draw_story(
     import torch
     from transformers import DynamicCache
 
-    from tinycats.language_model.sampling import draw
+    from tinycats.language_model.sampling import draw_tokens
 
     caches = {id(network): (network, DynamicCache()) for network in (policy, base)}
     fed = torch.tensor([list(prompt_ids)])
@@ -71,7 +71,7 @@ def draw_story(
             for key, (network, cache) in caches.items():
                 log_p[key] = network.next_log_probabilities(fed, cache)
             u = torch.tensor([float(uniform)], dtype=torch.float64)
-            token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
+            token = int(draw_tokens(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
         yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
         if token == end_token:
             return
@@ -81,7 +81,7 @@ def draw_story(
 def pieces(
     tokenizer: Any, prompt: str, tokens: Iterator[tuple[int, float]], end_token: int
 ) -> Iterator[Piece]:
-    """Text of a story as it grows; bytes that are not yet a letter wait for the rest of it."""
+    """Text of a story as it grows; bytes of an incomplete character wait for the rest of it."""
     yield Piece(printable(prompt), None)
     ids: list[int] = []
     told = ""
@@ -128,9 +128,11 @@ def legend(colour: bool) -> str:
     return f"log π − log p_base, nats: {scale}\n"
 
 
+# Wrapped here, not by rich: its Live display redraws a region, prints nothing before the end where
+# the output is a file or a pipe, and cuts off what is taller than the screen.
 @dataclass
 class Column:
-    """One of two stories side by side: words are put into lines as they come."""
+    """One of two stories side by side: words are wrapped into lines as they arrive."""
 
     width: int
     colour: bool
@@ -180,7 +182,7 @@ def columns(character: str) -> int:
 def side_by_side(
     stories: Sequence[Iterator[Piece]], titles: Sequence[str], out: TextIO, colour: bool
 ) -> None:
-    """Print stories as columns; a line appears as soon as every column has it."""
+    """Print stories as columns; a line is printed once every unfinished column has it."""
     width = max(NARROWEST, (shutil.get_terminal_size().columns - 3) // len(stories))
     boxes = [Column(width, colour) for _ in stories]
     gap = " │ "
@@ -258,7 +260,7 @@ def _config(study: str) -> dict[str, Any]:
 
 
 def base_folder(policy: Path) -> Path:
-    """Folder of the base model that a policy was trained from, found by its checksum."""
+    """Folder of the base model that a policy was trained from, by its checksum."""
     from tinycats.files.tables import read_run
 
     wanted = read_run(policy / "run.json").get("base_model_sha256")
@@ -373,7 +375,7 @@ def _main() -> None:
     args = parse()
     try:
         tell(args, sys.stdout)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the output is a pipe whose reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("\x1b[0m" if has_colour(sys.stdout) else "", flush=True)
