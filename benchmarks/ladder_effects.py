@@ -66,7 +66,7 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
     base, _ = load_causal_lm(args.model)
     prompt_ids, end = tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id
     n = len(prompt_ids) + 4
-    sampler = tree.Sampler(tree.Network(policy), tree.Network(base), prompt_ids, 4, end)
+    sampler = tree.Sampler(*map(tree.network_with_onednn, (policy, base)), prompt_ids, 4, end)
     rewards = reward_model(args.encoder, "cpu")
     generator = torch.Generator().manual_seed(0)
 

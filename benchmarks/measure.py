@@ -49,7 +49,7 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
         return util.cos_sim(concept, embeddings)[0]
 
     if number == 5:
-        nets = (module.Network(model), module.Network(base))
+        nets = (module.network_with_onednn(model), module.network_with_onednn(base))
         tree = module.Sampler(*nets, prompt_ids, args.new_tokens, end_id)
         sample, gradient = (
             watch.wrap("sample", tree.sample),

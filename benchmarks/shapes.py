@@ -102,7 +102,7 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
     """Find by bisection the scale that gives about :data:`DISTINCT` completions of 1000."""
     import torch
 
-    from tinycats.language_model.network import Network
+    from tinycats.language_model.network import network_with_onednn
     from tinycats.policies.rollout import Sampler
 
     norm = model.transformer.ln_f.weight
@@ -112,7 +112,7 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
         scale = (low * high) ** 0.5
         with torch.no_grad():
             norm.fill_(scale)
-            network = Network(model)
+            network = network_with_onednn(model)
             sampler = Sampler(network, network, ids, 4, end)
             rollout = sampler.sample(1000, torch.Generator().manual_seed(0))
         distinct = len(rollout.counts)

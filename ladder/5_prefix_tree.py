@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import network_with_onednn
 from tinycats.policies.objective import advantages, kl_coefficient_per_nat, loss_value
 from tinycats.policies.rollout import Sampler
 
@@ -32,7 +32,8 @@ def objective(tree, rollout, rewards, num_tokens, kl_factor):
 def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, end_id):
     """The loss of given completions (lists of token ids); the tests compare the steps by it."""
     new = num_tokens - len(prompt_ids)
-    tree = Sampler(Network(model), Network(base), prompt_ids, new, end_id)
+    networks = network_with_onednn(model), network_with_onednn(base)
+    tree = Sampler(*networks, prompt_ids, new, end_id)
     rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
     return objective(tree, rollout, rewards, num_tokens, kl_factor)
 
@@ -63,7 +64,8 @@ def main():
     prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id
 
     new = args.num_tokens - len(prompt_ids)
-    tree = Sampler(Network(model), Network(base), prompt_ids, new, end_id)
+    networks = network_with_onednn(model), network_with_onednn(base)
+    tree = Sampler(*networks, prompt_ids, new, end_id)
 
     for step in range(1, args.steps + 1):
         began = time.perf_counter()

@@ -154,7 +154,7 @@ def test_tokens_and_differences_are_those_of_the_stories_stage(home: Path) -> No
     end = tokenizer.eos_token_id
     for teller in (policy, base):
         told = sample_stories(teller, [request], 40, end)
-        streamed = list(cli.stream(teller, policy, base, ids, numbers, end))
+        streamed = list(cli.draw_story(teller, policy, base, ids, numbers, end))
         assert [token for token, _ in streamed] == told[0]
         (found,) = measure_stories(policy, base, [request], told)
         difference = found["log_prob_policy"] - found["log_prob_base"]

@@ -27,7 +27,7 @@ def test_values_and_gradients_are_those_of_torch(bias: bool, shape: tuple[int, .
     layer = nn.Linear(24, 40, bias=bias)
     x, seed = torch.randn(shape), torch.randn(*shape[:-1], 40)
     expected = gradients(layer, x, seed)
-    linear.use_onednn(layer)
+    linear.replace_linear_layers(layer)
     assert type(layer) is linear.OneDnnLinear
     for one, other in zip(gradients(layer, x, seed), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -46,7 +46,7 @@ def test_other_precisions_are_left_to_torch() -> None:
     x = torch.randn(3, 8)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-    linear.use_onednn(layer)
+    linear.replace_linear_layers(layer)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), expected)
     assert layer.double()(x.double()).dtype == torch.float64
@@ -56,9 +56,9 @@ def test_a_frozen_layer_may_apply_gelu_as_it_writes() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(24, 40), 3 * torch.randn(3, 5, 24)
     expected = nn.functional.gelu(layer(x))
-    linear.use_onednn(layer)
+    linear.replace_linear_layers(layer)
     assert not linear.fuse_gelu(layer)  # its weights may still change
-    linear.use_onednn(layer, frozen=True)
+    linear.replace_linear_layers(layer, frozen=True)
     assert linear.fuse_gelu(layer)
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -68,7 +68,7 @@ def test_a_frozen_layer_may_apply_gelu_as_it_writes() -> None:
 def test_it_is_not_slower_at_the_encoders_shape() -> None:
     x = torch.randn(768, 384)
     plain, fast = nn.Linear(384, 1536), nn.Linear(384, 1536)
-    linear.use_onednn(fast)
+    linear.replace_linear_layers(fast)
 
     def seconds(layer: nn.Linear) -> float:
         began = time.perf_counter()
@@ -81,3 +81,24 @@ def test_it_is_not_slower_at_the_encoders_shape() -> None:
     ratio = min(p for p, _ in times) / min(f for _, f in times)
     print(f"oneDNN: {ratio:.2f} times MKL's speed")
     assert ratio > 0.5
+
+
+def test_an_operator_that_computes_something_else_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another torch may change the operator: its results are compared with torch's own first."""
+    right = linear._product
+    for wrong in (lambda *a: right(*a) + 1e-2, lambda x, weight: right(x, weight)):
+        caplog.clear()
+        monkeypatch.setattr(linear, "_product", wrong)
+        linear.available.cache_clear()
+        try:
+            layer = nn.Linear(8, 8)
+            linear.replace_linear_layers(layer)
+            assert type(layer) is nn.Linear
+            a, b = torch.ones(2, 3), torch.ones(3, 2)
+            assert torch.equal(linear.matmul(a, b), a @ b)
+            assert "oneDNN's linear layers are not used" in caplog.text
+        finally:
+            monkeypatch.undo()
+            linear.available.cache_clear()

@@ -529,7 +529,7 @@ def test_a_hub_that_sends_a_page_or_is_down(
 def test_the_figure_is_the_same_on_every_run(whole_run: Path, tmp_path: Path) -> None:
     curve = learning_curve.read_curve(whole_run / "curve.csv")
     for name in ("a", "b"):
-        learning_curve.draw(curve, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+        learning_curve.plot(curve, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
     for kind in ("svg", "png"):
         drawn = (tmp_path / f"a.{kind}").read_bytes()
         assert drawn == (tmp_path / f"b.{kind}").read_bytes()

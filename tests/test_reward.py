@@ -81,6 +81,37 @@ def test_a_reward_does_not_depend_on_company_or_order(encoder):
         assert found.tolist() == [together[text] for text in asked]
 
 
+def test_a_model_with_other_internals_is_encoded_by_its_own_forward_pass(
+    encoder, monkeypatch, caplog
+):
+    """As if transformers had renamed the encoder's parts: a warning, and the same rewards."""
+    from transformers import BertModel
+
+    original = BertModel.from_pretrained
+
+    class Renamed(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *values, **options):
+            return self.inner(*values, **options)
+
+    def renamed(*values, **options):
+        model = original(*values, **options)
+        model.encoder = Renamed(model.encoder)  # type: ignore[assignment]
+        return model
+
+    monkeypatch.setattr(BertModel, "from_pretrained", renamed)
+    other = RewardEncoder(FOLDER)
+    assert "does not fit this transformers" in caplog.text
+    texts = made_up_texts((1, 2), (9, 5), (40, 3))
+    together = other.embed(texts)
+    np.testing.assert_allclose(together, encoder.embed(texts), atol=2e-6)
+    for text, vector in zip(texts, together, strict=True):
+        assert np.array_equal(other.embed([text])[0], vector), "depends on the other texts"
+
+
 def test_texts_laid_end_to_end_are_encoded_as_padded_ones(encoder):
     """Against sentence-transformers, which pads: equal, and faster at what training asks for."""
     from sentence_transformers import SentenceTransformer

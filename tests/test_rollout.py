@@ -7,17 +7,16 @@ import pytest
 import torch
 from scipy import stats
 
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import Network, network_with_onednn
+from tinycats.language_model.sampling import draw_tokens, uniform_generator
 from tinycats.policies import objective
-from tinycats.policies.prefix_tree import draw
 from tinycats.policies.rollout import Sampler
-from tinycats.policies.training import uniform_generator
 
 PROMPT = [3, 4, 5, 6, 7]
 
 
 def sampler(policy, base, new_tokens, precision="fp32", prompt=PROMPT, **options):
-    networks = Network(policy, precision), Network(base, precision)
+    networks = network_with_onednn(policy, precision), network_with_onednn(base, precision)
     return Sampler(*networks, prompt, new_tokens, ladder_steps.END, **options)
 
 
@@ -105,7 +104,7 @@ def test_draw_takes_the_token_where_u_falls():
     p = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.0, 0.5]])
     u = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.9999, 0.4999, 0.5001], dtype=torch.float64)
     state = torch.tensor([0, 0, 0, 0, 0, 1, 1])
-    assert draw(p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
+    assert draw_tokens(p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
 
 
 def test_log_prob_sums_to_one_over_all_completions():

@@ -132,8 +132,8 @@ def test_every_shipped_study_is_valid(path):
     [
         ("training.num_tokens", 6, "training.num_tokens: 6 leaves no token to generate"),
         ("evaluation.prompted_with", " a cat with a very long tail", "should have 1 to 4"),
-        ("evaluation.new_tokens", 510, "evaluation.new_tokens: with its prompt,"),
-        ("training.num_tokens", 600, "training.num_tokens: with its prompt, 600 tokens"),
+        ("evaluation.new_tokens", 510, "evaluation.new_tokens: 510 with a prompt of"),
+        ("training.num_tokens", 600, "training.num_tokens: 600 is more than the model"),
     ],
 )
 def test_lengths_are_held_against_the_base_model_before_any_job(path, value, says):

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinycats import layout
 from tinycats.files.text import read_json
+from tinycats.language_model.text import check_context
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.program import UserError
@@ -154,17 +155,10 @@ class Study:
                 f" should have 1 to {total - prompt}, the new tokens of a completion"
             )
         about = read_json(folder / "config.json")
-        context = about.get("max_position_embeddings", math.inf)
+        context = about.get("max_position_embeddings")
         longest = max(tokens(p) for group in evaluation["prompts"].values() for p in group)
-        for key, length in (
-            ("training.num_tokens", total),
-            ("evaluation.new_tokens", longest + evaluation["new_tokens"]),
-        ):
-            if length > context:
-                raise UserError(
-                    f"config: {key}: with its prompt, {length} tokens; the model's context has"
-                    f" {context}"
-                )
+        check_context("config: training.num_tokens", total, 0, context)
+        check_context("config: evaluation.new_tokens", evaluation["new_tokens"], longest, context)
 
     # ------------------------------------------------------------------ names
 

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, required=True, help="curve.csv of a pretraining")
     parser.add_argument("--out", type=Path, nargs="+", required=True, help="figures: .svg, .png")
     args = parser.parse_args()
-    learning_curve.draw(learning_curve.read_curve(args.curve), args.out)
+    learning_curve.plot(learning_curve.read_curve(args.curve), args.out)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,16 @@ import argparse
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinycats import layout, program
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files import atomic
-from tinycats.files.tables import write_table
+from tinycats.files.tables import Row, write_table
 from tinycats.layout import ModelId
+
+if TYPE_CHECKING:
+    from tinycats.completions.collector import Collector
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +80,9 @@ def main() -> None:
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)
 
-    write_table(args.out / "prompted.csv", prompted, COMPLETIONS)
-    for who, rows in collector.tables:
-        name = f"{ModelId.from_row(who).stem}{layout.COMPLETIONS.end}"
-        write_table(args.out / name, rows, COMPLETIONS)
-    write_table(args.out / "first_token.csv", collector.first_tokens, FIRST_TOKEN)
+    write_tables(collector, prompted, args.out)
 
-    # second pass: the log probabilities of all completions of the pool under its models
+    # a second pass over the pool's models, since all completions have to be drawn first
     pool = pool_of(len(args.policies))
 
     def models() -> Iterator[Any]:
@@ -93,6 +92,15 @@ def main() -> None:
 
     tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
     atomic.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
+
+
+def write_tables(collector: Collector, prompted: list[Row], out: Path) -> None:
+    """Write prompted.csv, first_token.csv and the table of every model."""
+    write_table(out / "prompted.csv", prompted, COMPLETIONS)
+    for who, rows in collector.tables:
+        name = f"{ModelId.from_row(who).stem}{layout.COMPLETIONS.end}"
+        write_table(out / name, rows, COMPLETIONS)
+    write_table(out / "first_token.csv", collector.first_tokens, FIRST_TOKEN)
 
 
 if __name__ == "__main__":

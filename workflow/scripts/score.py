@@ -58,6 +58,7 @@ def main() -> None:
     completion_tokens = read_run(args.run)["new_tokens"]
 
     from tinycats.compute.devices import choose_device, set_threads
+    from tinycats.language_model.text import encode, rewarded_text
     from tinycats.models.folders import load_tokenizer, sha256_file, verify_folder
     from tinycats.reward.model import RewardEncoder, load_reference
 
@@ -70,12 +71,10 @@ def main() -> None:
 
     @functools.cache
     def prompt_ids(prompt: str) -> list[int]:
-        return list(tokenizer(prompt, add_special_tokens=False).input_ids)
+        return encode(tokenizer, prompt)
 
     def complete(prompt: str, token_ids: list[int]) -> str:
-        ids = prompt_ids(prompt) + token_ids
-        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+        return rewarded_text(tokenizer, prompt_ids(prompt), token_ids)
 
     rows, sets = scoring.score(
         args.base_stories,

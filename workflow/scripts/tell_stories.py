@@ -43,7 +43,8 @@ def main() -> None:
         raise program.UserError("--seeds should be 0 or more and --new-tokens at least 1")
 
     from tinycats.compute.devices import choose_device, set_threads
-    from tinycats.language_model.network import Network
+    from tinycats.language_model.network import Network, network_with_onednn
+    from tinycats.language_model.text import check_context, context_of
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
     from tinycats.stories.storytelling import find_stories, requests, tell_stories
@@ -51,17 +52,12 @@ def main() -> None:
     set_threads(args.threads)
     device = choose_device(args.device)
     base_model, tokenizer = load_causal_lm(args.base_model, device)
-    base = Network(base_model)
+    base = network_with_onednn(base_model)
 
     def stories(network: Network, forced: str, seed: int) -> list[Row]:
         asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
-        longest = max(len(r.prompt_ids) for r in asked) + args.new_tokens
-        context = getattr(base_model.config, "max_position_embeddings", longest)
-        if longest > context:
-            raise program.UserError(
-                f"evaluation.new_tokens: {args.new_tokens} and the longest prompt make {longest}"
-                f" tokens, more than the model's context of {context}"
-            )
+        longest = max(len(r.prompt_ids) for r in asked)
+        check_context("evaluation.new_tokens", args.new_tokens, longest, context_of(base_model))
         return tell_stories(network, base, tokenizer, asked, args.new_tokens)
 
     if args.policy:
@@ -69,7 +65,7 @@ def main() -> None:
             args.policy.parent / layout.RUN.name
         ).exists():  # without it, any model folder is accepted
             check_policy(args.policy.parent, args.base_model)
-        policy = Network(load_causal_lm(args.policy, device)[0])
+        policy = network_with_onednn(load_causal_lm(args.policy, device)[0])
         write_lines(args.out, stories(policy, "", args.seeds[0]), STORY_FIELDS)
         theirs = list(read_lines(args.base_stories, STORY_FIELDS))
         found = find_stories(policy, theirs, tokenizer)

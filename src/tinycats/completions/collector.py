@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from tinycats.files.tables import Row
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import Network, network_with_onednn
+from tinycats.language_model.sampling import uniform_generator
+from tinycats.language_model.text import decode, encode, rewarded_text
 from tinycats.layout import BASE, PROMPTED
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
-from tinycats.policies.training import uniform_generator
 from tinycats.program import UserError, progress
 from tinycats.reward.model import RewardModel
 
@@ -26,26 +27,26 @@ LEAST_PROBABILITY = 1e-4
 
 
 def pool_of(policies: int) -> list[int]:
-    """Which policies lend their completions to the limit: all, or 64 evenly spread over the study.
+    """Indices of the policies whose completions enter the limit: all, or 64 evenly spread ones.
 
-    Each member is asked for the log probability of every completion of all others, so without an end to
-    them the cost would grow with the square of the policies.
+    Every member computes the log probability of every completion of all members, so at most 64 are
+    taken, since the cost is quadratic.
     """
     if policies <= LARGEST_POOL:
         return list(range(policies))
     return [i * (policies - 1) // (LARGEST_POOL - 1) for i in range(LARGEST_POOL)]
 
 
-def stream(name: str) -> int:
-    """Where a model's random numbers begin: apart from other models' and from those of training.
+def random_stream(name: str) -> int:
+    """The random stream of a model: separate from other models' and from those of training.
 
-    The limit's bootstrap resamples models by themselves, so their draws must be independent.
+    The limit's bootstrap resamples each model separately, so their samples must be independent.
     """
     return 1_000_000 + zlib.crc32(name.encode())
 
 
 class Collector:
-    """Draws completions from models in turn and remembers the distinct ones.
+    """Draws completions from models in turn and keeps one table of distinct ones for each.
 
     Args:
         base: the base model; every policy shares its vocabulary.
@@ -62,8 +63,8 @@ class Collector:
         num_tokens: int,
         micro_batch: int,
     ) -> None:
-        self.base, self.tokenizer, self.reward = Network(base), tokenizer, reward
-        self.prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False).input_ids
+        self.base, self.tokenizer, self.reward = network_with_onednn(base), tokenizer, reward
+        self.prompt_ids = encode(tokenizer, prompt)
         self.new_tokens = num_tokens - len(self.prompt_ids)
         self.micro_batch = micro_batch
         self.tables: list[tuple[Row, list[Row]]] = []
@@ -82,15 +83,17 @@ class Collector:
 
     def draw_base(self, count: int) -> None:
         """The base's own completions."""
-        rollout = self.sampler(self.base).sample(count, uniform_generator(0, stream(BASE.kind)))
+        rollout = self.sampler(self.base).sample(
+            count, uniform_generator(0, random_stream(BASE.kind))
+        )
         who = BASE.columns()
         self.tables.append((who, self.rows(rollout)))
         self.note_first_token(who, self.base)
 
     def draw_policy(self, who: Row, policy: Any, count: int) -> None:
         """Completions of one policy, measured under it and under the base."""
-        network = Network(policy)
-        own = stream(f"{who['variant']} {who['kl_factor']}")
+        network = network_with_onednn(policy)
+        own = random_stream(f"{who['variant']} {who['kl_factor']}")
         generator = uniform_generator(who["seed"], own)
         self.tables.append((who, self.rows(self.sampler(network).sample(count, generator))))
         self.note_first_token(who, network)
@@ -101,7 +104,7 @@ class Collector:
         Its probability is p_base's, divided by p_base(text); so its KL(policy‖base) is −log
         p_base(text), and KL(base‖policy) is infinite (left empty).
         """
-        forced = tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+        forced = tuple(encode(self.tokenizer, text))
         if not 0 < len(forced) <= self.new_tokens:
             raise UserError(
                 f"evaluation.prompted_with: {text!r} has {len(forced)} tokens; it should have 1 to"
@@ -113,7 +116,7 @@ class Collector:
             drawn: list[tuple[tuple[int, ...], int, float]] = [(forced, count, -paid)]
         else:
             sampler = self.sampler(self.base, forced)
-            rollout = sampler.sample(count, uniform_generator(0, stream(PROMPTED.kind)))
+            rollout = sampler.sample(count, uniform_generator(0, random_stream(PROMPTED.kind)))
             log_prob = self.by_distinct(rollout, rollout.log_prob_base)
             drawn = [
                 (forced + ids, int(n), float(d) - paid)
@@ -134,16 +137,12 @@ class Collector:
     # ------------------------------------------------------------------ rows
 
     def full_text(self, ids: tuple[int, ...]) -> str:
-        text: str = self.tokenizer.decode(
-            [*self.prompt_ids, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        """Prompt and completion as the reward reads them."""
+        return rewarded_text(self.tokenizer, self.prompt_ids, ids)
 
     def described(self, ids: tuple[int, ...], count: int, reward: float) -> Row:
-        text = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        token_ids = " ".join(map(str, ids))
+        """The columns of one distinct completion that need no model."""
+        token_ids, text = " ".join(map(str, ids)), decode(self.tokenizer, ids)
         return {"token_ids": token_ids, "text": text, "count": count, "reward": reward}
 
     @staticmethod
@@ -179,7 +178,7 @@ class Collector:
         for token in torch.argsort(p, descending=True, stable=True).tolist():
             if p[token] < LEAST_PROBABILITY:
                 break
-            text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            text = decode(self.tokenizer, [token], special_tokens=True)
             self.first_tokens.append({**who, "token": text, "probability": float(p[token])})
 
     # ------------------------------------------------------------------ log_probs
@@ -198,18 +197,18 @@ class Collector:
             ``reward`` (completions,) float32; and as metadata who the ``models`` are, and who the
             ``others``, policies that are not in the pool.
         """
-        tables, number = [self.tables[i] for i in members], len(members)
+        tables = [self.tables[i] for i in members]
         ids = sorted({tuple(map(int, r["token_ids"].split())) for _, t in tables for r in t})
         place = {tokens: i for i, tokens in enumerate(ids)}
-        counts = np.zeros((number, len(ids)), dtype=np.int64)
+        counts = np.zeros((len(tables), len(ids)), dtype=np.int64)
         reward = np.zeros(len(ids), dtype=np.float32)
         for row, (_, table) in enumerate(tables):
             for entry in table:
                 i = place[tuple(map(int, entry["token_ids"].split()))]
                 counts[row, i], reward[i] = entry["count"], entry["reward"]
-        log_prob = np.zeros((number, len(ids)))
-        for row, model in enumerate(progress(models, number, "log_probs")):
-            log_prob[row] = self.sampler(Network(model)).follow(ids).log_prob.numpy()
+        log_prob = np.zeros((len(tables), len(ids)))
+        for row, model in enumerate(progress(models, len(tables), "log_probs")):
+            log_prob[row] = self.sampler(network_with_onednn(model)).follow(ids).log_prob.numpy()
         others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
         metadata = {"models": [who for who, _ in tables], "others": others}
         tensors: dict[str, np.ndarray] = {

@@ -37,8 +37,8 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
     """Index of a GPU that no other job on this host has claimed, held until this process ends.
 
     A claim is an advisory lock on a file, which the system releases however the process ends, so
-    a killed job leaves nothing behind. Where all are claimed the first is shared, with a warning:
-    the scheduler was told that this job may run.
+    a killed job leaves no claim behind. If all GPUs are claimed, the first is shared, with a
+    warning, since the scheduler allowed this job to run.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"tinycats-gpus-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def choose_device(name: str) -> str:
     """Torch device for the config's ``device``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not available.
     """
     import torch
 
@@ -83,7 +83,7 @@ def choose_device(name: str) -> str:
 
 
 def gpu_name(where: str | device) -> str:
-    """What a GPU calls itself, such as ``NVIDIA H200``."""
+    """GPU model name, such as ``NVIDIA H200``."""
     import torch
 
     name: str = torch.get_device_module(where).get_device_name(where)
@@ -91,10 +91,10 @@ def gpu_name(where: str | device) -> str:
 
 
 def suited(sizes: dict[str, int], where: device) -> int:
-    """The size for a ``cpu``, whose cache is what counts, or for ``elsewhere``: GPUs want more at once."""
+    """Block size for a device: ``cpu`` fits its cache, ``elsewhere`` is larger, for GPUs."""
     return sizes["cpu" if where.type == "cpu" else "elsewhere"]
 
 
 def put(values: Tensor, where: device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device is doing."""
+    """Copy a CPU tensor to a device without synchronising."""
     return values.to(where, non_blocking=True)

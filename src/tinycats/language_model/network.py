@@ -1,4 +1,4 @@
-"""A causal language model taken apart: its body, its head and its keys and values."""
+"""A causal language model in parts: its body, its head, and its cache of keys and values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinycats.compute.linear import use_onednn
+from tinycats.compute.devices import put
+from tinycats.compute.linear import replace_linear_layers
 from tinycats.program import UserError
 
 #: Keys and values of each block: ``(rows, heads, tokens, head width)`` each.
@@ -19,18 +20,17 @@ Past = list[tuple[list[Tensor], list[Tensor]]]
 
 
 class Network:
-    """The policy or the base, as the prefix tree uses it.
+    """A causal language model, the policy or the base, whose body and head are called separately.
 
     Args:
         model: any ``AutoModelForCausalLM`` whose logits are a linear map of its last hidden state.
         precision: ``fp32``, or ``bf16`` for the body; logits, softmax and KL are always float32.
 
     Raises:
-        UserError: the model does something else to its logits, such as a soft cap.
+        UserError: the model changes its logits after the head, for example by a soft cap.
     """
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
-        use_onednn(model)
         self.model = model
         self.body = model.base_model
         self.head = model.get_output_embeddings()
@@ -60,13 +60,30 @@ class Network:
             ).last_hidden_state
         return hidden.float(), [layer.new for layer in cache.layers]
 
+    def next_log_probabilities(self, fed: Tensor, cache: Any) -> Tensor:
+        """log π of the token after ``fed`` (rows, length), ``(rows, vocabulary)``; extends ``cache``."""
+        device = self.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+            out = self.body(input_ids=put(fed, self.device), past_key_values=cache, use_cache=True)
+        return self.log_probabilities(out.last_hidden_state[:, -1].float())
+
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """log π at each state, ``(states, vocabulary)`` float32, of ``hidden`` ``(states, width)``."""
         return torch.log_softmax(self.head(hidden), dim=-1)
 
 
+def network_with_onednn(model: Any, precision: str = "fp32") -> Network:
+    """:class:`Network` of a model whose linear layers are replaced first, in place.
+
+    The layers compute by oneDNN where that works (:func:`replace_linear_layers`); weights and names
+    stay the same.
+    """
+    replace_linear_layers(model)
+    return Network(model, precision)
+
+
 def growing_cache(capacity: int) -> Any:
-    """An empty cache for up to ``capacity`` tokens, which new ones are written into, not joined to."""
+    """An empty cache allocated for ``capacity`` tokens at once, so that no token copies the rest."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Growing(DynamicLayer):
@@ -94,7 +111,7 @@ def growing_cache(capacity: int) -> Any:
 
 
 def _branch(past: Past) -> Any:
-    """A cache that joins ``past`` and a pass's new keys and values, and keeps the new apart."""
+    """A cache of ``past`` that appends a pass's new keys and values, and also keeps them separate."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Branch(DynamicLayer):

@@ -1,4 +1,4 @@
-"""The objective: pure functions of log-probabilities and rewards, with no model in sight.
+"""The objective: pure functions of log-probabilities and rewards, without a model.
 
 Symbols follow the post. A batch holds B completions s; a completion has T new tokens s_t, each drawn
 in a state s_<t (the prompt and the tokens before it) from π(·|s_<t) over a vocabulary of V; R(s) is
@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tinycats.language_model.divergence import rowwise_dot
 from tinycats.program import UserError
 
 #: GPT-2's vocabulary. The post averages the KL over it, so its KL_FACTOR carries this unit.
@@ -82,28 +83,6 @@ def advantages(rewards: Tensor, baseline: str) -> Tensor:
     if baseline not in BASELINES:
         raise UserError(f"baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
     return BASELINES[baseline](rewards)
-
-
-# ---------------------------------------------------------------------------- one state
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over the vocabulary of a · b, ``(states,)``, without writing the products down."""
-    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
-
-
-def divergences(p: Tensor, log_p: Tensor, log_p_base: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(π‖p_base) and KL(p_base‖π) at each state in nats, ``(states,)`` each; ``p`` is exp(log_p).
-
-    The first is what the post's formula says, the second what its code computes, times V.
-    """
-    ratio = log_p - log_p_base
-    return _dot(p, ratio), -_dot(log_p_base.exp(), ratio)
-
-
-def entropy(p: Tensor, log_p: Tensor) -> Tensor:
-    """Entropy of π at each state in nats, ``(states,)``; ``p`` is exp(log_p)."""
-    return -_dot(p, log_p)
 
 
 # ---------------------------------------------------------------------------- the batch
@@ -172,7 +151,7 @@ def logit_gradient(
         gradient = p.mul_((pushed + pulled)[:, None]).sub_(log_p_base.exp().mul_(pulled[:, None]))
     else:
         ratio = log_p - log_p_base
-        kl = _dot(p, ratio)[:, None]
+        kl = rowwise_dot(p, ratio)[:, None]
         gradient = p * (pushed[:, None] + coefficient * visits[:, None] * (ratio - kl))
     gradient.index_put_((state, token), -weight, accumulate=True)
     return gradient

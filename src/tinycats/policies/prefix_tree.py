@@ -1,9 +1,8 @@
-"""The prefix tree of a batch: its levels, what a rollout knows, and drawing by inversion."""
+"""The prefix tree of a batch: its levels, and the sums over each completion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,46 +11,50 @@ from tinycats.compute.devices import put
 from tinycats.language_model.network import Cache, Past
 
 
-@dataclass
+@dataclass(frozen=True)
 class Level:
     """One level of the tree: ``rows`` distinct prefixes, each extended by ``length`` tokens.
 
-    A level has one token a row, but for the prompt (one row of P tokens) and the tail. ``sample``,
-    ``state`` and ``token`` say, entry by entry, which completion took which token where; entries
-    are in the order of their states. What is counted is on the CPU, what is computed on the device
-    until :meth:`Rollout.of` fetches the measurements.
+    A level has one token a row, but for the prompt (one row of P tokens) and the tail. An entry
+    is one completion at one of the level's states: ``sample``, ``state`` and ``token`` hold which
+    completion took which token where, in ascending order of the states. Indices and counts are on
+    the CPU; measurements are on the device until :meth:`Rollout.of` copies them to the CPU.
     """
 
     inputs: Tensor  # (rows, length) token ids fed to the model
     parents: Tensor  # (rows,) row of the level above
     select: Tensor  # (states,) which of rows · length positions predict a token, ascending
-    sample: Tensor = field(init=False)  # (entries,) completion
-    step: Tensor = field(init=False)  # (entries,) index of the new token, from 0
-    state: Tensor = field(init=False)  # (entries,) row of ``select``, ascending
-    token: Tensor = field(init=False)  # (entries,) token taken
-    visits: Tensor = field(init=False)  # (states,) completions that pass through, float32
+    sample: Tensor  # (entries,) completion
+    step: Tensor  # (entries,) index of the new token, from 0
+    state: Tensor  # (entries,) row of ``select``, ascending
+    token: Tensor  # (entries,) token taken
+    visits: Tensor  # (states,) completions that pass through, float32
     # measurements
-    log_prob: Tensor = field(init=False)  # (entries,) log π of the token taken
-    log_prob_base: Tensor = field(init=False)  # (entries,) log p_base of the token taken
-    kl_policy_to_base: Tensor = field(init=False)  # (states,) nats
-    kl_base_to_policy: Tensor = field(init=False)  # (states,) nats
-    entropy: Tensor = field(init=False)  # (states,) nats
+    log_prob: Tensor  # (entries,) log π of the token taken
+    log_prob_base: Tensor  # (entries,) log p_base of the token taken
+    kl_policy_to_base: Tensor  # (states,) nats
+    kl_base_to_policy: Tensor  # (states,) nats
+    entropy: Tensor  # (states,) nats
     # on the device
-    cache: Cache = field(default_factory=list)  # the policy's, leaves of this level's graph
-    cache_base: Cache = field(default_factory=list)
-    hidden_base: Tensor = field(init=False)  # (states, width)
-    log_probabilities: tuple[Tensor, Tensor] | None = None  # policy's, base's, where kept
-    graph: tuple[Tensor, Cache] | None = None  # hidden, new keys and values
+    cache: Cache  # the policy's, leaves of this level's graph
+    cache_base: Cache
+    hidden_base: Tensor  # (states, width)
+    log_probabilities: tuple[Tensor, Tensor] | None  # policy's, base's, where kept
+    graph: tuple[Tensor, Cache] | None  # hidden states, new keys and values, where kept
+
+    def released(self) -> Level:
+        """This level without what only :meth:`Sampler.backward` needs, so that memory is freed."""
+        return replace(self, graph=None, cache=[], log_probabilities=None)
 
 
-#: fields of a level that hold one number an entry, and one number a state
+#: Measurements of a level with one value for each entry, and with one for each state.
 OF_ENTRIES = ("log_prob", "log_prob_base")
 OF_STATES = ("kl_policy_to_base", "kl_base_to_policy", "entropy")
 
 
 @dataclass
 class Rollout:
-    """A batch of completions and all that the objective asks of them; ``(batch,)`` on the CPU."""
+    """A batch of completions and the per-completion sums that the loss needs, ``(batch,)``, CPU."""
 
     token_ids: list[tuple[int, ...]]  # the distinct completions, end token included
     index: Tensor  # (batch,) which distinct completion each sample is
@@ -66,12 +69,11 @@ class Rollout:
 
     @classmethod
     def of(cls, levels: list[Level], tokens: Tensor) -> Rollout:
-        """Fetch the levels' measurements, sum them by completion and find the distinct completions."""
-        names = [(level, name) for level in levels for name in (*OF_ENTRIES, *OF_STATES)]
-        values = [getattr(level, name) for level, name in names]
-        fetched = torch.cat(values).cpu().split([len(value) for value in values])
-        for (level, name), value in zip(names, fetched, strict=True):
-            setattr(level, name, value)
+        """Copy the levels' measurements to the CPU, sum them by completion, find distinct ones."""
+        names = (*OF_ENTRIES, *OF_STATES)
+        values = [getattr(level, name) for level in levels for name in names]
+        fetched = iter(torch.cat(values).cpu().split([len(value) for value in values]))
+        levels = [replace(level, **{name: next(fetched) for name in names}) for level in levels]
 
         def total(name: str) -> Tensor:
             out = torch.zeros(len(tokens), dtype=torch.float64)
@@ -83,7 +85,7 @@ class Rollout:
 
         rows = [tuple(row) for row in tokens.tolist()]
         distinct = sorted(set(rows))  # torch.unique takes three times as long
-        place = {row: number for number, row in enumerate(distinct)}
+        place = {row: i for i, row in enumerate(distinct)}
         index = torch.tensor([place[row] for row in rows])
         return cls(
             token_ids=[tuple(i for i in row if i >= 0) for row in distinct],
@@ -93,40 +95,6 @@ class Rollout:
             tokens=tokens,
             **{name: total(name) for name in (*OF_ENTRIES, *OF_STATES)},
         )
-
-
-def chunks(stop: int, size: int, start: int = 0) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``start`` … ``stop``."""
-    size = max(1, size)
-    for begin in range(start, stop, size):
-        yield slice(begin, min(begin + size, stop))
-
-
-def sections(
-    ascending: Tensor, stop: int, size: int, start: int = 0
-) -> Iterator[tuple[slice, slice]]:
-    """:func:`chunks` of a range, each with the slice of ``ascending`` whose values lie in it."""
-    parts = list(chunks(stop, size, start))
-    bounds = torch.tensor([start, *(part.stop for part in parts)])
-    places = torch.searchsorted(ascending, bounds).tolist()
-    for part, begin, end in zip(parts, places, places[1:], strict=False):
-        yield part, slice(begin, end)
-
-
-def draw(p: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Tokens by inversion: entry e takes the token of row ``state[e]`` where u[e] falls.
-
-    ``p`` is ``(states, vocabulary)``, ``u`` in [0, 1) and ``state`` are ``(entries,)``. In float64,
-    with each row's cumulative distribution lifted above the row before, one sorted search serves
-    all rows.
-    """
-    cumulative = p.cumsum(dim=-1, dtype=torch.float64)
-    rows, vocabulary = cumulative.shape
-    total = cumulative[:, -1].clone()  # 1 but for rounding
-    lift = torch.arange(0, 2 * rows, 2, dtype=torch.float64, device=p.device)
-    flat = cumulative.add_(lift[:, None]).flatten()
-    token = torch.searchsorted(flat, u * total[state] + lift[state], right=True)
-    return (token - state * vocabulary).clamp_(0, vocabulary - 1)
 
 
 def ancestors(levels: list[Level], parents: Tensor, base: bool = False) -> Past:

@@ -1,7 +1,7 @@
 """Rollouts on a prefix tree: every distinct prefix of a batch is computed once.
 
 Many completions of one prompt begin alike: of 1000 samples of 4 tokens a small story model gives
-some 600 distinct ones, and a policy that has found its cat a handful. A batch is therefore kept as
+some 600 distinct ones, and a converged policy a handful. A batch is therefore kept as
 a tree of the prefixes that occur. The prompt is its root, computed once; each level below adds one
 token to the prefixes above, reading the keys and values of its ancestors; a prefix carries the
 number of completions that pass through it. Where completions are long (the post's first listing
@@ -22,9 +22,8 @@ it on. Memory is thus bounded by ``micro_batch`` tokens, and deduplication is ex
 too. The head is applied only at states, in chunks of rows that stay in cache, with the gradient
 of the logits written out by hand (:func:`tinycats.policies.objective.logit_gradient`).
 
-Which completion takes which token where is kept in small tensors on the CPU; the device has the
-arithmetic. A GPU is thus waited for once a level, when the tokens drawn are asked for, and once at
-the end of a batch.
+Which completion takes which token where is kept in small tensors on the CPU; the arithmetic is on
+the device. The host synchronises once per level, to read the tokens drawn, and once per batch.
 """
 
 from __future__ import annotations
@@ -32,23 +31,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tinycats.compute.devices import put, suited
+from tinycats.compute.devices import put
 from tinycats.compute.linear import matmul
-from tinycats.language_model.network import Cache, Network, growing_cache
+from tinycats.language_model.network import Network, growing_cache
+from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies import objective
-from tinycats.policies.prefix_tree import Level, Rollout, ancestors, chunks, draw, sections
+from tinycats.policies.passes import STATES_PER_CHUNK, LevelPasses
+from tinycats.policies.prefix_tree import Level, Rollout, ancestors
 from tinycats.program import UserError
 
 #: Levels of one token each before the rest of a completion becomes a row of the tail.
 TREE_DEPTH = 12
-#: Logits held at once to draw tokens: on a CPU 4 MB, which stay in cache.
-LOGITS_DRAWN = {"cpu": 2**20, "elsewhere": 2**25}
-#: And for the gradient: 128 MB, since that of the head's weights is written once for each chunk.
+#: Logits computed at once for the gradient: 128 MB, since the gradient of the head's weights is
+#: written once for each chunk.
 LOGITS_DIFFERENTIATED = 2**25
-#: But no fewer states: every chunk reads the head's weights once more.
-STATES_PER_CHUNK = 128
-#: Log-probabilities of a level kept from drawing to differentiating: 256 MB for each network.
-LOGITS_KEPT = 2**26
 
 
 class Sampler:
@@ -79,11 +75,9 @@ class Sampler:
         self.prompt = torch.tensor([prompt_ids])
         self.new_tokens, self.end_token = new_tokens, end_token
         self.micro_batch, self.tree_depth = micro_batch, tree_depth
-        self.vocabulary = int(policy.head.weight.shape[0])
-        drawn = suited(LOGITS_DRAWN, self.device) // self.vocabulary
-        self.states_drawn = max(STATES_PER_CHUNK, drawn)
+        self.passes = LevelPasses(policy, base, self.prompt, micro_batch)
+        self.vocabulary = self.passes.vocabulary
         self.states_differentiated = max(STATES_PER_CHUNK, LOGITS_DIFFERENTIATED // self.vocabulary)
-        self.prompt_base: tuple[Tensor, Cache] | None = None  # never changes: computed once
 
     # ------------------------------------------------------------------ drawing
 
@@ -101,13 +95,14 @@ class Sampler:
 
     def _grow(self, tokens: Tensor, u: Tensor | None, keep_graph: bool) -> Rollout:
         """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
-        self.levels: list[Level] = []
-        self.tokens = tokens
+        levels: list[Level] = []
         alive = torch.arange(len(tokens))  # have not ended; those of a row are together
         row = torch.zeros_like(alive)  # their row in the level being added, ascending
         inputs, parents = self.prompt, torch.zeros(1, dtype=torch.long)
         for step in range(min(self.new_tokens, self.tree_depth)):
-            token = self._add_level(inputs, parents, alive, row, step, u, keep_graph)
+            level = self._level(levels, inputs, parents, alive, row, tokens, u, keep_graph)
+            levels.append(level)
+            token = tokens[alive, step] = level.token
             goes_on = token != self.end_token
             if u is None and step + 1 < self.new_tokens:
                 goes_on &= tokens[alive, step + 1] >= 0
@@ -121,44 +116,57 @@ class Sampler:
             alive = alive[order]
         else:
             if len(alive):
-                self._add_tail(inputs, parents, alive, row, u)
-        return Rollout.of(self.levels, self.tokens)
+                if u is not None:
+                    self._draw_tail(levels, inputs, parents, alive, row, tokens, u)
+                levels.append(self._tail(levels, inputs, parents, alive, row, tokens))
+        return Rollout.of(levels, tokens)
 
-    def _add_level(
+    def _level(
         self,
+        above: list[Level],
         inputs: Tensor,
         parents: Tensor,
         alive: Tensor,
         row: Tensor,
-        step: int,
+        tokens: Tensor,
         u: Tensor | None,
         keep_graph: bool,
-    ) -> Tensor:
-        """Append a level of one state a row; returns the token each completion takes."""
-        rows, length = inputs.shape
-        level = Level(inputs, parents, torch.arange(rows) * length + length - 1)
-        level.sample, level.step, level.state = alive, torch.full_like(alive, step), row
-        level.token = self.tokens[alive, step]
-        level.visits = torch.bincount(row, minlength=rows).float()
-        self.levels.append(level)
-        numbers = None if u is None else u[alive, step]
-        self._measure(level, self._states(level, keep_graph), numbers, keep_graph)
-        self.tokens[alive, step] = level.token
-        return level.token
+    ) -> Level:
+        """The level below ``above``, one state a row, with the token that each completion takes."""
+        step, (rows, length) = len(above), inputs.shape
+        select = torch.arange(rows) * length + length - 1
+        passed = self.passes.states(above, inputs, parents, select, keep_graph)
+        token = tokens[alive, step]
+        uniforms = None if u is None else u[alive, step]
+        token, measured = self.passes.measure(passed, row, token, uniforms, keep_graph)
+        return Level(
+            inputs=inputs,
+            parents=parents,
+            select=select,
+            sample=alive,
+            step=torch.full_like(alive, step),
+            state=row,
+            token=token,
+            visits=torch.bincount(row, minlength=rows).float(),
+            cache=passed.cache,
+            cache_base=passed.cache_base,
+            hidden_base=passed.hidden_base,
+            graph=passed.graph,
+            **measured,
+        )
 
-    def _add_tail(
+    def _tail(
         self,
+        above: list[Level],
         inputs: Tensor,
         parents: Tensor,
         alive: Tensor,
         row: Tensor,
-        u: Tensor | None,
-    ) -> None:
-        """Append the rest of every completion, distinct ones once, as rows of one level."""
-        depth = len(self.levels)
-        if u is not None:
-            self._draw_tail(inputs, parents, alive, row, u)
-        rest = self.tokens[alive, depth:]  # (alive, length)
+        tokens: Tensor,
+    ) -> Level:
+        """The rest of every completion, distinct ones once, as rows of one level."""
+        depth = len(above)
+        rest = tokens[alive, depth:]  # (alive, length)
         distinct, row = torch.unique(
             torch.cat([row[:, None], rest], dim=1), dim=0, return_inverse=True
         )
@@ -167,125 +175,66 @@ class Sampler:
         predicted = rest[:, :length] >= 0  # (rows, length)
         fed = torch.cat([inputs[first], rest[:, : length - 1]], dim=1)
         select = predicted.flatten().nonzero()[:, 0]
-        level = Level(fed.clamp(min=0), parents[first], select)
         place = torch.full((predicted.numel(),), -1)
         place[select] = torch.arange(len(select))
         taken = predicted[row]  # (alive, length)
         entry, position = taken.nonzero(as_tuple=True)
-        level.state, order = torch.sort(place[row[entry] * length + position], stable=True)
-        level.sample, level.step = alive[entry[order]], depth + position[order]
-        level.token = self.tokens[level.sample, level.step]
-        level.visits = torch.bincount(level.state, minlength=len(select)).float()
-        self.levels.append(level)
-        states = self._states(level, keep_graph=False, keep_cache=False)  # nothing comes below
-        self._measure(level, states, None, keep=False)
+        state, order = torch.sort(place[row[entry] * length + position], stable=True)
+        sample, step = alive[entry[order]], depth + position[order]
+        inputs, parents = fed.clamp(min=0), parents[first]
+        # nothing comes below, so no cache is kept
+        passed = self.passes.states(
+            above, inputs, parents, select, keep_graph=False, keep_cache=False
+        )
+        token, measured = self.passes.measure(passed, state, tokens[sample, step], None, keep=False)
+        return Level(
+            inputs=inputs,
+            parents=parents,
+            select=select,
+            sample=sample,
+            step=step,
+            state=state,
+            token=token,
+            visits=torch.bincount(state, minlength=len(select)).float(),
+            cache=passed.cache,
+            cache_base=passed.cache_base,
+            hidden_base=passed.hidden_base,
+            graph=None,
+            **measured,
+        )
 
     @torch.no_grad()
     def _draw_tail(
-        self, inputs: Tensor, parents: Tensor, alive: Tensor, row: Tensor, u: Tensor
+        self,
+        above: list[Level],
+        inputs: Tensor,
+        parents: Tensor,
+        alive: Tensor,
+        row: Tensor,
+        tokens: Tensor,
+        u: Tensor,
     ) -> None:
-        """Draw tokens past the tree's depth, one row a completion, with an ordinary cache."""
-        depth = len(self.levels)
+        """Fill ``tokens`` past the tree's depth, one row a completion, with an ordinary cache."""
+        depth = len(above)
         # their caches fill up, to as many tokens as four passes have
         for part in chunks(len(alive), 4 * self.micro_batch // self.new_tokens):
             members, fed = alive[part], inputs[row[part]]
             cache = growing_cache(self.prompt.shape[1] + self.new_tokens)
-            for layer, (k, v) in enumerate(ancestors(self.levels, parents[row[part]])):
+            for layer, (k, v) in enumerate(ancestors(above, parents[row[part]])):
                 cache.update(torch.cat(k, 2), torch.cat(v, 2), layer)
             going = torch.arange(len(members))
             for step in range(depth, self.new_tokens):
-                low = self.policy.precision == "bf16"
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    out = self.policy.body(
-                        input_ids=put(fed, self.device), past_key_values=cache, use_cache=True
-                    )
-                log_p = self.policy.log_probabilities(out.last_hidden_state[:, -1].float())
-                token = draw(
+                log_p = self.policy.next_log_probabilities(fed, cache)
+                token = draw_tokens(
                     log_p[put(going, self.device)].exp(),
                     put(u[members[going], step], self.device),
                     torch.arange(len(going), device=self.device),
                 ).cpu()
-                self.tokens[members[going], step] = token
+                tokens[members[going], step] = token
                 going = going[token != self.end_token]
                 if len(going) == 0:
                     break
-                fed = self.tokens[members, step].clamp(min=0)[:, None]
-
-    # ------------------------------------------------------------------ one level's arithmetic
-
-    def _states(self, level: Level, keep_graph: bool, keep_cache: bool = True) -> Tensor:
-        """Hidden states of the policy at the level's states; fills the level's caches."""
-        keep_graph = keep_graph and level.inputs.numel() <= self.micro_batch
-        with torch.set_grad_enabled(keep_graph):
-            hidden, new = self._forward(level, base=False, keep_cache=keep_cache)
-        if keep_graph:
-            level.graph = (hidden, new)
-        level.cache = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in new]
-        if len(self.levels) == 1 and self.prompt_base is not None:
-            level.hidden_base, level.cache_base = self.prompt_base
-        else:
-            with torch.no_grad():
-                level.hidden_base, level.cache_base = self._forward(
-                    level, base=True, keep_cache=keep_cache
-                )
-        if len(self.levels) == 1:
-            self.prompt_base = level.hidden_base, level.cache_base
-        return hidden.detach()
-
-    def _forward(self, level: Level, base: bool, keep_cache: bool) -> tuple[Tensor, Cache]:
-        """All rows of the last level through a network, ``micro_batch`` tokens at a time."""
-        network = self.base if base else self.policy
-        rows, length = level.inputs.shape
-        outputs, caches = [], []
-        for part in chunks(rows, self.micro_batch // length):
-            past = ancestors(self.levels[:-1], level.parents[part], base)
-            hidden, new = network.forward(put(level.inputs[part], self.device), past)
-            outputs.append(hidden.flatten(0, 1))
-            caches.append(new if keep_cache else [])
-        joined = caches[0]
-        if len(caches) > 1:  # or nothing is copied
-            joined = [
-                (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block]))
-                for block in zip(*caches, strict=True)
-            ]
-        return torch.cat(outputs)[put(level.select, self.device)], joined
-
-    @torch.no_grad()
-    def _measure(self, level: Level, hidden: Tensor, u: Tensor | None, keep: bool) -> None:
-        """Both distributions at each state: draw the tokens (where ``u`` is given), measure them."""
-        states = len(hidden)
-        if keep and states * self.vocabulary <= LOGITS_KEPT:
-            level.log_probabilities = (
-                torch.empty(states, self.vocabulary, device=self.device),
-                torch.empty(states, self.vocabulary, device=self.device),
-            )
-        state_of = put(level.state, self.device)
-        given = put(level.token if u is None else u, self.device)
-        tokens, found = [], []
-        for part, entries in sections(level.state, states, self.states_drawn):
-            log_p = self.policy.log_probabilities(hidden[part])
-            log_p_base = self.base.log_probabilities(level.hidden_base[part])
-            p = log_p.exp()
-            if level.log_probabilities is not None:
-                level.log_probabilities[0][part] = log_p
-                level.log_probabilities[1][part] = log_p_base
-            state = state_of[entries] - part.start
-            token = given[entries] if u is None else draw(p, given[entries], state)
-            tokens.append(token)
-            forward, backward = objective.divergences(p, log_p, log_p_base)
-            found.append(
-                {
-                    "log_prob": log_p[state, token],
-                    "log_prob_base": log_p_base[state, token],
-                    "kl_policy_to_base": forward,
-                    "kl_base_to_policy": backward,
-                    "entropy": objective.entropy(p, log_p),
-                }
-            )
-        for name in found[0]:
-            setattr(level, name, torch.cat([measured[name] for measured in found]))
-        if u is not None:
-            level.token = torch.cat(tokens).cpu()
+                fed = tokens[members, step].clamp(min=0)[:, None]
 
     # ------------------------------------------------------------------ the gradient
 
@@ -297,7 +246,10 @@ class Sampler:
         kl_direction: str,
         num_tokens: int,
     ) -> None:
-        """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``."""
+        """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``.
+
+        A level's graph, cache and log-probabilities are released once used, so call this only once.
+        """
         scale = 1.0 / (len(advantage) * num_tokens)
         weights = self._token_weights(rollout, advantage, coefficient, kl_direction)
         for depth in reversed(range(len(rollout.levels))):
@@ -327,7 +279,7 @@ class Sampler:
                             outputs.append(output)
                             seeds.append(leaf.grad[part])
                 torch.autograd.backward(outputs, seeds)
-            level.graph, level.cache, level.log_probabilities = None, [], None
+            rollout.levels[depth] = level.released()
 
     def _token_weights(
         self, rollout: Rollout, advantage: Tensor, coefficient: float, kl_direction: str
@@ -390,7 +342,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """log π and log p_base at some of a level's states: as kept, or computed again.
 
-        Where the KL has no weight the base is not asked, and log π stands in its place.
+        Where the KL has no weight the base is not computed, and log π is returned in its place.
         """
         if level.log_probabilities is not None:
             return level.log_probabilities[0][states], level.log_probabilities[1][states]

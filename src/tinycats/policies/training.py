@@ -2,7 +2,7 @@
 
 Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
 over the prefix tree and takes one AdamW step. Random numbers depend on (seed, step) alone, so a run
-that was killed and goes on from its state is the uninterrupted run, byte for byte on the CPU.
+that was killed and resumes from its checkpoint equals the uninterrupted run, byte for byte on CPUs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinycats.language_model.network import Network
+from tinycats.language_model.network import network_with_onednn
+from tinycats.language_model.sampling import uniform_generator
+from tinycats.language_model.text import (
+    check_context,
+    context_of,
+    decode,
+    encode,
+    rewarded_text,
+)
 from tinycats.policies import objective
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
@@ -65,13 +73,7 @@ class TrainingSettings:
 
 
 class Terminated(SystemExit):
-    """The job was asked to stop (SIGTERM: preempted, timed out; Ctrl-C); its state is written."""
-
-
-def uniform_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step: a function of seed and step alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    """A signal to stop arrived (SIGTERM: preempted, timed out; Ctrl-C); the state was written."""
 
 
 @contextmanager
@@ -82,29 +84,30 @@ def stop_between_steps() -> Iterator[list[int]]:
     """
     asked: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, previous[number])
+    def note(kind: int, frame: Any) -> None:
+        asked.append(kind)
+        signal.signal(kind, previous[kind])
 
     kinds = (signal.SIGTERM, signal.SIGINT)
-    previous: dict[int, Any] = {number: signal.signal(number, note) for number in kinds}
+    previous: dict[int, Any] = {kind: signal.signal(kind, note) for kind in kinds}
     try:
         yield asked
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
 
 
 class Trainer:
     """One policy in training.
 
     Args:
-        policy, base: models on the same device; the policy is changed in place.
+        policy, base: models on the same device. The policy is trained in place, and the linear layers
+            of both are replaced (:func:`tinycats.language_model.network.network_with_onednn`).
         tokenizer: theirs.
         reward: rewards ``(texts,)`` of a list of texts.
-        settings: what to do.
-        identity: hash of parameters, code and data; a state made under another is not used.
-        state_file: where the state is kept while the run is under way.
+        settings: the settings of the run.
+        identity: hash of parameters, code and data; a state with another identity is not used.
+        state_file: path of the checkpoint, which exists while the run is unfinished.
 
     Raises:
         UserError: the prompt leaves no token to generate, or the model's context is too short.
@@ -132,23 +135,18 @@ class Trainer:
                     f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
                     f" {', '.join(known)}"
                 )
-        self.prompt_ids = tokenizer(settings.prompt, add_special_tokens=False).input_ids
+        self.prompt_ids = encode(tokenizer, settings.prompt)
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
             raise UserError(
                 f"training.num_tokens: {settings.num_tokens} leaves no token to generate, since the"
                 f" prompt {settings.prompt!r} has {len(self.prompt_ids)}; it must be larger"
             )
-        context = getattr(policy.config, "max_position_embeddings", settings.num_tokens)
-        if settings.num_tokens > context:
-            raise UserError(
-                f"training.num_tokens: {settings.num_tokens} is more than the model's context of"
-                f" {context} tokens"
-            )
+        check_context("training.num_tokens", settings.num_tokens, 0, context_of(policy))
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
         self.sampler = Sampler(
-            Network(policy, settings.precision),
-            Network(base, settings.precision),
+            network_with_onednn(policy, settings.precision),
+            network_with_onednn(base, settings.precision),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,
@@ -169,11 +167,13 @@ class Trainer:
     # ------------------------------------------------------------------ one step
 
     def take_step(self) -> None:
-        """Draw, reward, differentiate, update; appends to ``rows`` and ``top``."""
+        """Sample, reward, differentiate, update; appends to ``rows`` and ``top``."""
         started, s = time.perf_counter(), self.settings
         generator = uniform_generator(s.seed, self.step)
         rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
-        distinct = self.reward([self.text(ids) for ids in rollout.token_ids])
+        distinct = self.reward(
+            [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
+        )
         rewards = distinct[rollout.index]
         advantage = objective.advantages(rewards, s.baseline)
         loss = objective.loss_value(
@@ -202,15 +202,6 @@ class Trainer:
         self.record(
             rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
         )
-
-    def text(self, new_ids: tuple[int, ...]) -> str:
-        """What the reward reads: prompt and completion without special tokens."""
-        text: str = self.tokenizer.decode(
-            [*self.prompt_ids, *new_ids],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return text
 
     def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
         """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
@@ -271,9 +262,7 @@ class Trainer:
             self.top.append(
                 {
                     "step": self.step,
-                    "text": self.tokenizer.decode(
-                        list(rollout.token_ids[i]), clean_up_tokenization_spaces=False
-                    ),
+                    "text": decode(self.tokenizer, rollout.token_ids[i], special_tokens=True),
                     "count": counts[i],
                     "reward": float(distinct_rewards[i]),
                 }
@@ -306,7 +295,7 @@ class Trainer:
                     raise Terminated(128 + asked[0])
 
     def save_state(self) -> None:
-        """Write the state whole or not at all."""
+        """Write the checkpoint atomically."""
         temporary = self.state_file.with_name(self.state_file.name + ".tmp")
         state = {
             "identity": self.identity,
@@ -317,12 +306,12 @@ class Trainer:
             "top": json.dumps(self.top),
             "seconds": self.seconds_before,
         }
-        state["checksum"] = checksum(state)  # torch's file format would not notice a changed byte
+        state["checksum"] = checksum(state)  # torch's file format does not detect a changed byte
         try:
             with open(temporary, "wb") as file:
                 torch.save(state, file)
                 file.flush()
-                os.fsync(file.fileno())  # a network's disk may say only now that it is full
+                os.fsync(file.fileno())  # a network file system may report only now that it is full
             os.replace(temporary, self.state_file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
@@ -332,12 +321,12 @@ class Trainer:
             ) from error
 
     def load_state(self) -> None:
-        """Go on from the state file; one that is damaged or another run's is set aside."""
+        """Resume from the checkpoint; one that is damaged or of another run is set aside."""
         if not self.state_file.exists():
             return
         try:
             content = self.state_file.read_bytes()
-        except OSError as error:  # a disk that does not answer says nothing about the state
+        except OSError as error:  # a read error does not mean that the state is damaged
             raise UserError(
                 f"{self.state_file}: the state cannot be read ({error}); nothing was changed; run"
                 " again, or delete it to start over"
@@ -348,7 +337,7 @@ class Trainer:
                 raise ValueError("it is damaged: its checksum is another")
             if state["identity"] != self.identity:
                 raise ValueError("it was made from other parameters, code or data")
-        except Exception as error:  # torch has a dozen ways to say that a file is damaged
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
             aside = self.state_file.with_name(self.state_file.name + ".set-aside")
             os.replace(self.state_file, aside)
             reason = str(error).splitlines()[0] if str(error) else repr(error)

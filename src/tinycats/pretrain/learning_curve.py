@@ -45,8 +45,8 @@ def read_curve(path: Path) -> list[dict[str, float]]:
         raise UserError(f"{path}: a value is no number ({error})") from error
 
 
-def draw(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:
-    """Draw validation bits per byte and training loss against tokens seen, to each path of ``out``."""
+def plot(curve: Sequence[Mapping[str, float]], out: Sequence[Path]) -> None:
+    """Plot validation bits per byte and training loss against tokens seen, to each path of ``out``."""
     import matplotlib
 
     matplotlib.use("Agg")

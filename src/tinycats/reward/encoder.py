@@ -1,22 +1,27 @@
-"""BERT (Devlin et al. 2018, arXiv 1810.04805) over texts laid end to end, with nothing padded.
+"""BERT (Devlin et al. 2018, arXiv 1810.04805) over concatenated texts, without padding.
 
-The weights are those of transformers' ``BertModel``, and so are the numbers but for rounding. What
-differs is the order of the work, since encoding is most of a training step with a small policy:
+The weights are those of transformers' ``BertModel``, and so are the results up to rounding. The
+order of the work differs, since encoding takes most of a training step with a small policy:
 
 - The tokens of all texts are rows of one matrix, the texts in order of their length. Linear maps
   and norms take these rows a fixed number at a time, wherever one text ends and another begins.
 - Attention takes texts of equal length together, so it needs no mask. It also takes a fixed number
-  of texts: where fewer are left, it reads on into what lies behind, and that result is overwritten.
-- What a token is before it has seen the others depends on its word and place alone. The first
-  block's queries, keys and values are therefore computed once for each (word, place).
+  of texts: where fewer are left, it reads past the end, and that output is overwritten.
+- The input of the first block depends on a token's word and position alone. The first block's
+  queries, keys and values are therefore computed once for each (word, position).
 
-Every product and softmax thus has a shape that depends on a text's own length at most, and a text's
-numbers do not depend on its company, to the last bit.
+Every product and softmax thus has a shape that depends at most on a text's own length, so the
+encoding is batch-invariant, bit for bit.
+
+This reads the parts of ``BertModel`` by name. Where another version of transformers names them
+differently, :class:`PlainBert` encodes instead: slower, and batch-invariant too.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import groupby
 from typing import Any
 
@@ -24,7 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from tinycats.compute.devices import put, suited
-from tinycats.compute.linear import fuse_gelu, use_onednn
+from tinycats.compute.linear import fuse_gelu, replace_linear_layers
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
 TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
@@ -33,7 +40,7 @@ TOKENS_PER_PASS = {"cpu": 6144, "elsewhere": 2**16}  # 45 and 500 MB at width 38
 
 
 class _Block(nn.Module):
-    """One of transformers' ``BertLayer``, its query, key and value as one map."""
+    """One of transformers' ``BertLayer``, with query, key and value as one linear layer."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -44,7 +51,7 @@ class _Block(nn.Module):
         with torch.no_grad():
             self.qkv.weight.copy_(torch.cat([m.weight for m in maps]))
             self.qkv.bias.copy_(torch.cat([m.bias for m in maps]))
-            # 1/√(head width) of the scores is put into the queries once
+            # the scores' factor 1/√(head width) is multiplied into the queries' weights once
             self.qkv.weight[:width] *= attention.scaling
             self.qkv.bias[:width] *= attention.scaling
         self.attended, self.attended_norm = after.dense, after.LayerNorm
@@ -55,31 +62,75 @@ class _Block(nn.Module):
         self.narrow, self.norm = layer.output.dense, layer.output.LayerNorm
 
     def after_attention(self, x: Tensor, context: Tensor) -> Tensor:
-        """The block's output rows from its input rows and what attention found for them."""
+        """The block's output rows from its input rows and the output of attention for them."""
         x = self.attended_norm(self.attended(context).add_(x))
         return self.norm(self.narrow(self.activation(self.widen(x))).add_(x))
+
+
+def mean_encoder(model: Any, device: torch.device) -> PackedBert | PlainBert:
+    """:class:`PackedBert`, or with a warning :class:`PlainBert` if it does not fit the model.
+
+    It fits if the model's parts have the names expected, and if two short texts of made-up tokens
+    are encoded as the model itself encodes them.
+    """
+    model = model.eval()
+    plain = PlainBert(model, device)
+    try:
+        packed = PackedBert(model, device)
+        texts = [[1, 2, 3], [2, 1, 0, 3, 4]]
+        if torch.allclose(packed(texts), plain(texts), rtol=1e-3, atol=1e-4):
+            return packed
+        reason = "its results differ from the model's own"
+    except (AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+    log.warning("the fast encoder does not fit this transformers, so encoding is slow: %s", reason)
+    return plain
+
+
+class PlainBert:
+    """Mean over its tokens of each text's last hidden states, by the model's own forward pass.
+
+    One text at a time, so that the result is batch-invariant.
+
+    Args:
+        model: transformers' ``BertModel`` in float32.
+        device: where to compute; the model is moved there on first use.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @torch.inference_mode()
+    def __call__(self, token_ids: list[list[int]]) -> Tensor:
+        """``(texts, width)`` float32 on the device; each text has at least one token."""
+        model = self.model.to(self.device)
+        ids = (torch.tensor([text], device=self.device) for text in token_ids)
+        return torch.cat([model(input_ids=i).last_hidden_state.mean(1) for i in ids])
 
 
 class PackedBert:
     """Mean over its tokens of each text's last hidden states.
 
     Args:
-        model: transformers' ``BertModel`` in float32, on the CPU; not to be used otherwise.
+        model: transformers' ``BertModel`` in float32; its layers are copied and it stays unchanged.
         device: where to compute.
+
+    Raises:
+        AttributeError: a part of the model has another name than expected.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
-        model, self.device = model.eval(), device
+        self.device = device
         self.on_cpu = self.device.type == "cpu"
         self.rows_at_once = suited(ROWS_AT_ONCE, device)
         self.texts_at_once = suited(TEXTS_AT_ONCE, device)
         self.tokens_per_pass = suited(TOKENS_PER_PASS, device)
         self.width, self.heads = model.config.hidden_size, model.config.num_attention_heads
         self.longest = model.config.max_position_embeddings
-        self.embeddings = model.embeddings.to(self.device)
-        self.blocks = [_Block(layer).to(self.device) for layer in model.encoder.layer]
+        self.embeddings = deepcopy(model.embeddings).to(self.device)
+        self.blocks = [_Block(deepcopy(layer)).to(self.device) for layer in model.encoder.layer]
         for block in self.blocks:
-            use_onednn(block, frozen=True)
+            replace_linear_layers(block, frozen=True)  # in the copies
             if model.config.hidden_act == "gelu" and fuse_gelu(block.widen):
                 block.activation = nn.Identity()
 
@@ -99,12 +150,12 @@ class PackedBert:
         """The same for texts in ascending order of length, in one pass."""
         groups = list(_groups(texts))
         x, pair_of = self._embed(texts)
-        # attention may read on behind the last text, so these two are longer than x
+        # attention may read past the last text, so these two are longer than x
         spare = self.texts_at_once * len(texts[-1])
         qkv = torch.zeros(len(pair_of) + spare, 3 * self.width, device=self.device)
         context = torch.zeros(len(pair_of) + spare, self.width, device=self.device)
-        for number, block in enumerate(self.blocks):
-            if number == 0:
+        for depth, block in enumerate(self.blocks):
+            if depth == 0:
                 once = torch.cat([block.qkv(part) for part in self._parts(x)])
                 qkv[: len(pair_of)] = once[pair_of]
                 x = x[pair_of]
@@ -117,13 +168,13 @@ class PackedBert:
         return torch.cat([x[rows].view(-1, length, self.width).mean(1) for rows, length in groups])
 
     def _embed(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Vectors of the distinct (word, place) pairs, and each row's pair; both filled up to whole
-        parts of ``rows_at_once``."""
+        """Vectors of the distinct (word, position) pairs, and each row's pair; both are padded to a
+        multiple of ``rows_at_once``."""
         words = torch.tensor([word for text in texts for word in text])
-        places = torch.tensor([place for text in texts for place in range(len(text))])
-        pairs, pair_of = torch.unique(words * self.longest + places, return_inverse=True)
+        positions = torch.tensor([position for text in texts for position in range(len(text))])
+        pairs, pair_of = torch.unique(words * self.longest + positions, return_inverse=True)
         pairs, pair_of = self._fill(pairs), self._fill(pair_of)
-        # transformers' own sum and norm; every word is in a row of its own
+        # transformers' own sum and norm, each word as a separate row
         x = self.embeddings(
             input_ids=put(pairs // self.longest, self.device)[None],
             position_ids=put(pairs % self.longest, self.device)[None],
@@ -146,7 +197,7 @@ class PackedBert:
                 shape = (at_once, length, 3, self.heads, self.width // self.heads)
                 q, k, v = qkv[here].view(shape).permute(2, 0, 3, 1, 4).contiguous()
                 if plain:
-                    # torch's softmax is slow over a dozen neighbours in memory, not over columns
+                    # torch's softmax over a dozen contiguous values is slow; over a strided axis it is not
                     scores = (q @ k.transpose(2, 3)).permute(0, 3, 1, 2).contiguous()
                     found = scores.softmax(1).permute(0, 2, 3, 1) @ v
                 else:

@@ -1,9 +1,9 @@
 """Rewards that earlier jobs of a study computed, shared through files.
 
-A text's reward is the same to the last bit whoever asks (:mod:`tinycats.reward.model`), so a job may take
-it from another's memo: the second seed of a KL factor meets mostly texts the first has seen. Each
-job adds one file, written whole and named by its content; nothing is ever changed, so jobs may run
-side by side. Deleting the folder loses time and nothing else.
+A text's reward is the same in every job, bit for bit (:mod:`tinycats.reward.model`), so a job may
+read it from another's memo: most texts of a KL factor's second seed also occurred in the first.
+Each job adds one file, written atomically and named by its content; no file is ever changed, so
+jobs may run side by side. Deleting the folder costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
     )
     return {
         "encoder_sha256": encoder_sha256,
+        "encoding": type(model.encoder.bert).__name__,
         "code_sha256": digest("tinycats.reward.model"),
         "reference_sha256": hashlib.sha256(model.reference.tobytes()).hexdigest(),
         "arithmetic": f"torch {torch.__version__}, {platform.machine()}, {arithmetic}",
@@ -42,7 +43,10 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
 
 
 def load_memo(model: RewardModel, folder: Path, encoder_sha256: str) -> int:
-    """Fill ``model.memo`` from ``folder``; returns how many texts are known. Others' are left alone."""
+    """Fill ``model.memo`` from ``folder``; returns how many texts it holds.
+
+    Entries with another identity are ignored.
+    """
     identity = _identity(model, encoder_sha256)
     for path in sorted(folder.glob("*.json")):
         try:

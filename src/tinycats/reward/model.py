@@ -1,9 +1,8 @@
 """The reward: cosine similarity between the embeddings of a text and of the concept.
 
 all-MiniLM-L6-v2 is a BERT encoder with mean pooling and unit length (Reimers & Gurevych 2019,
-arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). :mod:`tinycats.reward.encoder` encodes so that a text's
-reward does not depend on its company, to the last bit; each distinct text is thus encoded once in
-the life of a :class:`RewardModel`.
+arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). :mod:`tinycats.reward.encoder` is
+batch-invariant, bit for bit; so a :class:`RewardModel` encodes each distinct text only once.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from tinycats.files import atomic
 from tinycats.files.text import read_json
 from tinycats.program import UserError
-from tinycats.reward.encoder import PackedBert
+from tinycats.reward.encoder import mean_encoder
 
-LONGEST_TEXT = 256  # tokens, [CLS] and [SEP] counted; the encoder was made for no more
+LONGEST_TEXT = 256  # tokens with [CLS] and [SEP]; the encoder was trained on no more
 
 
 class RewardEncoder:
@@ -39,7 +38,7 @@ class RewardEncoder:
         from transformers import BertModel
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.set_verbosity_error()  # it would report the pooler that we leave out
+        transformers_logging.set_verbosity_error()  # it would report the pooler, which is not used
         transformers_logging.disable_progress_bar()
         folder = Path(folder)
         pooling = read_json(folder / "1_Pooling" / "config.json")
@@ -47,12 +46,12 @@ class RewardEncoder:
         mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
         if not mean or pooling.get("pooling_mode_cls_token"):
             raise UserError(
-                f"{folder}: this encoder does not pool by the mean, which is all we know"
+                f"{folder}: unsupported pooling in 1_Pooling/config.json; only mean pooling is supported"
             )
         about = read_json(folder / "config.json")
         if about.get("model_type") != "bert":
             raise UserError(
-                f"{folder}: reward_encoder: is a {about.get('model_type')}; we know only BERT encoders"
+                f"{folder}: unsupported model_type {about.get('model_type')!r} in config.json; expected 'bert'"
             )
         try:
             model = BertModel.from_pretrained(
@@ -63,12 +62,12 @@ class RewardEncoder:
             raise UserError(f"{folder}: the encoder cannot be loaded: {error}") from error
         self.device, self.width = torch.device(device), model.config.hidden_size
         # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
-        self.bert = PackedBert(model, self.device)
+        self.bert = mean_encoder(model, self.device)
         self.tokenizer.enable_truncation(LONGEST_TEXT)
         self.tokenizer.no_padding()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors ``(texts, width)``, float32; equal texts get equal bits whatever their company."""
+        """Unit vectors ``(texts, width)``, float32; batch-invariant, bit for bit."""
         if not texts:
             return np.zeros((0, self.width), "float32")
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -84,7 +83,7 @@ class RewardEncoder:
 
 
 class RewardModel:
-    """Text → reward with a memo: only texts never seen before reach the encoder."""
+    """Text → reward with a memo: only texts not in the memo are encoded."""
 
     def __init__(self, encoder: RewardEncoder, reference: np.ndarray) -> None:
         self.encoder = encoder

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.files.tables import Row
+from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network, growing_cache
-from tinycats.policies import objective
-from tinycats.policies.prefix_tree import chunks, draw
+from tinycats.language_model.sampling import chunks, draw_tokens
+from tinycats.language_model.text import decode, encode
 
 #: Tokens in one teacher-forced pass while measuring.
 TOKENS_PER_PASS = 4096
@@ -22,7 +23,7 @@ TOKENS_PER_PASS = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """One story to be told."""
+    """One story to sample: its prompt, its forced beginning and its seed."""
 
     prompt_group: str
     prompt: str
@@ -38,23 +39,21 @@ def requests(
     forced: str,
     seed: int,
 ) -> list[Request]:
-    """The stories of one seed: equal random numbers for every model, so that stories pair up.
+    """The stories of one seed, with the same random numbers for every model, so that they pair up.
 
     Args:
         prompts: group → prompts.
         per_prompt: group → stories for each of its prompts.
-        forced: text that every story is made to begin with (may be empty).
+        forced: text that every story begins with after its prompt (may be empty).
     """
-
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
     result, number = [], 0
+    forced_ids = tuple(encode(tokenizer, forced))
     for group, texts in prompts.items():
         for text in texts:
+            prompt_ids = tuple(encode(tokenizer, text))
             for _ in range(per_prompt[group]):
                 sample_seed = int(np.random.SeedSequence([seed, 1, number]).generate_state(1)[0])
-                result.append(Request(group, text, encode(text), encode(forced), sample_seed))
+                result.append(Request(group, text, prompt_ids, forced_ids, sample_seed))
                 number += 1
     return result
 
@@ -65,9 +64,9 @@ def sample_stories(
 ) -> list[list[int]]:
     """New token ids of each story (forced ones first, an end token last if it ended).
 
-    All stories advance together: a story whose prompt is longer than the shortest one takes its
-    own next prompt token instead of a sampled one, so no padding is needed. Stories that have
-    ended leave the batch, a fifth of it at a time.
+    All stories advance by one token at a time: a story whose prompt is longer than the shortest
+    one takes its next prompt token instead of a sampled one, so no padding is needed. Stories that
+    have ended are removed from the batch once they are a fifth of it.
     """
     given = [r.prompt_ids + r.forced_ids for r in asked]
     shortest = min(len(r.prompt_ids) for r in asked)
@@ -78,13 +77,12 @@ def sample_stories(
     fed = torch.tensor([ids[:shortest] for ids in given])
     position = shortest
     while active:
-        out = network.body(
-            input_ids=put(fed, network.device), past_key_values=cache, use_cache=True
-        )
-        log_p = network.log_probabilities(out.last_hidden_state[:, -1].float())
+        log_p = network.next_log_probabilities(fed, cache)
         index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
         u = put(torch.from_numpy(numbers[active, index]), network.device)
-        drawn = draw(log_p.exp(), u, torch.arange(len(active), device=network.device)).tolist()
+        drawn = draw_tokens(
+            log_p.exp(), u, torch.arange(len(active), device=network.device)
+        ).tolist()
         tokens, stay = [], []
         for row, i in enumerate(active):
             if i in ended:
@@ -146,13 +144,13 @@ def measure_stories(
                 (
                     found["kl_policy_to_base_nats"],
                     found["kl_base_to_policy_nats"],
-                ) = objective.divergences(log_p.exp(), log_p, log_p_base)
+                ) = divergences(log_p.exp(), log_p, log_p_base)
             results[i] = {name: values.cpu().numpy() for name, values in found.items()}
     return results
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals, which is what a reader of stories can use; no −0."""
+    """Rounded to four decimals, enough for a reader of stories; no −0."""
     return [round(float(v), 4) + 0.0 if np.isfinite(v) else None for v in values]
 
 
@@ -165,8 +163,8 @@ def tell_stories(
 ) -> list[Row]:
     """Rows of a stories file (:data:`tinycats.stories.columns.STORY_FIELDS`).
 
-    A forced token was taken with probability 1 by the conditioned model, whatever the model itself
-    thought of it: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
+    The conditioned model takes a forced token with probability 1, whatever its probability under
+    the model itself: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
     KL(base‖conditioned) is infinite, written as null.
     """
     end = tokenizer.eos_token_id
@@ -183,11 +181,9 @@ def tell_stories(
                 "prompt_group": request.prompt_group,
                 "prompt": request.prompt,
                 "forced": tokenizer.decode(list(request.forced_ids)),
-                "text": tokenizer.decode(
-                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                ),
+                "text": decode(tokenizer, ids),
                 "token_ids": ids,
-                "tokens": [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids],
+                "tokens": [decode(tokenizer, [i], special_tokens=True) for i in ids],
                 "log_prob_policy": _numbers(found["log_prob_policy"]),
                 "log_prob_base": _numbers(found["log_prob_base"]),
                 "kl_policy_to_base_nats": _numbers(found["kl_policy_to_base_nats"]),
@@ -200,12 +196,15 @@ def tell_stories(
 
 
 def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """How a policy finds stories that another model told (:data:`~tinycats.stories.columns.FORGETTING_FIELDS`)."""
+    """Log-probabilities under a policy of another model's stories.
+
+    Returns: rows with the fields :data:`~tinycats.stories.columns.FORGETTING_FIELDS`.
+    """
     asked = [
         Request(
             row["prompt_group"],
             row["prompt"],
-            tuple(tokenizer(row["prompt"], add_special_tokens=False).input_ids),
+            tuple(encode(tokenizer, row["prompt"])),
             (),
             row["sample_seed"],
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, layout, program
+from tinycats.language_model.text import decode
 from tinycats.layout import POLICY, ModelId, canonical
 from tinycats.program import UserError
 
@@ -33,7 +34,7 @@ NARROWEST = 16  # columns of one of two stories side by side
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token adds to the text, and log π − log p_base of it in nats (None: the prompt)."""
+    """The text that one token adds, and its log π − log p_base in nats (None: the prompt)."""
 
     text: str
     difference: float | None
@@ -42,36 +43,35 @@ class Piece:
 # ---------------------------------------------------------------------------- stories
 
 
-def stream(
+def draw_story(
     teller: Network,
     policy: Network,
     base: Network,
     prompt_ids: Sequence[int],
-    numbers: Any,
+    uniforms: Any,
     end_token: int,
 ) -> Iterator[tuple[int, float]]:
-    """Tokens of one story as they are drawn, each with log π − log p_base of it.
+    """Tokens of one story as they are drawn, each with its log π − log p_base in nats.
 
     Args:
-        teller: who draws the tokens, ``policy`` or ``base``.
-        numbers: ``(new tokens,)`` in [0, 1): token t is drawn by inversion at ``numbers[t]``, so
-            that two tellers with equal numbers tell stories that can be compared.
+        teller: the model that draws the tokens, ``policy`` or ``base``.
+        uniforms: ``(new tokens,)`` in [0, 1): token t is drawn by inversion at ``uniforms[t]``, so
+            that the stories of two models with equal random numbers can be compared.
     """
     import torch
     from transformers import DynamicCache
 
-    from tinycats.policies.prefix_tree import draw
+    from tinycats.language_model.sampling import draw_tokens
 
     caches = {id(network): (network, DynamicCache()) for network in (policy, base)}
     fed = torch.tensor([list(prompt_ids)])
-    for u in numbers:
+    for uniform in uniforms:
         with torch.inference_mode():
             log_p = {}
             for key, (network, cache) in caches.items():
-                out = network.body(input_ids=fed, past_key_values=cache, use_cache=True)
-                log_p[key] = network.log_probabilities(out.last_hidden_state[:, -1].float())
-            u = torch.tensor([float(u)], dtype=torch.float64)
-            token = int(draw(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
+                log_p[key] = network.next_log_probabilities(fed, cache)
+            u = torch.tensor([float(uniform)], dtype=torch.float64)
+            token = int(draw_tokens(log_p[id(teller)].exp(), u, torch.zeros(1, dtype=torch.long)))
         yield token, float(log_p[id(policy)][0, token] - log_p[id(base)][0, token])
         if token == end_token:
             return
@@ -81,7 +81,7 @@ def stream(
 def pieces(
     tokenizer: Any, prompt: str, tokens: Iterator[tuple[int, float]], end_token: int
 ) -> Iterator[Piece]:
-    """Text of a story as it grows; bytes that are not yet a letter wait for the rest of it."""
+    """Text of a story as it grows; bytes of an incomplete character wait for the rest of it."""
     yield Piece(printable(prompt), None)
     ids: list[int] = []
     told = ""
@@ -89,7 +89,7 @@ def pieces(
         if token == end_token:
             break
         ids.append(token)
-        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        text = decode(tokenizer, ids, special_tokens=True)
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) - len(told) < 4:
             continue
         yield Piece(printable(text[len(told) :]), difference)
@@ -128,9 +128,11 @@ def legend(colour: bool) -> str:
     return f"log π − log p_base, nats: {scale}\n"
 
 
+# Wrapped here, not by rich: its Live display redraws a region, prints nothing before the end where
+# the output is a file or a pipe, and cuts off what is taller than the screen.
 @dataclass
 class Column:
-    """One of two stories side by side: words are put into lines as they come."""
+    """One of two stories side by side: words are wrapped into lines as they arrive."""
 
     width: int
     colour: bool
@@ -180,7 +182,7 @@ def columns(character: str) -> int:
 def side_by_side(
     stories: Sequence[Iterator[Piece]], titles: Sequence[str], out: TextIO, colour: bool
 ) -> None:
-    """Print stories as columns; a line appears as soon as every column has it."""
+    """Print stories as columns; a line is printed once every unfinished column has it."""
     width = max(NARROWEST, (shutil.get_terminal_size().columns - 3) // len(stories))
     boxes = [Column(width, colour) for _ in stories]
     gap = " │ "
@@ -260,7 +262,7 @@ def _config(study: str) -> dict[str, Any]:
 
 
 def base_folder(policy: Path) -> Path:
-    """Folder of the base model that a policy was trained from, found by its checksum."""
+    """Folder of the base model that a policy was trained from, by its checksum."""
     from tinycats.policies.record import read_run
 
     wanted = read_run(policy / layout.RUN.name).get("base_model_sha256")
@@ -287,29 +289,30 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
 
     import numpy as np
 
-    from tinycats.language_model.network import Network
+    from tinycats.language_model.network import network_with_onednn
+    from tinycats.language_model.text import check_context, context_of, encode
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
 
     check_policy(policy, base)
     model, tokenizer = load_causal_lm((policy / layout.WEIGHTS.name).parent)
-    networks = {"policy": Network(model), "base": Network(load_causal_lm(base)[0])}
-    ids = tokenizer(args.prompt, add_special_tokens=False).input_ids
+    networks = {
+        "policy": network_with_onednn(model),
+        "base": network_with_onednn(load_causal_lm(base)[0]),
+    }
+    ids = encode(tokenizer, args.prompt)
     if not ids:
         raise UserError("the prompt is empty; it should have a word at least, such as Once")
-    context = getattr(model.config, "max_position_embeddings", len(ids) + args.new_tokens)
-    if len(ids) + args.new_tokens > context:
-        raise UserError(
-            f"--new-tokens: {args.new_tokens} and a prompt of {len(ids)} make more than the model's"
-            f" context of {context} tokens; at most {context - len(ids)} will do"
-        )
-    # the policy's seed and the story's number: another story, other random numbers
-    numbers = np.random.default_rng([args.seed, args.story]).random(args.new_tokens)
+    check_context("--new-tokens", args.new_tokens, len(ids), context_of(model))
+    # by the policy's seed and the story's index: another story, other random numbers
+    uniforms = np.random.default_rng([args.seed, args.story]).random(args.new_tokens)
     end = tokenizer.eos_token_id
     colour = has_colour(out)
 
     def story(teller: str) -> Iterator[Piece]:
-        tokens = stream(networks[teller], networks["policy"], networks["base"], ids, numbers, end)
+        tokens = draw_story(
+            networks[teller], networks["policy"], networks["base"], ids, uniforms, end
+        )
         return pieces(tokenizer, args.prompt, tokens, end)
 
     if args.compare:
@@ -374,7 +377,7 @@ def _main() -> None:
     args = parse()
     try:
         tell(args, sys.stdout)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the output is a pipe whose reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("\x1b[0m" if has_colour(sys.stdout) else "", flush=True)

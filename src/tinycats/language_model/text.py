@@ -1,0 +1,54 @@
+"""Text and token ids: one encoding of prompts, one decoding of the rewarded text, one length check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinycats.program import UserError
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt or of a forced beginning, without special tokens around them."""
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def decode(tokenizer: Any, ids: Sequence[int], special_tokens: bool = False) -> str:
+    """Text of token ids as the model wrote it, spaces included; by default without special tokens."""
+    return str(
+        tokenizer.decode(
+            list(ids),
+            skip_special_tokens=not special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+    )
+
+
+def rewarded_text(tokenizer: Any, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
+    """The text that the reward and the scores read: prompt and new tokens, no special tokens."""
+    return decode(tokenizer, [*prompt_ids, *new_ids])
+
+
+def check_context(key: str, value: int, prompt_tokens: int, context: float | None) -> None:
+    """Check that a prompt and the tokens after it fit into a model's context window.
+
+    Args:
+        key: the setting or option, for the message.
+        value: its value, the number of tokens after the prompt.
+        prompt_tokens: tokens of the longest prompt.
+        context: ``max_position_embeddings`` of the model; None if it has no limit.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if context is not None and prompt_tokens + value > context:
+        prompt = f" with a prompt of {prompt_tokens} tokens" if prompt_tokens else ""
+        raise UserError(
+            f"{key}: {value}{prompt} is more than the model's context of {context} tokens; at most"
+            f" {context - prompt_tokens} will do"
+        )
+
+
+def context_of(model: Any) -> int | None:
+    """The most tokens that a transformers model can read, or None if its config has no limit."""
+    return getattr(model.config, "max_position_embeddings", None)
