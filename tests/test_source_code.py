@@ -172,7 +172,7 @@ def test_an_edited_function_changes_the_programs_that_run_it(
     copy: Path, here: dict[str, str]
 ) -> None:
     edit = ("policies/objective.py", "return rewards - rewards.mean()", "return rewards")
-    trains_or_measures = {"train_policy", "tell_stories", "sample_completions"}
+    trains_or_measures = {"train_policy", "sample_completions"}
     assert changed_by(copy, here, *edit) == trains_or_measures
     encoder = changed_by(
         copy, here, "reward/encoder.py", "\n\nclass ", "\n\nEDITED = 1\n\n\nclass "
