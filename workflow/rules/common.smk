@@ -1,29 +1,34 @@
 # The study, checked before any job starts, and what every chapter uses.
 
+import hashlib
 import json
 import os
 import shlex
 
 from snakemake.exceptions import WorkflowError
 
+from tinycats.files.atomic import write_text
 from tinycats.source_code import source_files
+from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
+from tinycats.settings import as_json
 from tinycats.study import Study
 
 ROOT = Path(workflow.basedir)
 
 try:
-    STUDY = Study.check(config)
+    STUDY = Study.check(config, workflow.config_settings.config)
 except UserError as error:
     sys.exit(f"error: {error}")
 
 RESULTS = STUDY.results
+VARIANTS = list(STUDY.variants)
 POLICY = f"{RESULTS}/policies/{{variant}}/kl={{factor}}/seed={{seed}}"
 ENVIRONMENT = "../../envs/tinycats.yaml"
 
 
 wildcard_constraints:
-    variant="|".join(STUDY.variants),
+    variant="|".join(VARIANTS),
     factor="|".join(f.replace(".", r"\.") for f in STUDY.factors),
     seed=r"\d+",
 
@@ -33,6 +38,7 @@ wildcard_constraints:
 _path = f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     _path += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+_path = _path.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_path}")
 
 
@@ -64,26 +70,30 @@ def minutes(completions, model="weights"):
 
 # In completions of four tokens, the post's. Its prompt has more tokens than what is left out here.
 def training_work():
-    t = config["training"]
-    return t["steps"] * t["batch_size"] * max(4, t["num_tokens"] - 6) // 4
+    t = STUDY.training
+    return t.steps * t.batch_size * max(4, t.num_tokens - 6) // 4
 
 
 # A seed's stories: their tokens cost what as many tokens of completions do, four to each.
 def story_work():
-    e, counts = config["evaluation"], STUDY.story_counts()
-    stories = sum(len(prompts) * counts[g] for g, prompts in e["prompts"].items())
-    return stories * e["new_tokens"] // 4
+    e = STUDY.evaluation
+    counts = e.per_prompt()
+    stories = sum(len(prompts) * counts[g] for g, prompts in e.prompts.items())
+    return stories * e.new_tokens // 4
 
 
 # Each model of the pool measures its completions; a tenth of them are distinct, and nothing is
 # differentiated. Every policy draws some.
 def completions_work():
-    e, policies = config["evaluation"], len(run_files())
+    e, policies = STUDY.evaluation, len(run_files())
     pool = min(policies, 64)
-    measured = (
-        (pool + 1) * (e["base_completions"] + pool * e["policy_completions"]) // 10
-    )
-    return measured + policies * e["policy_completions"]
+    measured = (pool + 1) * (e.base_completions + pool * e.policy_completions) // 10
+    return measured + policies * e.policy_completions
+
+
+def as_it_is(value):
+    """A param or input that may hold text of the user: a plain one would have {...} expanded."""
+    return lambda wildcards: value
 
 
 def per_policy(pattern):
@@ -99,13 +109,11 @@ def spread(pattern):
         return values[0] if len(values) == 1 else "{" + ",".join(values) + "}"
 
     spread_out = pattern.format(
-        variant=braces(STUDY.variants),
+        variant=braces(VARIANTS),
         factor=braces(STUDY.factors),
         seed=braces(STUDY.seeds),
     )
-    return (
-        lambda wildcards: spread_out
-    )  # as plain text, Snakemake would look for wildcards
+    return as_it_is(spread_out)
 
 
 def run_files():
@@ -157,12 +165,35 @@ TABLES = [
 ]
 
 
-def story_arguments():
-    e = config["evaluation"]
-    return (
-        f"--prompts {shlex.quote(json.dumps(e['prompts'], ensure_ascii=False))}"
-        f" --per-prompt {shlex.quote(json.dumps(STUDY.story_counts()))}"
-        f" --new-tokens {e['new_tokens']}"
+# What a program is given by --settings. Linux takes at most 128 KiB as one word of a command, so a
+# longer text goes into a file, whose name changes with its content.
+def argument(text):
+    if len(text.encode()) < 100_000:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(f"logs/{STUDY.name}/settings/{digest}.json")
+    if not path.exists():
+        write_text(path, text)
+    return f"@{path}"
+
+
+def stage_settings(cls):
+    """A stage's settings, as the param of a rule."""
+    return as_it_is(argument(as_json(STUDY.stage(cls))))
+
+
+def run_settings(wildcards):
+    """The settings of one policy."""
+    variant = vars(STUDY.variants[wildcards.variant])
+    return argument(
+        as_json(
+            STUDY.stage(
+                TrainingSettings,
+                kl_factor=float(wildcards.factor),
+                seed=int(wildcards.seed),
+                **variant,
+            )
+        )
     )
 
 
@@ -180,7 +211,7 @@ def study_command():
 
 from tinycats.figures import registry as figures
 
-FIGURE_NAMES = figures.figure_names(STUDY.factors, STUDY.variants)
+FIGURE_NAMES = figures.figure_names(STUDY.factors, VARIANTS)
 FIGURE_CATEGORIES = {
     "question": "Question",
     "training": "Training",
@@ -200,7 +231,7 @@ def figure_files():
 
 def figure_tables(wildcards):
     paths = figures.figure_inputs(
-        wildcards.name, STUDY.factors, STUDY.variants[0], str(STUDY.seeds[0])
+        wildcards.name, STUDY.factors, VARIANTS[0], str(STUDY.seeds[0])
     )
     return [f"{RESULTS}/{path}" for path in paths]
 
@@ -227,11 +258,11 @@ def figure_labels(wildcards):
 from tinycats.models.folders import model_folder_name
 from tinycats.models.sources import local_files
 
-BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
-REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
+BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
+REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
 NANO = "workflow/resources/nano"
 
 try:
-    STUDY.check_lengths(Path(NANO if config["base_model"] == "nano" else BASE_MODEL))
+    STUDY.check_lengths(Path(NANO if STUDY.base_model == "nano" else BASE_MODEL))
 except UserError as error:
     sys.exit(f"error: {error}")

@@ -27,12 +27,12 @@ rule scores:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(len(story_files()) * story_work(), "encoder"),
-        torch_threads=config["threads"],
-        device=config["device"],
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
-        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
+        words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
         policies=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
         forgetting=spread(
             f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.base.jsonl"
@@ -73,8 +73,8 @@ rule tables:
     conda:
         ENVIRONMENT
     params:
-        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
-        batch_size=config["training"]["batch_size"],
+        words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
+        batch_size=STUDY.training.batch_size,
         base_stories=base_story_files(),
         stories=spread(f"{STORIES}/{{variant}}/kl={{factor}}/seed={{seed}}.jsonl"),
         completions=spread(f"{COMPLETIONS}/{{variant}}/kl={{factor}}/seed={{seed}}.csv"),

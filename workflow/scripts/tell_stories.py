@@ -7,12 +7,14 @@ stories of the base model and of the base made to begin with the concept, for ev
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from tinycats import program
+from tinycats.compute.settings import MachineSettings
 from tinycats.files import tables as files
+from tinycats.settings import add_flags, read_flags
+from tinycats.stories.settings import BaseStoriesSettings
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +24,14 @@ def main() -> None:
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--policy", type=Path, help="folder of a trained policy (its model/)")
     parser.add_argument("--base-stories", type=Path, help="the base's stories of the same seed")
-    parser.add_argument("--prompts", type=json.loads, required=True, help="JSON: group → prompts")
-    parser.add_argument(
-        "--per-prompt", type=json.loads, required=True, help="JSON: group → stories"
-    )
-    parser.add_argument("--new-tokens", type=int, default=250)
-    parser.add_argument("--forced", default="", help="what the prompted base begins with")
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="stories file, or folder for the base"
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
+    add_flags(parser, BaseStoriesSettings, whole=True)
+    add_flags(parser, MachineSettings)
     args = parser.parse_args()
+    settings, machine = read_flags(args, BaseStoriesSettings), read_flags(args, MachineSettings)
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.network import Network
@@ -42,21 +39,21 @@ def main() -> None:
     from tinycats.policies.record import check_policy
     from tinycats.stories.storytelling import find_stories, requests, tell_stories
 
-    set_threads(args.threads)
-    device = choose_device(args.device)
+    set_threads(machine.threads)
+    device = choose_device(machine.device)
     base_model, tokenizer = load_causal_lm(args.base_model, device)
     base = Network(base_model)
 
     def stories(network: Network, forced: str, seed: int) -> list[files.Row]:
-        asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
-        longest = max(len(r.prompt_ids) for r in asked) + args.new_tokens
+        asked = requests(tokenizer, settings.prompts, settings.per_prompt(), forced, seed)
+        longest = max(len(r.prompt_ids) for r in asked) + settings.new_tokens
         context = getattr(base_model.config, "max_position_embeddings", longest)
         if longest > context:
             raise program.UserError(
-                f"evaluation.new_tokens: {args.new_tokens} and the longest prompt make {longest}"
+                f"evaluation.new_tokens: {settings.new_tokens} and the longest prompt make {longest}"
                 f" tokens, more than the model's context of {context}"
             )
-        return tell_stories(network, base, tokenizer, asked, args.new_tokens)
+        return tell_stories(network, base, tokenizer, asked, settings.new_tokens)
 
     if args.policy:
         if (args.policy.parent / "run.json").exists():  # by hand, any model may tell stories
@@ -68,7 +65,7 @@ def main() -> None:
         files.write_lines(args.out.with_suffix(".base.jsonl"), found, files.FORGETTING_FIELDS)
         return
     for seed in program.progress(args.seeds, len(args.seeds), "seeds"):
-        for name, forced in (("base", ""), ("prompted", args.forced)):
+        for name, forced in (("base", ""), ("prompted", settings.prompted_with or "")):
             path = args.out / name / f"seed={seed}.jsonl"
             files.write_lines(path, stories(base, forced, seed), files.STORY_FIELDS)
 

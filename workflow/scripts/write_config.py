@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from tinycats import program
 from tinycats.files import tables as files
+from tinycats.settings import read_json
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=json.loads, required=True, help="configuration as JSON")
+    parser.add_argument(
+        "--config", type=read_json, required=True, help="JSON, or @FILE that holds it"
+    )
     parser.add_argument("--out", type=Path, required=True, help="YAML file to write")
     args = parser.parse_args()
 

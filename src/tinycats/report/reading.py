@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from tinycats import study as settings
 from tinycats.files import tables as files
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
+from tinycats.study import canonical, words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
 SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
@@ -110,7 +110,7 @@ def read_figures(folder: Path) -> tuple[Figure, ...]:
                 finding=about["finding"],
                 alt=about["alt"],
                 sources=tuple([source] if isinstance(source, str) else source),
-                kl_factor=None if factor in (None, "") else settings.canonical(factor),
+                kl_factor=None if factor in (None, "") else canonical(factor),
                 order=float(about["order"]),
                 section=about["section"],
             )
@@ -207,7 +207,7 @@ def read_study(
         raise UserError(f"{path}: lacks the key concept")
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
-    words = settings.Study({**config, "concept": concept}).concept_words
+    words = config.get("concept_words") or words_of(concept)
     policies = folder / "policies"
     return Study(
         folder=folder,
