@@ -183,6 +183,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, whole: bool = False) -
             metavar="JSON",
             help="the settings below as one JSON object, or @FILE that holds it",
         )
+        parser.set_defaults(settings_class=cls)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         what = expected(hints[field.name], field.metadata)
@@ -205,19 +206,20 @@ def read_flags(args: argparse.Namespace, cls: type[T]) -> T:
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {name: field.default for name, field in fields.items() if field.default is not MISSING}
-    whole = getattr(args, "settings", {})
+    whole = args.settings if getattr(args, "settings_class", None) is cls else {}
     given = {name: getattr(args, name) for name in fields if name in args}
     for name, text in given.items():
         scalar = _without_none(hints[name])[0] in _KINDS
         value = typed(hints[name], text if scalar else read_json(text))
         values[name] = _check(hints[name], fields[name].metadata, value, _flag(name))
-    for name, field in fields.items():
-        if name not in {**values, **whole}:
-            what = expected(hints[name], field.metadata)
-            raise UserError(f"{_flag(name)}: missing; expected {what}")
-    if isinstance(whole, Mapping):
-        whole = {k: v for k, v in whole.items() if k not in given}
-    return check(cls, {**as_mapping(values), **whole})
+    if not isinstance(whole, Mapping):
+        raise UserError(f"--settings: {_shown(whole)} found, expected a JSON object")
+    values = as_mapping(values) | {k: v for k, v in whole.items() if k not in given}
+    missing = [name for name in fields if name not in values]
+    if missing and values.keys() <= fields.keys():  # else check names the unknown key
+        what = expected(hints[missing[0]], fields[missing[0]].metadata)
+        raise UserError(f"{_flag(missing[0])}: missing; expected {what}")
+    return check(cls, values)
 
 
 def read_json(text: str) -> Any:
