@@ -1,8 +1,8 @@
 """Settings as dataclass fields: type, default, bounds and help in one place.
 
 A class of settings is a frozen dataclass whose fields are made by :func:`setting`. From the fields
-follow the check of a config file (:func:`check`), its JSON schema (:func:`schema`) and the flags of
-a program (:func:`add_flags`, :func:`read_flags`). Types: ``int``, ``float``, ``bool``, ``str``, a
+follow the check of a config file (:func:`check`), its JSON schema (:mod:`tinycats.schema`) and the
+flags of a program (:func:`add_flags`, :func:`read_flags`). Types: ``int``, ``float``, ``bool``, ``str``, a
 ``tuple`` of one of these, a ``Mapping`` from names, another class of settings, or one of these or
 ``None``.
 """
@@ -27,7 +27,7 @@ T = TypeVar("T")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 LONGEST_NAME = 100  # names become folders: most file systems allow 255 bytes
 _METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
-_KINDS = {int: "integer", float: "number", bool: "boolean", str: "string"}
+KINDS = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
 def setting(
@@ -94,12 +94,12 @@ def check(cls: type[T], found: Any, key: str = "") -> T:
 
 def expected(hint: Any, rules: Mapping[str, Any]) -> str:
     """What a value must be, in words: ``a whole number of at least 1``."""
-    hint, nullable = _without_none(hint)
+    hint, nullable = without_none(hint)
     low, above, high = rules["minimum"], rules["above"], rules["maximum"]
     if get_origin(hint) is tuple:
         words = f"a list of one or more, each {expected(get_args(hint)[0], rules)}"
         words += ", no two equal" if rules["distinct"] else ""
-    elif hint not in _KINDS:
+    elif hint not in KINDS:
         words = "a block of keys"
     elif rules["choices"]:
         words = f"one of {', '.join(rules['choices'])}"
@@ -126,7 +126,7 @@ def typed(hint: Any, found: Any) -> Any:
     A command line gives texts, and Snakemake's ``--config`` gives them inside nested values. A text
     that cannot be read is left, so that :func:`check` refuses it.
     """
-    hint, nullable = _without_none(hint)
+    hint, nullable = without_none(hint)
     if isinstance(found, Mapping):
         hints: Mapping[str, Any] = {}
         if dataclasses.is_dataclass(hint):
@@ -192,7 +192,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, whole: bool = False) -
         parser.add_argument(
             _flag(field.name),
             default=argparse.SUPPRESS,
-            metavar=_METAVARS.get(_without_none(hints[field.name])[0], "JSON"),
+            metavar=_METAVARS.get(without_none(hints[field.name])[0], "JSON"),
             help=about.replace("%", "%%"),
         )
 
@@ -209,7 +209,7 @@ def read_flags(args: argparse.Namespace, cls: type[T]) -> T:
     whole = args.settings if getattr(args, "settings_class", None) is cls else {}
     given = {name: getattr(args, name) for name in fields if name in args}
     for name, text in given.items():
-        scalar = _without_none(hints[name])[0] in _KINDS
+        scalar = without_none(hints[name])[0] in KINDS
         value = typed(hints[name], text if scalar else read_json(text))
         values[name] = _check(hints[name], fields[name].metadata, value, _flag(name))
     if not isinstance(whole, Mapping):
@@ -236,62 +236,12 @@ def read_json(text: str) -> Any:
         raise UserError(f"{_shown(text)} found, expected JSON ({error})") from None
 
 
-# ---- schema
-
-
-def schema(cls: type) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a block of settings."""
-    hints, properties, required = get_type_hints(cls), {}, []
-    for field in dataclasses.fields(cls):
-        rules = field.metadata
-        about = _schema(hints[field.name], rules)
-        properties[field.name] = {"description": rules["help"], **about}
-        if field.default is MISSING or rules["required"]:
-            required.append(field.name)
-        else:
-            properties[field.name]["default"] = as_mapping(field.default)
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": required,
-        "properties": properties,
-    }
-
-
-def _schema(hint: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
-    hint, nullable = _without_none(hint)
-    about: dict[str, Any]
-    if hint is Any:
-        return {}
-    if dataclasses.is_dataclass(hint):
-        about = schema(hint)  # type: ignore[arg-type]
-    elif get_origin(hint) is tuple:
-        about = {"type": "array", "minItems": 1, "items": _schema(get_args(hint)[0], rules)}
-        about |= {"uniqueItems": True} if rules["distinct"] else {}
-    elif get_origin(hint) is Mapping:
-        value = _schema(get_args(hint)[1] | None, rules)  # null takes away
-        name = {"pattern": f"^{NAME}$", "maxLength": LONGEST_NAME}
-        about = {"type": "object", "propertyNames": name, "additionalProperties": value}
-    elif rules["choices"]:
-        about = {"enum": list(rules["choices"])}
-    else:
-        about = {"type": _KINDS[hint]}
-        if hint is str:
-            about["pattern"] = f"^(?:{rules['pattern']})$" if rules["pattern"] else r"\S"
-        names = {"minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
-        names |= {"longest": "maxLength"}
-        about |= {word: rules[rule] for rule, word in names.items() if rules[rule] is not None}
-    if nullable:
-        about["type"] = [about["type"], "null"]
-    return about
-
-
 # ---- one value
 
 
 def _check(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> Any:
     """``value`` as ``hint`` and ``rules`` ask for it."""
-    hint, nullable = _without_none(hint)
+    hint, nullable = without_none(hint)
     if hint is Any or (value is None and nullable):
         return value
     if dataclasses.is_dataclass(hint):
@@ -386,7 +336,7 @@ def _shown(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
-def _without_none(hint: Any) -> tuple[Any, bool]:
+def without_none(hint: Any) -> tuple[Any, bool]:
     """A type without its ``None``, and whether it had one."""
     if get_origin(hint) not in (Union, UnionType):
         return hint, False
