@@ -95,6 +95,12 @@ class Study(MachineSettings):
         help="training settings by name, each trained at every KL factor and seed"
     )
     evaluation: EvaluationBlock = setting(help="what is measured")
+    device: str = setting(  # a study is tested on these alone; by hand, any device of torch
+        "auto",
+        "where to compute; auto: a free GPU if there is one, else the CPU",
+        pattern=r"auto|cpu|cuda(:[0-9]+)?",
+        spelled="auto, cpu, cuda or cuda:1",
+    )
     pretrain: Any = setting(
         None, "the story model's own recipe (config/pretrain.yaml), used by pretrain alone"
     )

@@ -13,8 +13,8 @@ class MachineSettings:
 
     device: str = setting(
         "auto",
-        "auto (a free GPU if there is one, else the CPU), cpu, cuda or cuda:1",
-        pattern=r"auto|cpu|cuda(:[0-9]+)?",
-        spelled="auto, cpu, cuda or a GPU's number as in cuda:1",
+        "where to compute; auto: a free GPU if there is one, else the CPU",
+        pattern=r"[a-z]+(:[0-9]+)?",
+        spelled="auto, or a device of torch such as cpu or cuda:1",
     )
     threads: int = setting(0, "CPU threads of torch; 0 for all that the process may use", minimum=0)
