@@ -89,7 +89,8 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
 def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
     """The library's trainer as in a study, with everything that it records."""
     from tinycats.models.folders import load_causal_lm
-    from tinycats.policies.training import Trainer, TrainingSettings
+    from tinycats.policies.settings import TrainingSettings
+    from tinycats.policies.training import Trainer
 
     policy, tokenizer = load_causal_lm(args.model, args.device)
     base, _ = load_causal_lm(args.model, args.device)

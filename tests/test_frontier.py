@@ -447,8 +447,8 @@ def run_script(folder: Path) -> subprocess.CompletedProcess:
         "--log-probs": folder / "log_probs.safetensors",
         "--base": folder / "base.csv",
         "--prompted": folder / "prompted.csv",
-        "--prompted-text": " a cat",
-        "--bootstrap": 30,
+        "--prompted-with": " a cat",
+        "--bootstrap-samples": 30,
         "--out": folder / "out",
     }
     return subprocess.run(

@@ -34,7 +34,9 @@ def models(draw: st.DrawFn) -> ModelId:
     return ModelId(kind.name, *names, draw(SEEDS))
 
 
-@given(models(), st.sampled_from(FILES), st.sampled_from(["", "/tmp/x", "/base/blog/kl=1/seed=2"]))
+@given(
+    models(), st.sampled_from(FILES), st.sampled_from(["", "/scratch/x", "/base/blog/kl=1/seed=2"])
+)
 def test_what_is_built_is_read_back(model: ModelId, file: layout.ModelFile, above: str) -> None:
     results = Path(above) / layout.results("base")
     path = results / file.of(model)

@@ -133,13 +133,15 @@ def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
 
 def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     policy, _ = train(run, folder, "cpu")
-    prompts = {"train": [PROMPT], "told_not_to": ["There are no cats in this story."]}
+    prompts = {"training": [PROMPT], "told_not_to": ["There are no cats in this story."]}
     common = {"base_model": folder / "base", "prompts": json.dumps(prompts)}
-    common |= {"per_prompt": json.dumps({"train": 6, "told_not_to": 3}), "new_tokens": 20}
+    common |= {"stories_per_training_prompt": 6, "stories_per_other_prompt": 3, "new_tokens": 20}
     outs = {device: folder / f"results-{device}" for device in ("cpu", "apart")}
     for device, out in outs.items():
         base = out / "stories/base/seed=0.jsonl"
-        run("tell_stories", device, **common, forced=" a cat", seeds=[0], out=out / "stories")
+        run(
+            "tell_stories", device, **common, prompted_with=" a cat", seeds=[0], out=out / "stories"
+        )
         stories = out / "stories/blog/kl=6000/seed=0.jsonl"
         own = {"policy": policy / "model", "base_stories": base, "seeds": [0], "out": stories}
         run("tell_stories", device, **common, **own)
@@ -152,10 +154,10 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             policies=[policy],
             rewards=out / "rewards",
             prompt=PROMPT,
-            forced=" a cat",
+            prompted_with=" a cat",
             num_tokens=10,
-            base_count=60,
-            policy_count=30,
+            base_completions=100,
+            policy_completions=100,
             out=out / "completions",
         )
         run(

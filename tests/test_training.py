@@ -415,10 +415,10 @@ def test_requests_that_cannot_be_met_are_one_line(
     asked: dict[str, dict[str, object]] = {
         "training.num_tokens: 6 leaves no token to generate": {"num_tokens": 6},
         "is more than the model's context of 8": {"base_model": short},
-        "the prompt has no tokens": {"prompt": ""},
-        "baseline: 'best' is unknown; should be one of none,": {"baseline": "best"},
-        "kl: 'sideways' is unknown": {"kl": "sideways"},
-        "precision: 'fp8' is unknown; should be one of fp32, bf16": {"precision": "fp8"},
+        '--prompt: "" found, expected text, not blank': {"prompt": ""},
+        '--baseline: "best" found, expected one of none,': {"baseline": "best"},
+        '--kl: "sideways" found, expected one of base_to_policy,': {"kl": "sideways"},
+        '--precision: "fp8" found, expected one of fp32, bf16': {"precision": "fp8"},
         "no such model folder": {"base_model": tmp_path / "nowhere"},
         "nowhere.safetensors": {"reference": tmp_path / "nowhere.safetensors"},
     }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger("tinycats")
@@ -62,17 +60,6 @@ def _one_line(error: Exception) -> str | None:
             " number of stories smaller, or use another device"
         )
     return None
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """An argument that is a JSON object; for ``type=`` of :mod:`argparse`, which names the flag."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} should be a JSON object such as {{"a": 1}}')
-    return found
 
 
 def progress(items: Iterable[T], total: int, what: str, every_seconds: float = 20.0) -> Iterator[T]:

@@ -1,23 +1,31 @@
-"""A study: its configuration, checked before anything runs, and the paths that follow from it."""
+"""A study: its configuration, checked before anything runs, and the names that follow from it.
+
+``python -m tinycats.study > workflow/schemas/config.schema.yaml`` writes the schema.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tinycats import layout
+from tinycats import layout, settings
+from tinycats.completions.settings import CountSettings
+from tinycats.compute.settings import MachineSettings
 from tinycats.files.text import read_json
+from tinycats.frontier.settings import FrontierSettings
 from tinycats.language_model.text import check_context
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
+from tinycats.policies.settings import TrainingBlock, VariantSettings
 from tinycats.program import UserError
+from tinycats.schema import schema
+from tinycats.settings import setting
+from tinycats.stories.settings import BaseStoriesSettings
 
-SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
+T = TypeVar("T")
 
 
 def with_article(noun: str) -> str:
@@ -25,106 +33,126 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
 
 
-def _not_finite(value: Any, key: str = "") -> str:
-    """The first key below ``value`` that holds .nan or .inf, which the schema cannot refuse."""
-    if isinstance(value, Mapping | list):
-        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return next(filter(None, (_not_finite(v, f"{key}.{k}".lstrip(".")) for k, v in inner)), "")
-    return key if isinstance(value, float) and not math.isfinite(value) else ""
+def words_of(concept: str) -> tuple[str, ...]:
+    """A concept and its plural by English spelling, in lower case."""
+    word = concept.strip().lower()
+    if re.search(r"(s|x|z|ch|sh)$", word):
+        plural = word + "es"
+    elif re.search(r"[^aeiou]y$", word):
+        plural = word[:-1] + "ies"
+    else:
+        plural = word + "s"
+    return word, plural
 
 
-def _complaint(error: Any) -> str:
-    """One line for a schema violation: the key, what is wrong, what would be right."""
-    key = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties":
-        import difflib
-
-        known = list(error.schema.get("properties", {}))
-        wrong = [k for k in error.instance if k not in known]
-        near = difflib.get_close_matches(str(wrong[0]), known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-        return f"{'.'.join(filter(None, [key, str(wrong[0])]))}: unknown key; {hint}"
-    if error.validator == "required":
-        missing = re.findall(r"'(.+?)'", error.message)[0]
-        return f"{'.'.join(filter(None, [key, missing]))}: this key is missing"
-    right = error.schema.get("description", "")
-    if error.validator == "type" and error.validator_value == "integer":
-        right += "; a whole number, in digits alone"
-    elif error.validator == "type" and isinstance(error.instance, str):
-        try:
-            float(error.instance)
-            spelling = repr(float(error.instance))
-            right += f"; YAML reads {error.instance} as text, write it with a point, like "
-            right += spelling if "." in spelling else spelling.replace("e", ".0e")
-        except ValueError:
-            pass
-    if error.validator == "enum":
-        right += f"; one of {', '.join(error.validator_value)}"
-    shown = json.dumps(error.instance, ensure_ascii=False)
-    shown = shown if len(shown) < 80 else shown[:77] + "..."
-    return f"{key}: {shown} is not allowed ({error.validator}); should be: {right}"
+@dataclass(frozen=True, kw_only=True)
+class EvaluationBlock(FrontierSettings, CountSettings, BaseStoriesSettings):
+    """The config's block ``evaluation``: the settings of the stages that measure."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """A validated configuration.
+@dataclass(frozen=True, kw_only=True)
+class Study(MachineSettings):
+    """A checked configuration, as :meth:`check` makes it.
 
-    Raises:
-        UserError: on construction by :meth:`check`, one line for the first thing that is wrong.
+    ``concept_words`` and ``evaluation.prompted_with`` hold what follows from the concept where the
+    config has null.
     """
 
-    config: Mapping[str, Any]
+    study: str = setting(
+        help="names the folder results/<study>/",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+        spelled="letters, digits, dot, dash and underscore",
+        longest=settings.LONGEST_NAME,
+    )
+    base_model: str = setting(
+        help="nano (shipped), a Hub id such as roneneldan/TinyStories-33M, or a folder"
+    )
+    base_model_revision: str | None = setting(
+        None, "commit of a Hub model; null records the one found first in config/pins.yaml"
+    )
+    tokenizer: str | None = setting(
+        None, "Hub id or folder of the tokenizer; null for the base model's own"
+    )
+    tokenizer_revision: str | None = setting(None, "commit of a Hub tokenizer")
+    reward_encoder: str = setting(
+        "sentence-transformers/all-MiniLM-L6-v2", "the sentence encoder of the reward, a Hub id"
+    )
+    reward_encoder_revision: str | None = setting(None, "commit of the encoder on the Hub")
+    reward_encoder_sources: tuple[str, ...] = setting(
+        ("package", "hub"), "where to look for the encoder, in order: package, hub, or a folder"
+    )
+    concept: str = setting(help="what stories should be about, a word or a few")
+    concept_words: tuple[str, ...] | None = setting(
+        None, "words that count as mentioning the concept; null for the concept and its plural"
+    )
+    training: TrainingBlock = setting(help="how policies are trained")
+    variants: Mapping[str, VariantSettings] = setting(
+        help="training settings by name, each trained at every KL factor and seed"
+    )
+    evaluation: EvaluationBlock = setting(help="what is measured")
+    device: str = setting(  # a study is tested on these alone; by hand, any device of torch
+        "auto",
+        "where to compute; auto: a free GPU if there is one, else the CPU",
+        pattern=r"auto|cpu|cuda(:[0-9]+)?",
+        spelled="auto, cpu, cuda or cuda:1",
+    )
+    pretrain: Any = setting(
+        None, "the story model's own recipe (config/pretrain.yaml), used by pretrain alone"
+    )
 
     @classmethod
-    def check(cls, config: Mapping[str, Any]) -> Study:
-        """Validate a configuration against the schema and against itself."""
-        import jsonschema
-        import yaml
+    def check(cls, config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Study:
+        """Check a configuration against the fields and against itself.
 
-        schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-        draft = jsonschema.Draft202012Validator
-        # by the draft 2.0 is an integer, but not on a command line or in a file's name
-        checker = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-        validator = jsonschema.validators.extend(draft, type_checker=checker)(schema)
-        errors = sorted(
-            validator.iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path]
+        Args:
+            config: as Snakemake merges it.
+            given: the part of it from the command line, where values inside a block are texts.
+
+        Raises:
+            UserError: one line for the first thing that is wrong.
+        """
+        try:
+            study = settings.check(cls, _merged(config, settings.typed(cls, given or {})))
+            study._check_itself()
+        except UserError as error:
+            raise UserError(f"config: {error}") from None
+        evaluation = study.evaluation
+        forced = evaluation.prompted_with or f" {with_article(study.concept.strip())}"
+        return replace(
+            study,
+            concept_words=study.concept_words or words_of(study.concept),
+            evaluation=replace(evaluation, prompted_with=forced),
         )
-        if errors:
-            raise UserError(f"config: {_complaint(errors[0])}")
-        if key := _not_finite(config):
-            raise UserError(f"config: {key}: should be a finite number")
-        study = cls(config)
-        spelled = [canonical(f) for f in config["training"]["kl_factors"]]
-        if len(set(spelled)) < len(spelled):
-            raise UserError("config: training.kl_factors: two are the same number")
-        prompt = config["training"]["prompt"]
-        if prompt not in config["evaluation"]["prompts"]["training"]:
+
+    def _check_itself(self) -> None:
+        """What concerns two settings at once, or the disk."""
+        training, prompts = self.training, self.evaluation.prompts
+        if "training" not in prompts:
             raise UserError(
-                "config: evaluation.prompts.training: should hold training.prompt,"
-                f" {prompt!r}, which summary.csv is about"
+                "evaluation.prompts.training: this key is missing; expected prompts, among them"
+                " training.prompt"
             )
-        for key in ("base_model", "tokenizer"):
-            if model := config.get(key):
-                try:
-                    kind_of(model)
-                except UserError as error:
-                    raise UserError(f"config: {key}: {error}") from None
-        for key, text in (("training.prompt", prompt), ("concept", config["concept"])):
-            if not text.strip():
-                raise UserError(f"config: {key}: is blank; it should have a word at least")
-        concept = config["concept"].strip().lower()
-        if concept not in (word.lower() for word in study.concept_words):
+        if training.prompt not in prompts["training"]:
             raise UserError(
-                f"config: concept_words: should hold the concept itself, {concept!r}, or be null"
+                "evaluation.prompts.training: should hold training.prompt,"
+                f" {training.prompt!r}, which summary.csv is about"
             )
-        batch, snr_every = config["training"]["batch_size"], config["training"].get("snr_every", 0)
-        loo = any(v["baseline"] == "leave_one_out" for v in config["variants"].values())
-        if batch < 2 and (loo or snr_every):
+        for key, model in (("base_model", self.base_model), ("tokenizer", self.tokenizer)):
+            try:
+                kind_of(model or "nano")
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from None
+        concept = self.concept.strip().lower()
+        if self.concept_words and concept not in (word.lower() for word in self.concept_words):
             raise UserError(
-                "config: training.batch_size: 1 leaves nothing to compare a completion with, which"
+                f"concept_words: should hold the concept itself, {concept!r}, or be null"
+            )
+        loo = any(variant.baseline == "leave_one_out" for variant in self.variants.values())
+        if training.batch_size < 2 and (loo or training.snr_every):
+            raise UserError(
+                "training.batch_size: 1 leaves nothing to compare a completion with, which"
                 " baseline leave_one_out and snr_every ask for; should be at least 2"
             )
-        return study
 
     def check_lengths(self, folder: Path) -> None:
         """Hold the config's lengths against the base model's tokenizer and context.
@@ -141,30 +169,30 @@ class Study:
         def tokens(text: str) -> int:
             return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
-        training, evaluation = self.config["training"], self.config["evaluation"]
-        prompt, total = tokens(training["prompt"]), training["num_tokens"]
+        training, evaluation = self.training, self.evaluation
+        prompt, total = tokens(training.prompt), training.num_tokens
         if total <= prompt:
             raise UserError(
                 f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
-                f" {training['prompt']!r} has {prompt}; it must be larger"
+                f" {training.prompt!r} has {prompt}; it must be larger"
             )
-        forced = tokens(self.prompted_with)
+        forced = tokens(str(evaluation.prompted_with))
         if not 0 < forced <= total - prompt:
             raise UserError(
-                f"config: evaluation.prompted_with: {self.prompted_with!r} has {forced} tokens; it"
-                f" should have 1 to {total - prompt}, the new tokens of a completion"
+                f"config: evaluation.prompted_with: {evaluation.prompted_with!r} has {forced} tokens;"
+                f" it should have 1 to {total - prompt}, the new tokens of a completion"
             )
         about = read_json(folder / "config.json")
         context = about.get("max_position_embeddings")
-        longest = max(tokens(p) for group in evaluation["prompts"].values() for p in group)
+        longest = max(tokens(p) for group in evaluation.prompts.values() for p in group)
         check_context("config: training.num_tokens", total, 0, context)
-        check_context("config: evaluation.new_tokens", evaluation["new_tokens"], longest, context)
+        check_context("config: evaluation.new_tokens", evaluation.new_tokens, longest, context)
 
     # ------------------------------------------------------------------ names
 
     @property
     def name(self) -> str:
-        return str(self.config["study"])
+        return self.study
 
     @property
     def results(self) -> str:
@@ -173,51 +201,16 @@ class Study:
     @property
     def factors(self) -> list[str]:
         """KL factors in their canonical spelling, ascending."""
-        return [canonical(f) for f in sorted(self.config["training"]["kl_factors"])]
+        return [canonical(factor) for factor in sorted(self.training.kl_factors)]
 
     @property
     def seeds(self) -> list[int]:
-        return sorted(self.config["training"]["seeds"])
-
-    @property
-    def variants(self) -> list[str]:
-        return list(self.config["variants"])
+        return sorted(self.training.seeds)
 
     @property
     def concept_slug(self) -> str:
         """The concept as a file name."""
-        return re.sub(r"[^\w]+", "-", self.config["concept"].strip()).strip("-") or "concept"
-
-    @property
-    def prompted_with(self) -> str:
-        """What the prompted base begins with: the config's, or the concept with its article."""
-        text = self.config["evaluation"].get("prompted_with")
-        return str(text) if text else f" {with_article(self.config['concept'].strip())}"
-
-    @property
-    def concept_words(self) -> list[str]:
-        """Words that count as mentioning the concept: the config's, or the concept and its plural."""
-        listed = self.config.get("concept_words")
-        if listed:
-            return list(listed)
-        word = self.config["concept"].strip().lower()
-        if re.search(r"(s|x|z|ch|sh)$", word):
-            plural = word + "es"
-        elif re.search(r"[^aeiou]y$", word):
-            plural = word[:-1] + "ies"
-        else:
-            plural = word + "s"
-        return [word, plural]
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """The config with what was derived from the concept, for the record of the study."""
-        evaluation = {**self.config["evaluation"], "prompted_with": self.prompted_with}
-        return {
-            **self.config,
-            "concept_words": self.concept_words,
-            "evaluation": evaluation,
-        }
+        return re.sub(r"[^\w]+", "-", self.concept.strip()).strip("-") or "concept"
 
     def policies(self) -> Iterator[tuple[str, str, int]]:
         """(variant, KL factor, seed) of every policy."""
@@ -226,12 +219,57 @@ class Study:
                 for seed in self.seeds:
                     yield variant, factor, seed
 
-    def story_counts(self) -> dict[str, int]:
-        """Stories for each prompt of a group."""
-        e = self.config["evaluation"]
-        return {
-            group: e[
-                "stories_per_training_prompt" if group == "training" else "stories_per_other_prompt"
-            ]
-            for group in e["prompts"]
-        }
+    # ------------------------------------------------------------------ what others are given
+
+    def stage(self, cls: type[T], **more: Any) -> T:
+        """The settings of a stage: each field of ``cls`` from the block that has it.
+
+        Args:
+            cls: class of settings.
+            more: values that no block has, such as the KL factor of one run.
+        """
+        values = {**vars(self), **vars(self.training), **vars(self.evaluation), **more}
+        return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The config with what was derived from the concept, for the record of the study."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [plain(inner) for inner in value]
+            return int(value) if isinstance(value, float) and value.is_integer() else value
+
+        config = plain(settings.as_mapping(self))
+        del config["pretrain"]
+        machine = {field.name: config.pop(field.name) for field in fields(MachineSettings)}
+        return {**config, **machine}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, block by block."""
+    both = dict(below)
+    for key, value in above.items():
+        inner = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
+        both[key] = _merged(both[key], value) if inner else value
+    return both
+
+
+def schema_text() -> str:
+    """The text of workflow/schemas/config.schema.yaml."""
+    import yaml
+
+    about = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tinycats study",
+        "description": "Every key of config.yaml; unknown keys are refused.",
+        **schema(Study),
+    }
+    head = "# Generated by `python -m tinycats.study` from the settings' fields; do not edit.\n"
+    return head + yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100)
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

@@ -1,5 +1,6 @@
 # Checks the study before any job starts; names and functions shared by all rules.
 
+import hashlib
 import json
 import os
 import shlex
@@ -8,18 +9,22 @@ from snakemake.exceptions import WorkflowError
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
+from tinycats.files.atomic import write_text
+from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
+from tinycats.settings import as_json
 from tinycats.source_code import digest
 from tinycats.study import Study
 
 ROOT = Path(workflow.basedir)
 
 try:
-    STUDY = Study.check(config)
+    STUDY = Study.check(config, workflow.config_settings.config)
 except UserError as error:
     sys.exit(f"error: {error}")
 
 RESULTS = STUDY.results
+VARIANTS = list(STUDY.variants)
 # with the wildcards {variant}, {factor} and {seed}
 POLICY = f"{RESULTS}/{layout.POLICY_FOLDER.pattern()}"
 STORIES = f"{RESULTS}/{layout.STORIES.pattern()}"
@@ -29,7 +34,7 @@ ENVIRONMENT = "../../envs/tinycats.yaml"
 
 
 wildcard_constraints:
-    variant="|".join(STUDY.variants),
+    variant="|".join(VARIANTS),
     factor="|".join(f.replace(".", r"\.") for f in STUDY.factors),
     seed=r"\d+",
 
@@ -39,6 +44,7 @@ wildcard_constraints:
 _path = f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     _path += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+_path = _path.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_path}")
 
 
@@ -70,26 +76,30 @@ def minutes(completions, model="weights"):
 
 # In completions of four tokens, as in the post. The 6 tokens of its prompt are subtracted.
 def training_work():
-    t = config["training"]
-    return t["steps"] * t["batch_size"] * max(4, t["num_tokens"] - 6) // 4
+    t = STUDY.training
+    return t.steps * t.batch_size * max(4, t.num_tokens - 6) // 4
 
 
 # Stories of one seed, as the number of four-token completions with as many tokens.
 def story_work():
-    e, counts = config["evaluation"], STUDY.story_counts()
-    stories = sum(len(prompts) * counts[g] for g, prompts in e["prompts"].items())
-    return stories * e["new_tokens"] // 4
+    e = STUDY.evaluation
+    counts = e.per_prompt()
+    stories = sum(len(prompts) * counts[g] for g, prompts in e.prompts.items())
+    return stories * e.new_tokens // 4
 
 
 # Each model of the pool computes the log probabilities of the pool's completions, without a gradient; a
 # tenth of them are distinct. Every policy samples its own.
 def completions_work():
-    e, policies = config["evaluation"], len(run_files())
+    e, policies = STUDY.evaluation, len(run_files())
     pool = min(policies, 64)
-    measured = (
-        (pool + 1) * (e["base_completions"] + pool * e["policy_completions"]) // 10
-    )
-    return measured + policies * e["policy_completions"]
+    measured = (pool + 1) * (e.base_completions + pool * e.policy_completions) // 10
+    return measured + policies * e.policy_completions
+
+
+def as_it_is(value):
+    """A param or input that may hold text of the user: a plain one would have {...} expanded."""
+    return lambda wildcards: value
 
 
 def per_policy(pattern):
@@ -105,13 +115,11 @@ def spread(pattern):
         return values[0] if len(values) == 1 else "{" + ",".join(values) + "}"
 
     spread_out = pattern.format(
-        variant=braces(STUDY.variants),
+        variant=braces(VARIANTS),
         factor=braces(STUDY.factors),
         seed=braces(STUDY.seeds),
     )
-    return (
-        lambda wildcards: spread_out
-    )  # in plain text, Snakemake would expand wildcards
+    return as_it_is(spread_out)
 
 
 def run_files():
@@ -142,12 +150,35 @@ def tables_below(*folders):
     return [f"{RESULTS}/{path}" for path in paths]
 
 
-def story_arguments():
-    e = config["evaluation"]
-    return (
-        f"--prompts {shlex.quote(json.dumps(e['prompts'], ensure_ascii=False))}"
-        f" --per-prompt {shlex.quote(json.dumps(STUDY.story_counts()))}"
-        f" --new-tokens {e['new_tokens']}"
+# What a program is given by --settings. Linux takes at most 128 KiB as one word of a command, so a
+# longer text goes into a file, whose name changes with its content.
+def argument(text):
+    if len(text.encode()) < 100_000:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(f"logs/{STUDY.name}/settings/{digest}.json")
+    if not path.exists():
+        write_text(path, text)
+    return f"@{path}"
+
+
+def stage_settings(cls):
+    """A stage's settings, as the param of a rule."""
+    return as_it_is(argument(as_json(STUDY.stage(cls))))
+
+
+def run_settings(wildcards):
+    """The settings of one policy."""
+    variant = vars(STUDY.variants[wildcards.variant])
+    return argument(
+        as_json(
+            STUDY.stage(
+                TrainingSettings,
+                kl_factor=float(wildcards.factor),
+                seed=int(wildcards.seed),
+                **variant,
+            )
+        )
     )
 
 
@@ -165,7 +196,7 @@ def study_command():
 
 from tinycats.figures import registry as figures
 
-FIGURE_NAMES = figures.figure_names(STUDY.factors, STUDY.variants)
+FIGURE_NAMES = figures.figure_names(STUDY.factors, VARIANTS)
 FIGURE_CATEGORIES = {
     "question": "Question",
     "training": "Training",
@@ -185,7 +216,7 @@ def figure_files():
 
 def figure_tables(wildcards):
     paths = figures.figure_inputs(
-        wildcards.name, STUDY.factors, STUDY.variants[0], str(STUDY.seeds[0])
+        wildcards.name, STUDY.factors, VARIANTS[0], str(STUDY.seeds[0])
     )
     return [f"{RESULTS}/{path}" for path in paths]
 
@@ -213,11 +244,11 @@ def figure_labels(wildcards):
 from tinycats.models.folders import model_folder_name
 from tinycats.models.sources import local_files
 
-BASE_MODEL = f"resources/models/{model_folder_name(config['base_model'])}"
-REWARD_ENCODER = f"resources/models/{model_folder_name(config['reward_encoder'])}"
+BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
+REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
 NANO = "workflow/resources/nano"
 
 try:
-    STUDY.check_lengths(Path(NANO if config["base_model"] == "nano" else BASE_MODEL))
+    STUDY.check_lengths(Path(NANO if STUDY.base_model == "nano" else BASE_MODEL))
 except UserError as error:
     sys.exit(f"error: {error}")

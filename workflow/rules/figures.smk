@@ -29,10 +29,10 @@ rule figure:
         results=subpath(output.svg, ancestor=2),
         prefix=subpath(output.svg, strip_suffix=".svg"),
         module=figure_module,
-        concept=config["concept"],
-        words=STUDY.concept_words,
+        concept=as_it_is(STUDY.concept),
+        words=as_it_is(STUDY.concept_words),
         kl_factors=STUDY.factors,
-        variant=STUDY.variants[0],
+        variant=VARIANTS[0],
         seed=STUDY.seeds[0],
     shell:
         "python workflow/scripts/draw_figure.py --name {wildcards.name:q}"

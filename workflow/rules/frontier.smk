@@ -1,6 +1,9 @@
 # The limit: the best achievable reward at each KL, and each policy's gap to it.
 
 
+from tinycats.frontier.settings import FrontierSettings
+
+
 rule frontier:
     input:
         log_probs=rules.completions.output.log_probs,
@@ -20,13 +23,12 @@ rule frontier:
         ENVIRONMENT
     resources:
         mem_mb=mem_mb,
-        runtime=minutes(1000 * config["evaluation"]["bootstrap_samples"], "log_probs"),
+        runtime=minutes(1000 * STUDY.evaluation.bootstrap_samples, "log_probs"),
     params:
         code=code(script="frontier"),
-        forced=STUDY.prompted_with,
-        bootstrap=config["evaluation"]["bootstrap_samples"],
+        settings=stage_settings(FrontierSettings),
         folder=subpath(output.limit, parent=True),
     shell:
         "python workflow/scripts/frontier.py --log-probs {input.log_probs:q} --base {input.base:q}"
-        " --prompted {input.prompted:q} --prompted-text={params.forced:q}"
-        " --bootstrap {params.bootstrap} --out {params.folder:q} 2> {log:q}"
+        " --prompted {input.prompted:q} --settings {params.settings:q}"
+        " --out {params.folder:q} 2> {log:q}"

@@ -5,8 +5,8 @@
 
 rule base_model:
     input:
-        model=local_files(config["base_model"], NANO),
-        tokenizer=local_files(config["tokenizer"] or config["base_model"], NANO),
+        model=as_it_is(local_files(STUDY.base_model, NANO)),
+        tokenizer=as_it_is(local_files(STUDY.tokenizer or STUDY.base_model, NANO)),
     output:
         weights=f"{BASE_MODEL}/model.safetensors",
         config=f"{BASE_MODEL}/config.json",
@@ -23,10 +23,10 @@ rule base_model:
     params:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
-        model=config["base_model"],
-        revision=config["base_model_revision"] or "",
-        tokenizer=config["tokenizer"] or "",
-        tokenizer_revision=config["tokenizer_revision"] or "",
+        model=as_it_is(STUDY.base_model),
+        revision=as_it_is(STUDY.base_model_revision or ""),
+        tokenizer=as_it_is(STUDY.tokenizer or ""),
+        tokenizer_revision=as_it_is(STUDY.tokenizer_revision or ""),
     shell:
         "python workflow/scripts/obtain_models.py base-model --model {params.model:q}"
         " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
@@ -54,9 +54,9 @@ rule reward_encoder:
     params:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
-        model=config["reward_encoder"],
-        revision=config["reward_encoder_revision"] or "",
-        sources=config["reward_encoder_sources"],
+        model=as_it_is(STUDY.reward_encoder),
+        revision=as_it_is(STUDY.reward_encoder_revision or ""),
+        sources=as_it_is(STUDY.reward_encoder_sources),
     shell:
         "python workflow/scripts/obtain_models.py reward-encoder --model {params.model:q}"
         " --revision={params.revision:q} --sources {params.sources:q} --pins config/pins.yaml"

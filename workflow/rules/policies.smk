@@ -17,7 +17,7 @@ rule reference:
     params:
         code=code(script="embed_reference"),
         encoder=subpath(input.encoder, parent=True),
-        concept=config["concept"],
+        concept=as_it_is(STUDY.concept),
     shell:
         "python workflow/scripts/embed_reference.py --encoder {params.encoder:q}"
         " --concept={params.concept:q} --out {output:q} 2> {log:q}"
@@ -48,34 +48,19 @@ rule policy:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(training_work()),
-        checkpoint_seconds=config["training"]["checkpoint_seconds"],
-        torch_threads=config["threads"],
-        device=config["device"],
+        checkpoint_seconds=str(STUDY.training.checkpoint_seconds),
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         code=code(script="train_policy"),
         folder=subpath(output.run, parent=True),
         base_model=subpath(input.weights, parent=True),
         encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/{layout.REWARDS}",
-        prompt=config["training"].get("prompt"),
-        steps=config["training"].get("steps"),
-        batch_size=config["training"].get("batch_size"),
-        num_tokens=config["training"].get("num_tokens"),
-        learning_rate=config["training"].get("learning_rate"),
-        weight_decay=config["training"].get("weight_decay"),
-        precision=config["training"].get("precision"),
-        micro_batch=config["training"].get("micro_batch"),
-        snr_every=config["training"].get("snr_every"),
-        baseline=lambda w: config["variants"][w.variant]["baseline"],
-        kl=lambda w: config["variants"][w.variant]["kl"],
+        settings=run_settings,
     shell:
         "python workflow/scripts/train_policy.py --base-model {params.base_model:q}"
         " --encoder {params.encoder:q} --reference {input.reference:q} --out {params.folder:q}"
-        " --variant {wildcards.variant} --kl-factor {wildcards.factor} --seed {wildcards.seed}"
-        " --prompt={params.prompt:q} --steps {params.steps} --batch-size {params.batch_size}"
-        " --num-tokens {params.num_tokens} --learning-rate {params.learning_rate}"
-        " --weight-decay {params.weight_decay} --precision {params.precision}"
-        " --micro-batch {params.micro_batch} --snr-every {params.snr_every}"
-        " --baseline {params.baseline} --kl {params.kl} --rewards {params.rewards:q}"
+        " --variant {wildcards.variant} --settings {params.settings:q} --rewards {params.rewards:q}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"

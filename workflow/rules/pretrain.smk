@@ -13,7 +13,9 @@ if _block is None:  # so that `snakemake pretrain` alone uses nano's recipe
         (ROOT / "config/pretrain.yaml").read_text(encoding="utf-8")
     )["pretrain"]
 try:
-    PRETRAINING = Pretraining.from_config(_block)
+    PRETRAINING = Pretraining.from_config(
+        _block, workflow.config_settings.config.get("pretrain")
+    )
     if "pretrain" in config:  # other targets do not need its corpus
         PRETRAINING.text("train"), PRETRAINING.text("validation")
 except UserError as error:
@@ -51,7 +53,7 @@ rule pretrain_corpus:
         ENVIRONMENT
     params:
         dataset=lambda wildcards: wildcards.dataset.replace("--", "/"),
-        revision=PRETRAINING.corpus_revision or "",
+        revision=as_it_is(PRETRAINING.corpus_revision or ""),
     shell:
         "python workflow/scripts/pretrain_corpus.py --dataset {params.dataset:q}"
         " --revision={params.revision:q} --out resources/corpora/{wildcards.dataset:q} 2> {log}"
@@ -73,13 +75,16 @@ rule pretrain_model:
         ENVIRONMENT
     resources:
         gpu=1,
+        torch_threads=PRETRAINING.threads,
+        device=PRETRAINING.device,
     params:
         code=code(script="pretrain"),
         folder=subpath(output.curve, parent=True),
-        recipe=PRETRAINING.arguments(),
+        settings=as_it_is(as_json(PRETRAINING.recipe)),
     shell:
         "python workflow/scripts/pretrain.py --train {input.train:q} --validation {input.validation:q}"
-        " --out {params.folder} {params.recipe:q} 2> {log}"
+        " --out {params.folder} --settings {params.settings:q}"
+        " --device {resources.device} --threads {resources.torch_threads} 2> {log}"
 
 
 rule pretrain_figure:
@@ -106,7 +111,7 @@ rule pretrain_card:
         train=lambda _: PRETRAINING.text("train"),
         validation=lambda _: PRETRAINING.text("validation"),
         encoder=rules.reward_encoder.output.weights,
-        notes=PRETRAINING.notes or [],
+        notes=as_it_is(PRETRAINING.notes or []),
     output:
         card=f"{PRETRAINED}/model/README.md",
         numbers=f"{PRETRAINED}/card.json",
@@ -122,7 +127,7 @@ rule pretrain_card:
         code=code(script="model_card"),
         model=subpath(output.card, parent=True),
         encoder=lambda _, input: Path(input.encoder).parent,
-        notes=["--notes", PRETRAINING.notes] if PRETRAINING.notes else [],
+        notes=as_it_is(["--notes", PRETRAINING.notes] if PRETRAINING.notes else []),
         machine=["--device", PRETRAINING.device, "--threads", PRETRAINING.threads],
     shell:
         "python workflow/scripts/model_card.py --model {params.model} --run {input.run}"

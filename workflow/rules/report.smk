@@ -38,7 +38,7 @@ rule report:
     params:
         code=code(script="render_report"),
         results=subpath(output.page, parent=True),
-        command=study_command(),
+        command=as_it_is(study_command()),
     shell:
         "python workflow/scripts/render_report.py --results {params.results:q}"
         " --models resources/models --command {params.command:q}"
@@ -57,10 +57,7 @@ rule study_config:
         ENVIRONMENT
     params:
         code=code(script="write_config"),
-        config=json.dumps(
-            {k: v for k, v in STUDY.resolved.items() if k != "pretrain"},
-            ensure_ascii=False,
-        ),
+        config=as_it_is(argument(json.dumps(STUDY.record, ensure_ascii=False))),
     shell:
         "python workflow/scripts/write_config.py --config {params.config:q}"
         " --out {output:q} 2> {log:q}"
@@ -94,7 +91,7 @@ rule publish:
     params:
         results=subpath(input.page, parent=True),
         folder=subpath(output.page, parent=True),
-        command=study_command(),
+        command=as_it_is(study_command()),
     shell:
         "(cd {params.folder:q}; mkdir -p tables frontier figures; cd -;"
         " cp {input.tables:q} {params.folder:q}/tables;"

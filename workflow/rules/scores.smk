@@ -24,13 +24,13 @@ rule scores:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(len(story_files()) * story_work(), "encoder"),
-        torch_threads=config["threads"],
-        device=config["device"],
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         code=code(script="score"),
         encoder=subpath(input.encoder, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
-        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
+        words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
         policies=spread(STORIES),
         forgetting=spread(FORGETTING),
         folder=subpath(output.stories, parent=True),
@@ -66,8 +66,8 @@ rule tables:
         ENVIRONMENT
     params:
         code=code(script="make_tables"),
-        words=json.dumps(STUDY.concept_words, ensure_ascii=False),
-        batch_size=config["training"]["batch_size"],
+        words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
+        batch_size=STUDY.training.batch_size,
         base_stories=base_story_files(),
         stories=spread(STORIES),
         completions=spread(COMPLETIONS),

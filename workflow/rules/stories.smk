@@ -1,5 +1,8 @@
 # Long stories for evaluation, and many short completions for the best achievable reward.
 
+from tinycats.completions.settings import CompletionsSettings
+from tinycats.stories.settings import BaseStoriesSettings, StoriesSettings
+
 
 # One job for all seeds of the base model, prompted or not: the model is loaded once.
 rule base_stories:
@@ -19,18 +22,17 @@ rule base_stories:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(2 * len(STUDY.seeds) * story_work()),
-        torch_threads=config["threads"],
-        device=config["device"],
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
-        stories=story_arguments(),
-        forced=STUDY.prompted_with,
+        settings=stage_settings(BaseStoriesSettings),
         seeds=STUDY.seeds,
     shell:
         "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
-        " {params.stories} --forced={params.forced:q} --seeds {params.seeds}"
+        " --settings {params.settings:q} --seeds {params.seeds}"
         " --out {params.folder:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
 
@@ -53,17 +55,17 @@ rule stories:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(2 * story_work()),
-        torch_threads=config["threads"],
-        device=config["device"],
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         code=code(script="tell_stories"),
         base_model=subpath(input.weights, parent=True),
         policy=subpath(input.policy, parent=True),
-        stories=story_arguments(),
+        settings=stage_settings(StoriesSettings),
     shell:
         "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
-        " --policy {params.policy:q} --base-stories {input.base:q} {params.stories}"
-        " --seeds {wildcards.seed} --out {output.stories:q} --device {resources.device}"
+        " --policy {params.policy:q} --base-stories {input.base:q}"
+        " --settings {params.settings:q} --seeds {wildcards.seed} --out {output.stories:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
 
 
@@ -91,26 +93,19 @@ rule completions:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(completions_work()),
-        torch_threads=config["threads"],
-        device=config["device"],
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
     params:
         code=code(script="sample_completions"),
         base_model=subpath(input.weights, parent=True),
         policies=spread(POLICY),
         encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/{layout.REWARDS}",
-        prompt=config["training"]["prompt"],
-        forced=STUDY.prompted_with,
-        num_tokens=config["training"]["num_tokens"],
-        base_count=config["evaluation"]["base_completions"],
-        policy_count=config["evaluation"]["policy_completions"],
-        micro_batch=config["training"]["micro_batch"],
+        settings=stage_settings(CompletionsSettings),
         folder=subpath(output.first_token, parent=True),
     shell:
         "python workflow/scripts/sample_completions.py --base-model {params.base_model:q}"
         " --policies {params.policies} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --rewards {params.rewards:q}"
-        " --prompt={params.prompt:q} --forced={params.forced:q} --num-tokens {params.num_tokens}"
-        " --base-count {params.base_count} --policy-count {params.policy_count}"
-        " --micro-batch {params.micro_batch} --out {params.folder:q}"
+        " --settings {params.settings:q} --out {params.folder:q}"
         " --device {resources.device} --threads {resources.torch_threads} 2> {log:q}"

@@ -2,7 +2,7 @@
 
 By hand: PYTHONPATH=src python workflow/scripts/frontier.py --log-probs results/default/completions/log_probs.safetensors
 --base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
---prompted-text " a cat" --out results/default/frontier
+--prompted-with " a cat" --out results/default/frontier
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from tinycats.files.tables import write_table
 from tinycats.frontier import best_of_n
 from tinycats.frontier import limit as frontier
 from tinycats.frontier.columns import TABLES
+from tinycats.frontier.settings import FrontierSettings
 from tinycats.layout import COMPLETIONS, ModelId
+from tinycats.settings import add_flags, read_flags
 
 
 def main() -> None:
@@ -28,17 +30,15 @@ def main() -> None:
         help="base.csv; the policies' tables are beside it: <variant>/kl=<k>/seed=<s>.csv",
     )
     parser.add_argument("--prompted", type=Path, required=True, help="prompted.csv")
-    parser.add_argument(
-        "--prompted-text", required=True, help="text that the base model is prompted with"
-    )
-    parser.add_argument("--bootstrap", type=int, default=200, help="bootstrap replicates (≥ 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     parser.add_argument("--out", type=Path, required=True, help="folder for the four tables")
+    add_flags(parser, FrontierSettings, whole=True)
     args = parser.parse_args()
-    if args.bootstrap < 20:
-        raise program.UserError(f"--bootstrap is {args.bootstrap}, should be at least 20")
     if args.seed < 0:
         raise program.UserError(f"--seed is {args.seed}, should be at least 0")
+    settings = read_flags(args, FrontierSettings)
+    if settings.prompted_with is None:
+        raise program.UserError("--prompted-with: missing; expected text such as ' a cat'")
 
     samples = frontier.read_samples(args.log_probs)
     tables = [args.base]
@@ -53,7 +53,7 @@ def main() -> None:
     prompted_kl = prompted.mean(prompted.kl_policy_to_base)
 
     policies_kl = [own.mean(own.kl_policy_to_base) for own in drawn[1:]]
-    bootstrap = frontier.Bootstrap(samples, args.bootstrap, args.seed)
+    bootstrap = frontier.Bootstrap(samples, settings.bootstrap_samples, args.seed)
     results = {
         "limit": frontier.limit_rows(samples, bootstrap, 1.1 * max([prompted_kl, *policies_kl])),
         "best_of_n": best_of_n.best_of_n(
@@ -64,7 +64,7 @@ def main() -> None:
         "policies": frontier.policy_rows(samples, bootstrap, drawn[1:]),
         "prompted": [
             {
-                "text": args.prompted_text,
+                "text": settings.prompted_with,
                 "reward": prompted.mean(prompted.reward),
                 "kl_policy_to_base_nats": prompted_kl,
             }

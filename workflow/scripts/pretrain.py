@@ -7,7 +7,6 @@ By hand: PYTHONPATH=src python workflow/scripts/pretrain.py --train train.txt
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from tinycats import program
@@ -15,10 +14,12 @@ from tinycats import program
 
 def main() -> None:
     from tinycats.compute import devices
+    from tinycats.compute.settings import MachineSettings
     from tinycats.files.atomic import write_text
     from tinycats.pretrain import corpus
     from tinycats.pretrain import training as pretraining
     from tinycats.pretrain.recipe import Recipe
+    from tinycats.settings import add_flags, read_flags
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, required=True, help="stories, UTF-8 text")
@@ -29,20 +30,12 @@ def main() -> None:
         required=True,
         help="folder for model/, curve.csv, run.json, checkpoint/",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or a torch device such as cuda")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all available)")
-    for field in dataclasses.fields(Recipe):
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=type(field.default),
-            default=field.default,
-            help="see config/pretrain.yaml (default: %(default)s)",
-        )
+    add_flags(parser, Recipe, whole=True)
+    add_flags(parser, MachineSettings)
     args = parser.parse_args()
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    recipe = Recipe(**{name: getattr(args, name) for name in names})
-    devices.set_threads(args.threads)
-    device = devices.choose_device(args.device)
+    recipe, machine = read_flags(args, Recipe), read_flags(args, MachineSettings)
+    devices.set_threads(machine.threads)
+    device = devices.choose_device(machine.device)
 
     texts = {"train": args.train, "validation": args.validation}
     train, validation = (corpus.read_stories(path) for path in texts.values())

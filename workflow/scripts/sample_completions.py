@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from tinycats import layout, program
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
+from tinycats.completions.settings import CompletionsSettings
+from tinycats.compute.settings import MachineSettings
 from tinycats.files import atomic
 from tinycats.files.tables import Row, write_table
 from tinycats.layout import ModelId
+from tinycats.settings import add_flags, read_flags
 
 if TYPE_CHECKING:
     from tinycats.completions.collector import Collector
@@ -39,16 +42,13 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True, help="reference embedding")
     parser.add_argument("--rewards", type=Path, help="folder of rewards shared between jobs")
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--forced", required=True, help="text that the base model is prompted with")
-    parser.add_argument("--num-tokens", type=int, required=True, help="prompt and completion")
-    parser.add_argument("--base-count", type=int, default=20000)
-    parser.add_argument("--policy-count", type=int, default=2000)
-    parser.add_argument("--micro-batch", type=int, default=4096)
     parser.add_argument("--out", type=Path, required=True, help="folder completions/")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
+    add_flags(parser, CompletionsSettings, whole=True)
+    add_flags(parser, MachineSettings)
     args = parser.parse_args()
+    settings, machine = read_flags(args, CompletionsSettings), read_flags(args, MachineSettings)
+    if settings.prompted_with is None:
+        raise program.UserError("--prompted-with: missing; expected text such as ' a cat'")
 
     from tinycats.completions.collector import Collector, pool_of
     from tinycats.compute.devices import choose_device, set_threads
@@ -57,25 +57,26 @@ def main() -> None:
     from tinycats.reward.memo import load_memo, save_memo
     from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
 
-    set_threads(args.threads)
-    device = choose_device(args.device)
+    set_threads(machine.threads)
+    device = choose_device(machine.device)
     verify_folder(args.encoder)
     encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
     concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
     for folder in args.policies:
-        expected = {"prompt": args.prompt, "num_tokens": args.num_tokens}
+        expected = {"prompt": settings.prompt, "num_tokens": settings.num_tokens}
         check_policy(folder, args.base_model, expected, args.reference)
     reward = RewardModel(RewardEncoder(args.encoder, device), concept)
     known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
     base, tokenizer = load_causal_lm(args.base_model, device)
-    collector = Collector(base, tokenizer, reward, args.prompt, args.num_tokens, args.micro_batch)
+    shape = settings.prompt, settings.num_tokens, settings.micro_batch
+    collector = Collector(base, tokenizer, reward, *shape)
 
-    collector.draw_base(args.base_count)
-    prompted = collector.draw_prompted(args.forced, args.policy_count)
+    collector.draw_base(settings.base_completions)
+    prompted = collector.draw_prompted(settings.prompted_with, settings.policy_completions)
     for folder in program.progress(args.policies, len(args.policies), "policies"):
         who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
-        collector.draw_policy(who, policy, args.policy_count)
+        collector.draw_policy(who, policy, settings.policy_completions)
         del policy
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)

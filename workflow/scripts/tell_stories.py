@@ -13,8 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinycats import layout, program
+from tinycats.compute.settings import MachineSettings
 from tinycats.files.tables import Row, read_lines, write_lines
+from tinycats.settings import add_flags, read_flags
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
+from tinycats.stories.settings import BaseStoriesSettings
 
 log = logging.getLogger(__name__)
 
@@ -24,23 +27,16 @@ def main() -> None:
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--policy", type=Path, help="folder of a trained policy (its model/)")
     parser.add_argument("--base-stories", type=Path, help="base model's stories, same seed")
-    parser.add_argument(
-        "--prompts", type=program.json_object, required=True, help="JSON: group → prompts"
-    )
-    parser.add_argument(
-        "--per-prompt", type=program.json_object, required=True, help="JSON: group → stories"
-    )
-    parser.add_argument("--new-tokens", type=int, default=250)
-    parser.add_argument("--forced", default="", help="text that the base model is prompted with")
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="stories file; for the base model, a folder"
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
+    add_flags(parser, BaseStoriesSettings, whole=True)
+    add_flags(parser, MachineSettings)
     args = parser.parse_args()
-    if min(args.seeds) < 0 or args.new_tokens < 1:
-        raise program.UserError("--seeds should be 0 or more and --new-tokens at least 1")
+    if min(args.seeds) < 0:
+        raise program.UserError("--seeds should be 0 or more")
+    settings, machine = read_flags(args, BaseStoriesSettings), read_flags(args, MachineSettings)
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.network import Network, network_with_onednn
@@ -49,16 +45,16 @@ def main() -> None:
     from tinycats.policies.record import check_policy
     from tinycats.stories.storytelling import find_stories, requests, tell_stories
 
-    set_threads(args.threads)
-    device = choose_device(args.device)
+    set_threads(machine.threads)
+    device = choose_device(machine.device)
     base_model, tokenizer = load_causal_lm(args.base_model, device)
     base = network_with_onednn(base_model)
 
     def stories(network: Network, forced: str, seed: int) -> list[Row]:
-        asked = requests(tokenizer, args.prompts, args.per_prompt, forced, seed)
+        asked = requests(tokenizer, settings.prompts, settings.per_prompt(), forced, seed)
         longest = max(len(r.prompt_ids) for r in asked)
-        check_context("evaluation.new_tokens", args.new_tokens, longest, context_of(base_model))
-        return tell_stories(network, base, tokenizer, asked, args.new_tokens)
+        check_context("evaluation.new_tokens", settings.new_tokens, longest, context_of(base_model))
+        return tell_stories(network, base, tokenizer, asked, settings.new_tokens)
 
     if args.policy:
         if (
@@ -72,7 +68,7 @@ def main() -> None:
         write_lines(args.out.with_suffix(layout.FORGETTING.end), found, FORGETTING_FIELDS)
         return
     for seed in program.progress(args.seeds, len(args.seeds), "seeds"):
-        for model, forced in ((layout.BASE, ""), (layout.PROMPTED, args.forced)):
+        for model, forced in ((layout.BASE, ""), (layout.PROMPTED, settings.prompted_with or "")):
             path = args.out / f"{replace(model, seed=seed).stem}{layout.STORIES.end}"
             write_lines(path, stories(base, forced, seed), STORY_FIELDS)
 

@@ -16,9 +16,12 @@ import time
 from pathlib import Path
 
 from tinycats import __version__, layout, program
+from tinycats.compute.settings import MachineSettings
 from tinycats.files.atomic import check_writable, write_text
 from tinycats.files.tables import write_table
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
+from tinycats.policies.settings import CheckpointSettings, TrainingSettings
+from tinycats.settings import add_flags, as_mapping, read_flags
 
 
 def parse() -> argparse.Namespace:
@@ -31,28 +34,18 @@ def parse() -> argparse.Namespace:
     add("--reference", type=Path, required=True, help="reference embedding")
     add("--out", type=Path, required=True, help="folder for model/, training.csv, run.json")
     add("--variant", default="blog", help="name of the variant, for run.json")
-    add("--prompt", default="Once upon a time there was")
-    add("--kl-factor", type=float, required=True, help="the post's KL_FACTOR (0, 6000)")
-    add("--seed", type=int, default=0)
-    add("--steps", type=int, default=100)
-    add("--batch-size", type=int, default=1000, help="completions per step")
-    add("--num-tokens", type=int, default=10, help="tokens of prompt and completion together")
-    add("--learning-rate", type=float, default=1e-5)
-    add("--weight-decay", type=float, default=0.01)
-    add("--baseline", default="none", help="none, mean or leave_one_out")
-    add("--kl", default="base_to_policy", help="or policy_to_base")
-    add("--precision", default="fp32", help="fp32 or bf16 (for the transformer layers)")
-    add("--micro-batch", type=int, default=4096, help="tokens in one forward-backward pass")
-    add("--snr-every", type=int, default=0, help="steps between measurements of gradient SNR")
-    add("--checkpoint-seconds", type=float, default=60)
     add("--rewards", type=Path, help="folder of rewards shared between jobs")
-    add("--device", default="auto")
-    add("--threads", type=int, default=0, help="CPU threads (0: all available)")
+    add_flags(parser, TrainingSettings, whole=True)
+    add_flags(parser, CheckpointSettings)
+    add_flags(parser, MachineSettings)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
+    settings = read_flags(args, TrainingSettings)
+    machine = read_flags(args, MachineSettings)
+    checkpoint_seconds = read_flags(args, CheckpointSettings).checkpoint_seconds
     check_writable(args.out)
     import torch
     import transformers
@@ -60,14 +53,12 @@ def main() -> None:
     from tinycats.compute.devices import choose_device, gpu_name, set_threads
     from tinycats.models.folders import load_causal_lm, save_policy, sha256_file, verify_folder
     from tinycats.policies.record import commit
-    from tinycats.policies.training import Trainer, TrainingSettings, run_identity
+    from tinycats.policies.training import Trainer, run_identity
     from tinycats.reward.memo import load_memo, save_memo
     from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
     from tinycats.source_code import digest
 
-    threads, device = set_threads(args.threads), choose_device(args.device)
-    names = TrainingSettings.__dataclass_fields__
-    settings = TrainingSettings(**{name: getattr(args, name) for name in names})
+    threads, device = set_threads(machine.threads), choose_device(machine.device)
     verify_folder(args.encoder)
     policy, tokenizer = load_causal_lm(args.base_model, device)
     base, _ = load_causal_lm(args.base_model, device)
@@ -87,7 +78,7 @@ def main() -> None:
         state_file=args.out / layout.STATE.name,
     )
     started = time.time()
-    trainer.run(args.checkpoint_seconds)
+    trainer.run(checkpoint_seconds)
 
     if args.rewards:
         save_memo(reward, args.rewards, encoder_sha256, known)
@@ -95,7 +86,7 @@ def main() -> None:
     write_table(args.out / "top_completions.csv", trainer.top, TOP_COMPLETIONS)
     run = {
         "variant": args.variant,
-        "settings": {name: getattr(settings, name) for name in names},
+        "settings": as_mapping(settings),
         "kl_coefficient_per_nat": trainer.coefficient,
         "new_tokens": trainer.sampler.new_tokens,
         "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),

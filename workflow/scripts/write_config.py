@@ -7,15 +7,18 @@ from pathlib import Path
 
 from tinycats import program
 from tinycats.files.atomic import write_text
+from tinycats.settings import read_json
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--config", type=program.json_object, required=True, help="configuration as JSON"
+        "--config", type=read_json, required=True, help="configuration as JSON, or @FILE"
     )
     parser.add_argument("--out", type=Path, required=True, help="YAML file to write")
     args = parser.parse_args()
+    if not isinstance(args.config, dict):
+        raise program.UserError(f"--config: {args.config!r} found, expected a JSON object")
 
     import yaml
 

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +36,10 @@ from tinycats.language_model.text import (
 from tinycats.policies import objective
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
+from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError, progress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that the result of a run depends on, models and code aside."""
-
-    prompt: str
-    kl_factor: float
-    seed: int
-    steps: int
-    batch_size: int
-    num_tokens: int  # as the post counts, prompt included
-    learning_rate: float
-    weight_decay: float
-    baseline: str = "none"
-    kl: str = "base_to_policy"
-    precision: str = "fp32"
-    micro_batch: int = 4096
-    snr_every: int = 0
-
-    def __post_init__(self) -> None:
-        least = {
-            "seed": 0,
-            "batch_size": 1,
-            "learning_rate": 0,
-            "weight_decay": 0,
-            "micro_batch": 1,
-        }
-        for key, value in least.items():
-            if not getattr(self, key) >= value:
-                raise UserError(f"training.{key}: {getattr(self, key)}, should be at least {value}")
 
 
 class Terminated(SystemExit):

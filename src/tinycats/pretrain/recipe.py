@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tinycats.compute.settings import MachineSettings
 from tinycats.program import UserError
+from tinycats.settings import LONGEST_NAME, check, setting, typed
 
 
 @dataclass(frozen=True)
@@ -18,44 +19,37 @@ class Recipe:
     """Every number of the recipe; ``config/pretrain.yaml`` documents how to choose them.
 
     Raises:
-        UserError: a value that cannot work, named with what would be right.
+        UserError: ``heads`` does not divide ``width``.
     """
 
-    vocab_size: int = 4096
-    layers: int = 4
-    width: int = 256
-    heads: int = 4
-    context: int = 512
-    batch_tokens: int = 8192
-    epochs: float = 9.0
-    muon_learning_rate: float = 0.02
-    adam_learning_rate: float = 3.0e-3
-    muon_weight_decay: float = 0.1
-    warmup_steps: int = 100
-    decay_fraction: float = 0.4
-    gradient_clip: float = 1.0
-    open_without_end_of_text: float = 0.25
-    validate_every: int = 250
-    checkpoint_seconds: float = 120.0
-    precision: str = "bf16"
-    seed: int = 0
+    vocab_size: int = setting(4096, "tokens of the byte-level BPE", minimum=258, maximum=65536)
+    layers: int = setting(4, "blocks", minimum=1)
+    width: int = setting(256, "width of the hidden state", minimum=1)
+    heads: int = setting(4, "attention heads, a divisor of the width", minimum=1)
+    context: int = setting(512, "longest story that the model sees whole, in tokens", minimum=2)
+    batch_tokens: int = setting(8192, "tokens in one update", minimum=1)
+    epochs: float = setting(9.0, "passes over the training text", above=0)
+    muon_learning_rate: float = setting(0.02, "learning rate of the blocks' matrices", above=0)
+    adam_learning_rate: float = setting(3.0e-3, "learning rate of everything else", above=0)
+    muon_weight_decay: float = setting(0.1, "weight decay of the blocks' matrices", minimum=0)
+    warmup_steps: int = setting(100, "updates until the learning rate is full", minimum=1)
+    decay_fraction: float = setting(
+        0.4, "last share of the run over which the rate falls to zero", minimum=0, maximum=1
+    )
+    gradient_clip: float = setting(1.0, "longest gradient", above=0)
+    open_without_end_of_text: float = setting(
+        0.25, "share of stories without the opening end-of-text", minimum=0, maximum=1
+    )
+    validate_every: int = setting(250, "updates between measurements of validation", minimum=1)
+    checkpoint_seconds: float = setting(120.0, "seconds between checkpoints", minimum=0)
+    precision: str = setting("bf16", "arithmetic of the blocks", choices=("bf16", "fp32"))
+    seed: int = setting(0, "seed of the random numbers", minimum=0)
 
     def __post_init__(self) -> None:
-        def require(ok: bool, key: str, right: str) -> None:
-            if not ok:
-                raise UserError(f"pretrain.{key} is {getattr(self, key)!r}: should be {right}")
-
-        for key in ("layers", "width", "heads", "batch_tokens", "validate_every", "warmup_steps"):
-            require(getattr(self, key) >= 1, key, "a whole number of at least 1")
-        for key in ("epochs", "muon_learning_rate", "adam_learning_rate", "gradient_clip"):
-            require(getattr(self, key) > 0, key, "a number above 0")
-        for key in ("decay_fraction", "open_without_end_of_text"):
-            require(0 <= getattr(self, key) <= 1, key, "between 0 and 1")
-        require(257 < self.vocab_size <= 65536, "vocab_size", "more than 257 and at most 65536")
-        require(self.seed >= 0, "seed", "at least 0")
-        require(self.context >= 2, "context", "at least 2")
-        require(self.width % self.heads == 0, "heads", f"a divisor of the width {self.width}")
-        require(self.precision in ("bf16", "fp32"), "precision", "bf16 or fp32")
+        if self.width % self.heads:
+            raise UserError(
+                f"pretrain.heads: {self.heads} found, expected a divisor of the width {self.width}"
+            )
 
 
 def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
@@ -68,62 +62,50 @@ def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
     return max(0.0, 1.0 - math.sqrt((step - decay_start) / max(1, total - decay_start)))
 
 
-@dataclass(frozen=True)
-class Pretraining:
+@dataclass(frozen=True, kw_only=True)
+class _Around(MachineSettings):
+    """Keys of the config's ``pretrain`` block beside the recipe's."""
+
+    name: str = setting(
+        help="names the folder results/pretrain/<name>/",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+        spelled="letters, digits, dot, dash and underscore",
+        longest=LONGEST_NAME,
+    )
+    corpus: str = setting(help="folder with the texts, or a data set of the Hub")
+    corpus_revision: str | None = setting(None, "commit of a Hub data set; null: the newest")
+    notes: str | None = setting(None, "Markdown file for the model's card; null: nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block(Recipe, _Around):
+    """Every key of the block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(_Around):
     """The whole of the config's ``pretrain`` block: the recipe, and what is around it."""
 
-    name: str
-    corpus: str
-    corpus_revision: str | None
-    device: str
-    threads: int
-    notes: str | None
     recipe: Recipe
 
     @classmethod
-    def from_config(cls, block: Any) -> Pretraining:
+    def from_config(cls, block: Any, given: Any = None) -> Pretraining:
         """Read and check the block; every key is needed.
+
+        Args:
+            block: as Snakemake merges it.
+            given: the part of it from the command line, where values are texts.
 
         Raises:
             UserError: a key is missing, unknown or mistyped, or a value cannot work.
         """
-        if not isinstance(block, Mapping):
-            raise UserError("pretrain: should be a block of keys, as in config/pretrain.yaml")
-        around: dict[str, tuple[type, ...]] = {
-            "name": (str,),
-            "corpus": (str,),
-            "corpus_revision": (str, type(None)),
-            "device": (str,),
-            "threads": (int,),
-            "notes": (str, type(None)),
-        }
-        types = around | {f.name: (type(f.default),) for f in fields(Recipe)}
-        for key, value in block.items():
-            if key not in types:
-                near = difflib.get_close_matches(str(key), types, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UserError(f"pretrain.{key}: unknown key{hint}")
-            allowed = (*types[key], int) if float in types[key] else types[key]
-            if isinstance(value, bool) or not isinstance(value, allowed):
-                names = {str: "text", int: "a whole number", float: "a number", type(None): "null"}
-                right = " or ".join(names[t] for t in types[key])
-                note = (
-                    " (YAML reads 2e-3 as text: write 2.0e-3)"
-                    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value)
-                    else ""
-                )
-                raise UserError(f"pretrain.{key} is {value!r}: should be {right}{note}")
-        if missing := [key for key in types if key not in block]:
-            raise UserError(f"pretrain: missing {', '.join(missing)}; see config/pretrain.yaml")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", block["name"]):
-            raise UserError(
-                f"pretrain.name is {block['name']!r}: should be letters, digits, '.', '_' and '-'"
-            )
-        recipe: dict[str, Any] = {
-            name: float(block[name]) if float in types[name] else block[name]
-            for name in (f.name for f in fields(Recipe))
-        }
-        return cls(**{key: block[key] for key in around}, recipe=Recipe(**recipe))
+        if isinstance(block, Mapping):
+            block = {**block, **typed(_Block, given or {})}
+            if missing := [f.name for f in fields(_Block) if f.name not in block]:
+                raise UserError(f"pretrain: missing {', '.join(missing)}; see config/pretrain.yaml")
+        values = vars(check(_Block, block, "pretrain"))
+        recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
+        return cls(**{f.name: values[f.name] for f in fields(_Around)}, recipe=recipe)
 
     def is_on_hub(self) -> bool:
         """Whether the corpus is a data set of the Hub: not a folder here, and named owner/name."""
@@ -153,12 +135,3 @@ class Pretraining:
             found = ", ".join(path.name for path in paths) or "none"
             raise UserError(f"pretrain.corpus: {folder} should hold one {pattern}, has {found}")
         return str(paths[0])
-
-    def arguments(self) -> list[str]:
-        """The recipe as arguments of ``workflow/scripts/pretrain.py``."""
-        settings = asdict(self.recipe) | {"device": self.device, "threads": self.threads}
-        return [
-            word
-            for key, value in settings.items()
-            for word in ("--" + key.replace("_", "-"), str(value))
-        ]

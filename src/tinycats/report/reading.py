@@ -11,13 +11,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from tinycats import layout
-from tinycats import study as settings
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
 from tinycats.layout import canonical
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
+from tinycats.study import words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
 SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
@@ -219,7 +219,7 @@ def read_study(
         raise UserError(f"{path}: lacks the key concept")
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
-    words = settings.Study({**config, "concept": concept}).concept_words
+    words = config.get("concept_words") or words_of(concept)
     policies = folder / layout.RUN.stage
     return Study(
         folder=folder,

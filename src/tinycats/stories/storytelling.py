@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,8 @@ class Request:
 
 def requests(
     tokenizer: Any,
-    prompts: dict[str, list[str]],
-    per_prompt: dict[str, int],
+    prompts: Mapping[str, Sequence[str]],
+    per_prompt: Mapping[str, int],
     forced: str,
     seed: int,
 ) -> list[Request]:

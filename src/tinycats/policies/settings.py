@@ -1,0 +1,76 @@
+"""Settings of training. A new one is a field here, a line in config.yaml, and its use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinycats.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionSettings:
+    """What a completion is, in training and in the stage ``completions``."""
+
+    prompt: str = setting("Once upon a time there was", "what every completion follows")
+    num_tokens: int = setting(10, "prompt and completion together, in tokens", minimum=2)
+    micro_batch: int = setting(4096, "tokens in one forward-backward pass", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSettings(CompletionSettings):
+    """What all policies of a study share."""
+
+    steps: int = setting(100, "updates", minimum=1)
+    batch_size: int = setting(1000, "completions a step", minimum=1)
+    learning_rate: float = setting(1.35e-5, "AdamW's learning rate", above=0)
+    weight_decay: float = setting(0.01, "AdamW's weight decay", minimum=0)
+    precision: str = setting("fp32", "arithmetic of the model's body", choices=("fp32", "bf16"))
+    snr_every: int = setting(
+        0, "steps between measurements of the gradient's signal-to-noise ratio; 0: never", minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantSettings:
+    """What a variant sets."""
+
+    baseline: str = setting(
+        "none",
+        "what is subtracted from the reward",
+        choices=("none", "mean", "leave_one_out"),
+        required=True,
+    )
+    kl: str = setting(
+        "base_to_policy",
+        "direction of the KL term",
+        choices=("base_to_policy", "policy_to_base"),
+        required=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(VariantSettings, SharedSettings):
+    """Everything that the result of one run depends on, models and code aside."""
+
+    # above 1e12 the penalty has no further effect, and the factor names a folder
+    kl_factor: float = setting(help="the post's KL_FACTOR (0, 6000)", minimum=0, maximum=1e12)
+    seed: int = setting(0, "seed of the random numbers", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """How a run guards against being killed; no part of its result."""
+
+    checkpoint_seconds: float = setting(
+        60.0, "seconds between states; 0: one after every step", minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBlock(CheckpointSettings, SharedSettings):
+    """The config's block ``training``."""
+
+    kl_factors: tuple[float, ...] = setting(
+        help="KL_FACTOR in the post's unit, no two equal", minimum=0, maximum=1e12, distinct=True
+    )
+    seeds: tuple[int, ...] = setting(help="seeds, no two equal", minimum=0, distinct=True)
