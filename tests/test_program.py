@@ -69,7 +69,7 @@ def test_one_variable_shows_every_traceback() -> None:
     ("words", "says"),
     [
         (("--config", "{"), '"{" found, expected JSON'),
-        (("--config", "[1]"), '"[1]" found, expected a JSON object'),
+        (("--config", "[1]"), "--config: [1] found, expected a JSON object"),
     ],
 )
 def test_an_argument_that_is_no_json_object_is_named(words: tuple[str, ...], says: str) -> None:
