@@ -37,6 +37,7 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         f"{RESULTS}/results.md",
+        f"{RESULTS}/playground.html",
 
 
 rule models:

@@ -12,6 +12,7 @@ rule report:
             f"{REWARD_ENCODER}/manifest.json",
         ],
         config=f"{RESULTS}/config.yaml",
+        playground=f"{RESULTS}/playground.html",
         templates=[
             "workflow/report/report.html.j2",
             "workflow/report/parts.html.j2",
@@ -43,6 +44,56 @@ rule report:
         " --models resources/models --command {params.command:q}"
         " --benchmarks logs/models {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
+
+
+# At most four KL factors, first and last among them: more would not fit into one page.
+def playground_factors():
+    factors = sorted(STUDY.factors, key=float)
+    return [
+        factors[i]
+        for i in sorted({round(n * (len(factors) - 1) / 3) for n in range(4)})
+    ]
+
+
+# One offline page that runs the base model and policies of the first variant and seed.
+rule playground:
+    input:
+        base=rules.base_model.output,
+        weights=rules.base_model.output.weights,
+        policies=expand(
+            f"{POLICY}/model/model.safetensors",
+            variant=STUDY.variants[0],
+            factor=playground_factors(),
+            seed=STUDY.seeds[0],
+        ),
+        templates=[
+            "workflow/report/playground.html.j2",
+            "workflow/report/playground.css",
+            "workflow/report/playground.js",
+            "workflow/report/playground_model.js",
+            "workflow/report/report.css",
+        ],
+        code=code(script="make_playground"),
+    output:
+        f"{RESULTS}/playground.html",
+    log:
+        f"logs/{STUDY.name}/playground.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/playground.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        folders=lambda wildcards, input: [str(Path(p).parent) for p in input.policies],
+        base_model=subpath(input.weights, parent=True),
+        study=STUDY.name,
+        factors=playground_factors(),
+        prompt=config["training"]["prompt"],
+    shell:
+        "python workflow/scripts/make_playground.py --study {params.study:q}"
+        " --base-model {params.base_model:q}"
+        " --kl-factors {params.factors} --policies {params.folders:q}"
+        " --prompt={params.prompt:q} --out {output:q} 2> {log:q}"
 
 
 # What was run, as it was merged from config.yaml, --configfile and --config.
