@@ -98,7 +98,7 @@
   }
 
   async function prepare(run) {
-    const wishes = asked(), ids = tokenizer.encode(wishes.prompt), made = { ...wishes, told: 0, seconds: 0 };
+    const wishes = asked(), ids = tokenizer.encode(wishes.prompt), made = { ...wishes, told: 0, seconds: 0, random: randomNumbers(wishes.seed) };
     say("Unpacking the models.");
     const base = await loadModel(0), sides = [];
     for (const [i, model] of wishes.models.entries()) {
@@ -127,8 +127,8 @@
   }
 
   // Draw a token, put it on the page, and read it for the next.
-  function advance(side, { temperature, seed }) {
-    const { logPolicy, logBase } = side, u = randomNumber(seed, side.tokens.length);
+  function advance(side, temperature, u) {
+    const { logPolicy, logBase } = side;
     const id = draw(logPolicy, temperature, u);
     const others = largestOf(logPolicy, ALTERNATIVES + 1).filter((other) => other !== id).slice(0, ALTERNATIVES);
     const entry = (token) => ({ token, policy: logPolicy[token], base: logBase ? logBase[token] : logPolicy[token] });
@@ -181,8 +181,8 @@
     const mine = session;
     if (limit > 1) say("Telling.");
     for (; limit > 0 && run === current && mine.sides.some((side) => !side.ended); limit--) {
-      const from = performance.now();
-      for (const side of mine.sides) if (!side.ended) advance(side, mine);
+      const from = performance.now(), u = mine.random();      // one number for both sides
+      for (const side of mine.sides) if (!side.ended) advance(side, mine.temperature, u);
       mine.told++;
       mine.seconds += (performance.now() - from) / 1000;
       showCounts();

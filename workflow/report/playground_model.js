@@ -228,12 +228,18 @@ function logSoftmax(logits) {
   return logits;
 }
 
-// Random number t of a seed, in [0, 1): mulberry32's output for the counter seed + (t + 1) · 0x6D2B79F5.
-function randomNumber(seed, t) {
-  let a = (seed + Math.imul(t + 1, 0x6d2b79f5)) | 0;
-  a = Math.imul(a ^ (a >>> 15), a | 1);
-  a ^= a + Math.imul(a ^ (a >>> 7), a | 61);
-  return ((a ^ (a >>> 14)) >>> 0) / 4294967296;
+// sfc32 by Chris Doty-Humphrey (PractRand), seeded as there: each call returns a number in [0, 1).
+function randomNumbers(seed) {
+  let a = 0, b = seed | 0, c = 0, counter = 1;
+  const next = () => {
+    const sum = (a + b + counter++) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = (((c << 21) | (c >>> 11)) + sum) | 0;
+    return (sum >>> 0) / 4294967296;
+  };
+  for (let i = 0; i < 12; i++) next();
+  return next;
 }
 
 // The first token, in order of ids, at which p^(1/temperature), summed and normalised, exceeds u.

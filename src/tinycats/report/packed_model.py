@@ -89,9 +89,7 @@ def quantise_policy(
     base's rounding outweighs that of the differences.
     """
     codes = {name: quantise(policy[name] - base[name], 5) for name in matrices}
-    unpacked = {
-        name: packed_base[name] + q * scale[:, None] for name, (q, scale) in codes.items()
-    }
+    unpacked = {name: packed_base[name] + q * scale[:, None] for name, (q, scale) in codes.items()}
     return codes, policy | unpacked
 
 

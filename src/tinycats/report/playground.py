@@ -72,7 +72,9 @@ def _unsupported_tokenizer(tokenizer: Mapping[str, Any]) -> str | None:
     )
     if plain:
         return None
-    return "The playground needs a byte-level BPE tokenizer as GPT-2 has; this base model's differs."
+    return (
+        "The playground needs a byte-level BPE tokenizer as GPT-2 has; this base model's differs."
+    )
 
 
 def _too_large(size: int, what: str) -> str:
