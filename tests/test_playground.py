@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_report_page as report_page
 import torch
+from report_study import make_study
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -368,6 +369,30 @@ def test_fits_a_phone_asks_nobody_and_passes_the_accessibility_checker(browser, 
     )
     assert found["passed"] > 20
     assert found["bad"] == []
+
+
+def test_weights_are_read_in_whatever_precision_they_are_stored(tmp_path, tiny):
+    names = ["wte.weight", "h.1.mlp.c_fc.bias"]
+    exact = packed.read_weights(tiny[0], names)
+    for dtype in (torch.float16, torch.bfloat16):
+        GPTNeoForCausalLM.from_pretrained(tiny[0], dtype=dtype).save_pretrained(tmp_path)
+        for name, read in packed.read_weights(tmp_path, names).items():
+            assert read.dtype == np.float32
+            assert np.array_equal(read, torch.tensor(exact[name]).to(dtype).float().numpy())
+
+
+def test_the_report_links_to_a_playground_that_lies_beside_it(tmp_path):
+    results, models = make_study(tmp_path)
+    command = [
+        *(sys.executable, str(ROOT / "workflow/scripts/render_report.py")),
+        *("--results", str(results), "--models", str(models)),
+    ]
+    for there in (False, True):
+        if there:
+            (results / "playground.html").write_text("<!doctype html>")
+        subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, check=True, timeout=120)
+        page = (results / "report.html").read_text(encoding="utf-8")
+        assert ('<a href="playground.html">' in page) == there
 
 
 def reason(page: str) -> str:

@@ -143,7 +143,7 @@ def pack_models(base: Path, policies: Mapping[str, Path]) -> tuple[dict[str, Any
             "window": config.get("window_size", 256),
             "epsilon": config["layer_norm_epsilon"],
             "activation": config["activation_function"],
-            "end": config["eos_token_id"],
+            "end": config.get("eos_token_id", 50256),
         },
         "vectors": [[name, len(exact_base[name])] for name in vectors],
         "matrices": [[name, *exact_base[name].shape] for name in matrices],
