@@ -130,6 +130,15 @@ def policy_weights():
     return per_policy(f"{POLICY}/model/model.safetensors")
 
 
+# At most four KL factors, first and last among them: more would not fit into one page.
+def playground_factors():
+    factors = sorted(STUDY.factors, key=float)
+    return [
+        factors[i]
+        for i in sorted({round(n * (len(factors) - 1) / 3) for n in range(4)})
+    ]
+
+
 def report_tables():
     return [
         f"{RESULTS}/{path}.csv"

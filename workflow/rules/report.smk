@@ -46,15 +46,6 @@ rule report:
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
 
 
-# At most four KL factors, first and last among them: more would not fit into one page.
-def playground_factors():
-    factors = sorted(STUDY.factors, key=float)
-    return [
-        factors[i]
-        for i in sorted({round(n * (len(factors) - 1) / 3) for n in range(4)})
-    ]
-
-
 # One offline page that runs the base model and policies of the first variant and seed.
 rule playground:
     input:
