@@ -34,7 +34,7 @@
     return loaded[number];
   }
 
-  // ---- what the controls say -----------------------------------------------------------------
+  // ---- controls -----------------------------------------------------------------
   const form = $("#ask"), tip = $("#tip"), buttons = { tell: $("#tell"), step: $("#step"), next: $("#next") };
   const panels = ["left", "right"].map((name) => ({
     name, dial: $(`#${name}-model`), heading: $(`#${name}-name`), story: $(`#${name}-story`), count: $(`#${name}-count`), card: $(`#${name}`),
@@ -90,7 +90,7 @@
   const channel = new MessageChannel(), waiting = [];
   channel.port1.onmessage = () => waiting.shift()();
   const pause = () => new Promise((go) => { waiting.push(go); channel.port2.postMessage(0); });   // lets the page draw
-  const say = (text) => { $("#status").textContent = text; };
+  const announce = (text) => { $("#status").textContent = text; };
 
   function showButtons() {
     const open = session && session.sides.some((side) => !side.ended) && session.told > 0;
@@ -99,7 +99,7 @@
 
   async function prepare(run) {
     const wishes = asked(), ids = tokenizer.encode(wishes.prompt), made = { ...wishes, told: 0, seconds: 0, random: randomNumbers(wishes.seed) };
-    say("Unpacking the models.");
+    announce("Unpacking the models.");
     const base = await loadModel(0), sides = [];
     for (const [i, model] of wishes.models.entries()) {
       const policy = await loadModel(model);
@@ -179,7 +179,7 @@
       session = made;
     }
     const mine = session;
-    if (limit > 1) say("Telling.");
+    if (limit > 1) announce("Telling.");
     for (; limit > 0 && run === current && mine.sides.some((side) => !side.ended); limit--) {
       const from = performance.now(), u = mine.random();      // one number for both sides
       for (const side of mine.sides) if (!side.ended) advance(side, mine.temperature, u);
@@ -191,7 +191,7 @@
     if (run !== current) return;
     running = false;
     showButtons();
-    say(mine.sides.map((side) => {
+    announce(mine.sides.map((side) => {
       const last = side.tokens.at(-1);
       const state = side.ended ? `${side.tokens.length} tokens, ${last.token === config.end ? "ended" : "context full"}`
         : `${nameToken(last.token)}, ${percent(last.policy)}`;
@@ -203,7 +203,7 @@
     current++;
     running = false;
     showButtons();
-    say("Stopped.");
+    announce("Stopped.");
   }
   // Other settings: the stories on the page are of the past, and are told again.
   function changed(again) {
