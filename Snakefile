@@ -37,6 +37,7 @@ rule all:
     input:
         f"{RESULTS}/{layout.PAGE}",
         f"{RESULTS}/{layout.MARKDOWN}",
+        f"{RESULTS}/{layout.PLAYGROUND}",
 
 
 rule models:

@@ -370,6 +370,7 @@ FIGURE = "figures/{name}"  # and .svg, .png or .json
 CONFIG = "config.yaml"
 PAGE = "report.html"
 MARKDOWN = "results.md"
+PLAYGROUND = "playground.html"
 BENCHMARKS = "benchmarks"
 
 

@@ -182,6 +182,12 @@ def run_settings(wildcards):
     )
 
 
+# At most four KL factors, first and last among them: more would not fit into one page.
+def playground_factors():
+    last = len(STUDY.factors) - 1
+    return [STUDY.factors[i] for i in sorted({round(n * last / 3) for n in range(4)})]
+
+
 def study_command():
     """The command that regenerates this study, for its report."""
     words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]

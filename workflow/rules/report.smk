@@ -12,6 +12,7 @@ rule report:
             f"{REWARD_ENCODER}/manifest.json",
         ],
         config=f"{RESULTS}/{layout.CONFIG}",
+        playground=f"{RESULTS}/{layout.PLAYGROUND}",
         templates=[
             "workflow/report/report.html.j2",
             "workflow/report/parts.html.j2",
@@ -44,6 +45,47 @@ rule report:
         " --models resources/models --command {params.command:q}"
         " --benchmarks logs/models {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
+
+
+# One offline page that runs the base model and policies of the first variant and seed.
+rule playground:
+    input:
+        base=rules.base_model.output,
+        weights=rules.base_model.output.weights,
+        policies=expand(
+            f"{POLICY}/{layout.WEIGHTS.name}",
+            variant=VARIANTS[0],
+            factor=playground_factors(),
+            seed=STUDY.seeds[0],
+        ),
+        templates=[
+            "workflow/report/playground.html.j2",
+            "workflow/report/playground.css",
+            "workflow/report/playground.js",
+            "workflow/report/playground_model.js",
+            "workflow/report/report.css",
+        ],
+    output:
+        f"{RESULTS}/{layout.PLAYGROUND}",
+    log:
+        f"logs/{STUDY.name}/playground.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/playground.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code(script="make_playground"),
+        folders=lambda wildcards, input: [str(Path(p).parent) for p in input.policies],
+        base_model=subpath(input.weights, parent=True),
+        study=STUDY.name,
+        factors=playground_factors(),
+        prompt=as_it_is(STUDY.training.prompt),
+    shell:
+        "python workflow/scripts/make_playground.py --study {params.study:q}"
+        " --base-model {params.base_model:q}"
+        " --kl-factors {params.factors} --policies {params.folders:q}"
+        " --prompt={params.prompt:q} --out {output:q} 2> {log:q}"
 
 
 # The study's settings, merged from config.yaml, --configfile and --config.

@@ -43,8 +43,8 @@ def main() -> None:
     study = read_study(args.results, args.models, args.concept, args.benchmarks)
     again = f"snakemake --cores 1 --resources gpu=1 --configfile {args.results / 'config.yaml'}"
     command = args.command or again
-    page = report.render(study, command)
     out = args.out or args.results / "report.html"
+    page = report.render(study, command, (out.parent / "playground.html").exists())
     markdown = args.markdown or args.results / "results.md"
     text = markdown_results.render(study, command, markdown, args.copy_figures)
     write_text(out, page)

@@ -226,12 +226,13 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
     return env
 
 
-def render(study: Study, command: str) -> str:
+def render(study: Study, command: str, playground: bool = False) -> str:
     """The complete page.
 
     Args:
         study: as read by :func:`tinycats.report.reading.read_study`.
         command: the command that regenerates the study, as shown on the page.
+        playground: whether ``playground.html`` will lie beside the page, which then links to it.
     """
     known = facts(study)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
@@ -243,6 +244,7 @@ def render(study: Study, command: str) -> str:
         .render(
             **known,
             command=command,
+            playground=playground,
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=digest,
