@@ -225,7 +225,7 @@ def others(copy) -> dict[str, Run]:
 
 
 def test_the_checks_before_submitting(copy):
-    checks = commands("## 4. Checks")
+    checks = commands("## 4. Check before you submit")
     assert len(checks) == 5
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     outputs = []
