@@ -17,6 +17,11 @@ from typing import Any
 
 from tinycats.program import UserError
 
+#: templates, styles and scripts of the pages
+TEMPLATES = Path(__file__).resolve().parents[2] / "workflow" / "report"
+#: the blog post's own KL_FACTOR: pages show it first wherever the study has it
+BLOG_FACTOR = "6000"
+
 
 def canonical(factor: float) -> str:
     """One spelling of a KL factor for paths: 6000.0 and 6e3 are ``6000``, 0.50 is ``0.5``."""

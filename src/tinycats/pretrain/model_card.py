@@ -1,4 +1,7 @@
-"""What a story model's card says: everything in it is measured here, on the files that ship."""
+"""A story model's card: its numbers are measured here, on the files that ship.
+
+Its text is the template workflow/report/model_card.md.j2.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from torch import Tensor
 
+from tinycats.layout import TEMPLATES
 from tinycats.mentions import Mentions
 from tinycats.models.folders import load_causal_lm, sha256_file
 from tinycats.pretrain.corpus import IGNORE, collate, windows
@@ -245,135 +250,43 @@ def card(
         curve: ``curve.csv``.
         notes: Markdown of what was tried, or an empty text.
     """
-    recipe, data = run["recipe"], run["data"]
     rows = read_curve(curve)
-    best = min(range(len(rows)), key=lambda i: rows[i]["validation_bits_per_byte"])
-    shown = sorted({round(i * (len(rows) - 1) / 11) for i in range(12)} | {best})
-    table = [
-        f"| {rows[i]['step']:.0f} | {rows[i]['tokens'] / 1e6:.1f} M | "
-        f"{rows[i]['train_nats_per_token']:.3f} | {rows[i]['validation_bits_per_byte']:.4f}"
-        + (" (kept) |" if i == best else " |")
-        for i in shown
-    ]
-    checksums = [
-        f"| `{name}` | `{sha256_file(folder / name)}` |"
-        for name in ("model.safetensors", "tokenizer.json", "config.json")
-    ]
-    texts = [
-        f"| {name} text, {data[name]['bytes']:,} bytes | `{data[name]['sha256']}` |"
-        for name in ("train", "validation")
-    ]
-    settings = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    samples = "\n\n".join(
-        f"**{number}.**\n\n"
-        + "\n>\n".join(f"> {line}" for line in text.splitlines() if line.strip())
-        for number, text in enumerate(numbers["samples"], start=1)
+    best = min(rows, key=lambda row: row["validation_bits_per_byte"])
+    shown = {round(i * (len(rows) - 1) / 11) for i in range(12)} | {rows.index(best)}
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    own, others = numbers["shared_runs"], numbers["shared_runs_held_out"]
-    parameters = numbers["parameters"]
-    alike = (
-        f"; {numbers['mentions_train_alike']:.1%} of the {numbers['stories_train_alike']:,} that"
-        " begin like these"
-        if numbers["stories_train_alike"]
-        else ""
+    env.filters["fmt"] = format
+    return env.get_template("model_card.md.j2").render(
+        numbers=numbers,
+        run=run,
+        recipe=run["recipe"],
+        versions=run["versions"],
+        files=[
+            (f"{name} text, {text['bytes']:,} bytes", text["sha256"])
+            for name, text in run["data"].items()
+        ]
+        + [
+            (f"`{name}`", sha256_file(folder / name))
+            for name in ("model.safetensors", "tokenizer.json", "config.json")
+        ],
+        curve=[rows[i] for i in sorted(shown)],
+        best=best,
+        samples=[
+            [line for line in text.splitlines() if line.strip()] for text in numbers["samples"]
+        ],
+        # a comment at the top of the notes file is for its editors
+        notes=re.sub(r"<!--.*?-->", "", notes, flags=re.DOTALL).strip(),
+        prompt=PROMPT,
+        story_tokens=STORY_TOKENS,
+        completion_tokens=COMPLETION_TOKENS,
+        shown=SHOWN,
+        concept=CONCEPT,
+        seed=SEED,
+        own=numbers["shared_runs"],
+        others=numbers["shared_runs_held_out"],
     )
-    return f"""---
-language: en
-license: cdla-sharing-1.0
-library_name: transformers
-pipeline_tag: text-generation
-datasets: [roneneldan/TinyStories]
----
-
-# A small story model
-
-A GPT-Neo of {parameters / 1e6:.1f} M parameters ({recipe["layers"]} layers, width
-{recipe["width"]}, {recipe["heads"]} heads, context {recipe["context"]}) that tells short stories for
-small children. It is the base model that the workflow's default study teaches to talk about cats.
-It loads with `AutoModelForCausalLM` and `AutoTokenizer`; no custom code. This card is written by
-`workflow/scripts/model_card.py`, and so is every number in it.
-
-Held-out text: **{numbers["bits_per_byte"]:.4f} bits per byte** (−log2 p(story, closing end-of-text |
-opening end-of-text) over the UTF-8 bytes of {numbers["validation_stories"]} stories that were not
-trained on; sliding window where a story is longer than the context; measured on the half-precision
-file that ships, loaded by transformers in float32). The same stories chose the checkpoint, so the
-figure is slightly favourable.
-
-## Data and licence
-
-{numbers["train_stories"]:,} stories ({numbers["train_tokens"] / 1e6:.2f} M tokens) of TinyStories:
-Ronen Eldan and Yuanzhi Li, "TinyStories: How Small Can Language Models Be and Still Speak Coherent
-English?", [arXiv 2305.07759](https://arxiv.org/abs/2305.07759), data set `roneneldan/TinyStories`,
-licence [CDLA-Sharing-1.0](https://cdla.dev/sharing-1-0/). The text itself is not in this repository.
-
-| file | sha256 |
-|---|---|
-{chr(10).join(texts + checksums)}
-
-## Recipe
-
-`snakemake pretrain --configfile config/pretrain.yaml` with these values, which the config explains:
-
-| setting | value |
-|---|---|
-{settings}
-
-{run["steps"]:,} updates, {run["tokens"] / 1e6:.1f} M tokens, {run["seconds"] / 60:.0f} minutes on
-{run["device"]} ({run["threads"]} CPU threads). {versions}. Another machine or another number of
-threads rounds differently, so its file has other bytes and, closely, the same quality.
-
-## Learning curve
-
-![Validation bits per byte and training loss over training](learning_curve.svg)
-
-| update | tokens seen | training loss, nats per token | validation, bits per byte |
-|---|---|---|---|
-{chr(10).join(table)}
-
-## How it tells stories
-
-From "{PROMPT}", temperature 1, full softmax: {numbers["stories"]} stories of at most {STORY_TOKENS} new tokens
-(seed {SEED}) and {numbers["completions"]} completions of {COMPLETION_TOKENS} tokens (seed {SEED + 1}).
-
-| | model | training text |
-|---|---|---|
-| stories that end by themselves | {numbers["ended"]:.1%} | |
-| line breaks per story | {numbers["line_breaks"]:.2f} | {numbers["line_breaks_train"]:.2f} |
-| stories that mention a cat | {numbers["mentions"]:.1%} | {numbers["mentions_train"]:.1%}{alike} |
-| mean similarity of prompt and completion to "{CONCEPT}" | {numbers["completion_similarity"]:.3f} | |
-| distinct completions of {numbers["completions"]} | {numbers["distinct_completions"]} | |
-
-## Memorisation
-
-The longest run of tokens that a story shares with any training story:
-
-| | median | 95 % | longest |
-|---|---|---|---|
-| {numbers["stories"]} sampled stories | {own["median"]:.0f} | {own["95 %"]:.0f} | {own["longest"]} |
-| {numbers["validation_stories"]} held-out stories | {others["median"]:.0f} | {others["95 %"]:.0f} | {others["longest"]} |
-
-A model that copied would share longer runs than stories that it has never seen do.
-
-{notes_section(notes)}## Ten samples, not picked
-
-The first {SHOWN} of the {numbers["stories"]}:
-
-{samples}
-
-## Limits
-
-English stories of a few hundred words in a small child's vocabulary, and nothing else: it knows no
-facts, follows no instructions, and loses track of who is who. What it says reflects the synthetic
-stories that it was trained on, their stereotypes included. It is made for studying how a reward
-changes a language model, not for telling stories to children unsupervised.
-"""
-
-
-def notes_section(notes: str) -> str:
-    """The card's section on what was tried; empty without notes."""
-    if not notes.strip():
-        return ""
-    # a comment at the top of the notes file is for its editors
-    text = re.sub(r"<!--.*?-->", "", notes, flags=re.DOTALL).strip()
-    return f"## What was tried, and where it stopped paying\n\n{text}\n\n"

@@ -18,13 +18,14 @@ import pickle
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinycats import source_code
 from tinycats.models.folders import sha256_file
@@ -103,6 +104,174 @@ def load_state(
     return None
 
 
+@dataclass
+class Progress:
+    """How far a run has come; with the weights and the optimizers' moments, its whole state.
+
+    Attributes:
+        step: updates done.
+        epoch, in_epoch: epochs done, and batches done of the epoch under way.
+        tokens: tokens trained on.
+        nats, seen: loss and number of the tokens since the last validation.
+        best: lowest validation so far, in bits per byte.
+        curve: rows of ``curve.csv`` so far.
+        seconds: time of earlier parts of an interrupted run, then of the whole.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    in_epoch: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+    seen: int = 0
+    best: float = math.inf
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Pretraining:
+    """One run: model, optimizers, data and progress. Arguments: see :func:`pretrain`."""
+
+    def __init__(
+        self,
+        train: list[np.ndarray],
+        validation: list[np.ndarray],
+        validation_bytes: int,
+        recipe: Recipe,
+        checkpoint: Path,
+        device: str,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.train, self.recipe, self.device = train, recipe, device
+        self.validation, self.validation_bytes = validation, validation_bytes
+        self.model = StoryModel(recipe).to(device)
+        self.opts = optimizers(self.model, recipe)
+        self.groups = [group for opt in self.opts for group in opt.param_groups]
+        self.base_rates = [group["lr"] for group in self.groups]
+        self.steps_per_epoch = sum(1 for _ in batches(train, recipe, 0))
+        self.steps = max(1, round(self.steps_per_epoch * recipe.epochs))
+        self.best_model, self.state_file = checkpoint / "model", checkpoint / "state.pt"
+        self.progress = Progress()
+        self.began = self.saved_at = time.monotonic()
+        # what a state must agree with, besides the code
+        self.fixed = {
+            k: v for k, v in asdict(recipe).items() if k not in ("epochs", "checkpoint_seconds")
+        }
+        self.data = data_sha256(train, validation)
+        self.decay_start = self.steps - round(self.steps * recipe.decay_fraction)
+
+    def resume(self) -> None:
+        """Go on from the state of an interrupted run, if there is one that fits."""
+        state = load_state(
+            self.state_file, self.fixed, self.data, self.decay_start, self.recipe.epochs
+        )
+        if not state:
+            return
+        self.model.load_state_dict(state["model"])
+        for opt, saved in zip(self.opts, state["optimizers"], strict=True):
+            opt.load_state_dict(saved)
+        self.groups = [group for opt in self.opts for group in opt.param_groups]
+        self.progress = Progress(**{f.name: state[f.name] for f in fields(Progress)})
+        log.info("resumed at step %d of %d", self.progress.step, self.steps)
+
+    def save_state(self) -> None:
+        """Write all that :meth:`resume` needs."""
+        state = asdict(self.progress) | {
+            "recipe": self.fixed,
+            "data_sha256": self.data,
+            "code_sha256": code_sha256(),
+            "epochs": self.recipe.epochs,
+            "decay_start": self.decay_start,
+            "model": self.model.state_dict(),
+            "optimizers": [opt.state_dict() for opt in self.opts],
+            "seconds": self.seconds(),
+        }
+        temporary = self.state_file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.state_file)
+        self.saved_at = time.monotonic()
+
+    def seconds(self) -> float:
+        """Training time so far, that before an interruption included."""
+        return self.progress.seconds + time.monotonic() - self.began
+
+    def update(self, inputs: Tensor, targets: Tensor) -> int:
+        """One step of both optimizers on a batch of token ids ``(rows, tokens)``; its tokens."""
+        factor = learning_rate_factor(self.progress.step, self.steps, self.recipe)
+        for group, rate in zip(self.groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        count = int((targets != IGNORE).sum())
+        loss = self.model(inputs.to(self.device), targets.to(self.device))
+        (loss / count).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        for opt in self.opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        now = self.progress
+        now.step, now.in_epoch = now.step + 1, now.in_epoch + 1
+        now.tokens, now.seen, now.nats = (
+            now.tokens + count,
+            now.seen + count,
+            now.nats + loss.item(),
+        )
+        return count
+
+    def validate(self) -> None:
+        """Add a row to the curve; keep the model if it is the best so far.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        now = self.progress
+        value = bits_per_byte(
+            self.model, self.validation, self.validation_bytes, self.recipe.context
+        )
+        if not math.isfinite(value):
+            raise UserError(
+                f"validation is {value} bits per byte at step {now.step}: training diverged; "
+                "lower pretrain.muon_learning_rate or pretrain.adam_learning_rate"
+            )
+        now.curve.append(
+            {
+                "step": now.step,
+                "tokens": now.tokens,
+                "train_nats_per_token": now.nats / now.seen,
+                "validation_bits_per_byte": value,
+            }
+        )
+        now.nats, now.seen = 0.0, 0
+        log.info("step %d: validation %.4f bits per byte", now.step, value)
+        if value < now.best:
+            now.best = value
+            save_story_model(self.model, self.recipe, self.best_model)
+
+    def run(self) -> None:
+        """Train to the last step, with validations and saved states on the way."""
+        now, recipe = self.progress, self.recipe
+        lap, lap_tokens = time.monotonic(), 0
+        while now.step < self.steps:
+            for inputs, targets in islice(
+                batches(self.train, recipe, now.epoch), now.in_epoch, None
+            ):
+                lap_tokens += self.update(inputs, targets)
+                last = now.step == self.steps
+                if now.step % 50 == 0:
+                    log.info(
+                        "step %d/%d  epoch %.2f  loss %.4f nats/token  %.0f tokens/s",
+                        *(now.step, self.steps, now.epoch + now.in_epoch / self.steps_per_epoch),
+                        *(now.nats / now.seen, lap_tokens / (time.monotonic() - lap)),
+                    )
+                    lap, lap_tokens = time.monotonic(), 0
+                if now.step % recipe.validate_every == 0 or last:
+                    self.validate()
+                    lap, lap_tokens = time.monotonic(), 0
+                if time.monotonic() - self.saved_at > recipe.checkpoint_seconds or last:
+                    self.save_state()
+                if last:
+                    return
+            now.epoch, now.in_epoch = now.epoch + 1, 0
+
+
 def pretrain(
     train: list[np.ndarray],
     validation: list[np.ndarray],
@@ -117,136 +286,38 @@ def pretrain(
     an interrupted run goes on as if it had not been interrupted.
 
     Args:
-        train, validation: token ids of stories, as :func:`tinycats.pretrain.corpus.encode_stories` gives.
+        train, validation: token ids of stories, from :func:`tinycats.pretrain.corpus.encode_stories`.
         validation_bytes: UTF-8 bytes of the validation stories.
         recipe: the settings.
         out: folder; ``out/checkpoint/model`` already holds the tokenizer.
         device: torch device.
 
     Returns:
-        What ``run.json`` says of the training: steps, tokens, parameters, best value, seconds.
+        What ``run.json`` records of the training: steps, tokens, parameters, best value, seconds.
 
     Raises:
         UserError: the loss is no longer finite.
     """
-    torch.manual_seed(recipe.seed)
-    model = StoryModel(recipe).to(device)
-    opts = optimizers(model, recipe)
-    base_rates = [group["lr"] for opt in opts for group in opt.param_groups]
-    per_epoch = sum(1 for _ in batches(train, recipe, 0))
-    total = max(1, round(per_epoch * recipe.epochs))
-    decay_start = total - round(total * recipe.decay_fraction)
-    fixed = {k: v for k, v in asdict(recipe).items() if k not in ("epochs", "checkpoint_seconds")}
-    step, epoch, in_epoch, tokens, best, seconds = 0, 0, 0, 0, math.inf, 0.0
-    nats, seen = 0.0, 0
-    curve: list[dict[str, float]] = []
-    data = data_sha256(train, validation)
-    best_model, state_file = out / "checkpoint" / "model", out / "checkpoint" / "state.pt"
-    if state := load_state(state_file, fixed, data, decay_start, recipe.epochs):
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimizers"], strict=True):
-            opt.load_state_dict(saved)
-        step, epoch, in_epoch, tokens = (state[k] for k in ("step", "epoch", "in_epoch", "tokens"))
-        best, curve, seconds = state["best"], state["curve"], state["seconds"]
-        nats, seen = state["nats"], state["seen"]
-        log.info("resumed at step %d of %d", step, total)
-    began = saved_at = lap = time.monotonic()
-    lap_tokens = 0
-
-    def save_state() -> None:
-        temporary = state_file.with_suffix(".tmp")
-        torch.save(
-            {
-                "recipe": fixed,
-                "data_sha256": data,
-                "code_sha256": code_sha256(),
-                "epochs": recipe.epochs,
-                "decay_start": decay_start,
-                "model": model.state_dict(),
-                "optimizers": [opt.state_dict() for opt in opts],
-                "step": step,
-                "epoch": epoch,
-                "in_epoch": in_epoch,
-                "tokens": tokens,
-                "best": best,
-                "curve": curve,
-                "nats": nats,
-                "seen": seen,
-                "seconds": seconds + time.monotonic() - began,
-            },
-            temporary,
-        )
-        os.replace(temporary, state_file)
-
-    while step < total:
-        for index, (inputs, targets) in enumerate(batches(train, recipe, epoch)):
-            if index < in_epoch:
-                continue
-            factor = learning_rate_factor(step, total, recipe)
-            groups = [group for opt in opts for group in opt.param_groups]
-            for group, rate in zip(groups, base_rates, strict=True):
-                group["lr"] = rate * factor
-            count = int((targets != IGNORE).sum())
-            loss = model(inputs.to(device), targets.to(device))
-            (loss / count).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
-            step, in_epoch = step + 1, index + 1
-            tokens, lap_tokens, seen = tokens + count, lap_tokens + count, seen + count
-            nats += loss.item()
-            if step % 50 == 0:
-                rate = lap_tokens / (time.monotonic() - lap)
-                log.info(
-                    "step %d/%d  epoch %.2f  loss %.4f nats/token  %.0f tokens/s",
-                    *(step, total, epoch + in_epoch / per_epoch, nats / seen, rate),
-                )
-                lap, lap_tokens = time.monotonic(), 0
-            if step % recipe.validate_every == 0 or step == total:
-                value = bits_per_byte(model, validation, validation_bytes, recipe.context)
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"validation is {value} bits per byte at step {step}: training diverged; "
-                        "lower pretrain.muon_learning_rate or pretrain.adam_learning_rate"
-                    )
-                curve.append(
-                    {
-                        "step": step,
-                        "tokens": tokens,
-                        "train_nats_per_token": nats / seen,
-                        "validation_bits_per_byte": value,
-                    }
-                )
-                nats, seen = 0.0, 0
-                log.info("step %d: validation %.4f bits per byte", step, value)
-                if value < best:
-                    best = value
-                    save_story_model(model, recipe, best_model)
-                lap, lap_tokens = time.monotonic(), 0
-            if time.monotonic() - saved_at > recipe.checkpoint_seconds or step == total:
-                save_state()
-                saved_at = time.monotonic()
-            if step == total:
-                break
-        else:
-            epoch, in_epoch = epoch + 1, 0
-    shutil.copytree(best_model, out / "model", dirs_exist_ok=True)
-    write_curve(out / "curve.csv", curve)
-    log.info("done: best validation %.4f bits per byte", best)
+    training = Pretraining(train, validation, validation_bytes, recipe, out / "checkpoint", device)
+    training.resume()
+    training.run()
+    done = training.progress
+    shutil.copytree(training.best_model, out / "model", dirs_exist_ok=True)
+    write_curve(out / "curve.csv", done.curve)
+    log.info("done: best validation %.4f bits per byte", done.best)
     return {
-        "steps": total,
-        "tokens": tokens,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "best_validation_bits_per_byte": best,
-        "seconds": round(seconds + time.monotonic() - began, 1),
+        "steps": training.steps,
+        "tokens": done.tokens,
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "best_validation_bits_per_byte": done.best,
+        "seconds": round(training.seconds(), 1),
     }
 
 
 def run_record(
     recipe: Recipe, texts: Mapping[str, Path], result: Mapping[str, Any], device: str
 ) -> str:
-    """``run.json``: what was trained on what, with what and how it went, as JSON text."""
+    """The text of ``run.json``: recipe, data, versions, machine and result."""
     import platform
 
     import tokenizers

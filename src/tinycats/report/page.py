@@ -19,15 +19,13 @@ from latex2mathml import converter
 from markupsafe import Markup
 
 from tinycats.figures.reading import PUBLISHED_LABEL
-from tinycats.layout import BASE, POLICY, PROMPTED, ModelId
+from tinycats.layout import BASE, BLOG_FACTOR, POLICY, PROMPTED, TEMPLATES, ModelId
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
 from tinycats.scores.columns import METRICS
 from tinycats.study import with_article
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
-POST_FACTOR = "6000"  # the post's own KL_FACTOR: shown first wherever the study has it
 HERO = "frontier"
 
 
@@ -44,7 +42,7 @@ def facts(study: Study) -> dict[str, Any]:
     models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]], variants)
     factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
-    factor = POST_FACTOR if POST_FACTOR in factors else (positive or factors or [""])[0]
+    factor = BLOG_FACTOR if BLOG_FACTOR in factors else (positive or factors or [""])[0]
     shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
     lead = ""
     if factor:

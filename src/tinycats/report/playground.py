@@ -17,11 +17,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from tinycats.layout import BLOG_FACTOR, TEMPLATES
 from tinycats.report import packed_model as packed
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
 LIMIT = 16_000_000  # bytes of the page: what a browser opens and a mail attachment holds
-POST_FACTOR = "6000"  # the post's own KL_FACTOR: shown first if the study has it
 
 #: Texts at whose every token the packed models are compared with the exact ones.
 MEASURED_ON = (
@@ -158,7 +157,7 @@ def pack_models(base: Path, policies: Mapping[str, Path]) -> tuple[dict[str, Any
 def first_factor(factors: Sequence[str]) -> str:
     """The KL factor shown first: the post's, else the smallest positive one, else the first."""
     positive = [factor for factor in factors if float(factor) > 0]
-    return POST_FACTOR if POST_FACTOR in factors else (positive or list(factors))[0]
+    return BLOG_FACTOR if BLOG_FACTOR in factors else (positive or list(factors))[0]
 
 
 def render(study: str, prompt: str, base: Path, policies: Mapping[str, Path]) -> str:
