@@ -8,14 +8,23 @@
 import sys
 from pathlib import Path
 
-from snakemake.utils import min_version
+import yaml
+from snakemake.utils import min_version, update_config
 
 min_version("9.20")
 
-sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+# The checkout with code and shipped files; a run's files are in the working directory (--directory).
+ROOT = Path(str(workflow.current_basedir))
+sys.path.insert(0, str(ROOT / "src"))
 
 
-configfile: "config.yaml"
+configfile: str(ROOT / "config.yaml")
+
+
+# A workflow that uses this one as a module gives the keys that differ: the rest is as in config.yaml.
+_defaults = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+update_config(_defaults, config)
+config.update(_defaults)
 
 
 report: "workflow/report/workflow.rst"

@@ -162,7 +162,7 @@ def snakemake(folder: Path, config: dict, *words: str) -> subprocess.CompletedPr
 
 
 def commands_of(commands: list[list[str]], script: str) -> list[list[str]]:
-    return [words for words in commands if f"workflow/scripts/{script}.py" in words]
+    return [words for words in commands if words[:2] == ["run_script", script]]
 
 
 def after(words: list[str], flag: str) -> str:

@@ -16,8 +16,6 @@ from tinycats.settings import as_json
 from tinycats.source_code import digest
 from tinycats.study import Study
 
-ROOT = Path(workflow.basedir)
-
 try:
     STUDY = Study.check(config, workflow.config_settings.config)
 except UserError as error:
@@ -39,13 +37,22 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-# Jobs import the library from src/. Without conda they also use the interpreter that runs Snakemake,
-# even if its virtual environment is not activated.
-_path = f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
-if not workflow.deployment_settings.deployment_method:
-    _path += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-_path = _path.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
-shell.prefix(f"set -euo pipefail; {_path}")
+def shipped(path):
+    """Path of a file of the checkout; relative where the run is in the checkout itself."""
+    return path if Path.cwd() == ROOT else str(ROOT / path)
+
+
+# A rule's command calls a program as `run_script NAME`. Jobs import the library from src/. Without conda
+# they use the interpreter that runs Snakemake, even if its virtual environment is not activated. The
+# program takes the shell's place, so that signals reach it: it must come last in a command.
+_python = "python" if workflow.deployment_settings.deployment_method else sys.executable
+_program = (
+    f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} exec {shlex.quote(_python)}"
+    f" {shlex.quote(str(ROOT / 'workflow/scripts'))}/$name.py"
+)
+_function = f'run_script() {{ local name=$1; shift; {_program} "$@"; }}; '
+_function = _function.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
+shell.prefix(f"set -euo pipefail; {_function}")
 
 
 def code(*modules, script):
@@ -191,6 +198,9 @@ def playground_factors():
 def study_command():
     """The command that regenerates this study, for its report."""
     words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
+    snakefile = Path(workflow.main_snakefile)
+    if snakefile != Path("Snakefile").absolute():
+        words += ["--snakefile", os.path.relpath(snakefile)]
     if workflow.overwrite_configfiles:
         words += ["--configfile", *map(os.path.relpath, workflow.overwrite_configfiles)]
     if given := workflow.config_settings.config:
@@ -252,7 +262,7 @@ from tinycats.models.sources import local_files
 
 BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
-NANO = "workflow/resources/nano"
+NANO = shipped("workflow/resources/nano")
 
 try:
     STUDY.check_lengths(Path(NANO if STUDY.base_model == "nano" else BASE_MODEL))

@@ -5,7 +5,7 @@
 rule figure:
     input:
         tables=figure_tables,
-        published="workflow/resources/published_curves.csv",
+        published=shipped("workflow/resources/published_curves.csv"),
     output:
         svg=report(
             f"{RESULTS}/{layout.FIGURE}.svg",
@@ -35,7 +35,7 @@ rule figure:
         variant=VARIANTS[0],
         seed=STUDY.seeds[0],
     shell:
-        "python workflow/scripts/draw_figure.py --name {wildcards.name:q}"
+        "run_script draw_figure --name {wildcards.name:q}"
         " --results {params.results:q} --concept={params.concept:q}"
         " --concept-words {params.words:q} --kl-factors {params.kl_factors}"
         " --variant {params.variant:q} --seed {params.seed}"

@@ -29,6 +29,6 @@ rule frontier:
         settings=stage_settings(FrontierSettings),
         folder=subpath(output.limit, parent=True),
     shell:
-        "python workflow/scripts/frontier.py --log-probs {input.log_probs:q} --base {input.base:q}"
+        "run_script frontier --log-probs {input.log_probs:q} --base {input.base:q}"
         " --prompted {input.prompted:q} --settings {params.settings:q}"
         " --out {params.folder:q} 2> {log:q}"

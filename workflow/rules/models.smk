@@ -28,10 +28,10 @@ rule base_model:
         tokenizer=as_it_is(STUDY.tokenizer or ""),
         tokenizer_revision=as_it_is(STUDY.tokenizer_revision or ""),
     shell:
-        "python workflow/scripts/obtain_models.py base-model --model {params.model:q}"
+        "run_script obtain_models base-model --model {params.model:q}"
         " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
-        " --tokenizer-revision={params.tokenizer_revision:q} --nano workflow/resources/nano"
-        " --pins config/pins.yaml --out {params.folder:q} 2> {log}"
+        " --tokenizer-revision={params.tokenizer_revision:q}"
+        " --out {params.folder:q} 2> {log}"
 
 
 rule reward_encoder:
@@ -58,6 +58,6 @@ rule reward_encoder:
         revision=as_it_is(STUDY.reward_encoder_revision or ""),
         sources=as_it_is(STUDY.reward_encoder_sources),
     shell:
-        "python workflow/scripts/obtain_models.py reward-encoder --model {params.model:q}"
-        " --revision={params.revision:q} --sources {params.sources:q} --pins config/pins.yaml"
+        "run_script obtain_models reward-encoder --model {params.model:q}"
+        " --revision={params.revision:q} --sources {params.sources:q}"
         " --out {params.folder:q} 2> {log}"

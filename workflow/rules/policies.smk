@@ -19,7 +19,7 @@ rule reference:
         encoder=subpath(input.encoder, parent=True),
         concept=as_it_is(STUDY.concept),
     shell:
-        "python workflow/scripts/embed_reference.py --encoder {params.encoder:q}"
+        "run_script embed_reference --encoder {params.encoder:q}"
         " --concept={params.concept:q} --out {output:q} 2> {log:q}"
 
 
@@ -59,7 +59,7 @@ rule policy:
         rewards=f"{RESULTS}/{layout.REWARDS}",
         settings=run_settings,
     shell:
-        "python workflow/scripts/train_policy.py --base-model {params.base_model:q}"
+        "run_script train_policy --base-model {params.base_model:q}"
         " --encoder {params.encoder:q} --reference {input.reference:q} --out {params.folder:q}"
         " --variant {wildcards.variant} --settings {params.settings:q} --rewards {params.rewards:q}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --device {resources.device}"

@@ -55,7 +55,7 @@ rule pretrain_corpus:
         dataset=lambda wildcards: wildcards.dataset.replace("--", "/"),
         revision=as_it_is(PRETRAINING.corpus_revision or ""),
     shell:
-        "python workflow/scripts/pretrain_corpus.py --dataset {params.dataset:q}"
+        "run_script pretrain_corpus --dataset {params.dataset:q}"
         " --revision={params.revision:q} --out resources/corpora/{wildcards.dataset:q} 2> {log}"
 
 
@@ -82,7 +82,7 @@ rule pretrain_model:
         folder=subpath(output.curve, parent=True),
         settings=as_it_is(as_json(PRETRAINING.recipe)),
     shell:
-        "python workflow/scripts/pretrain.py --train {input.train:q} --validation {input.validation:q}"
+        "run_script pretrain --train {input.train:q} --validation {input.validation:q}"
         " --out {params.folder} --settings {params.settings:q}"
         " --device {resources.device} --threads {resources.torch_threads} 2> {log}"
 
@@ -100,7 +100,7 @@ rule pretrain_figure:
     params:
         code=code(script="pretrain_figure"),
     shell:
-        "python workflow/scripts/pretrain_figure.py --curve {input.curve} --out {output} 2> {log}"
+        "run_script pretrain_figure --curve {input.curve} --out {output} 2> {log}"
 
 
 rule pretrain_card:
@@ -112,6 +112,7 @@ rule pretrain_card:
         validation=lambda _: PRETRAINING.text("validation"),
         encoder=rules.reward_encoder.output.weights,
         notes=as_it_is(PRETRAINING.notes or []),
+        template=shipped("workflow/report/model_card.md.j2"),
     output:
         card=f"{PRETRAINED}/model/README.md",
         numbers=f"{PRETRAINED}/card.json",
@@ -130,7 +131,7 @@ rule pretrain_card:
         notes=as_it_is(["--notes", PRETRAINING.notes] if PRETRAINING.notes else []),
         machine=["--device", PRETRAINING.device, "--threads", PRETRAINING.threads],
     shell:
-        "python workflow/scripts/model_card.py --model {params.model} --run {input.run}"
+        "run_script model_card --model {params.model} --run {input.run}"
         " --curve {input.curve} --train {input.train:q} --validation {input.validation:q}"
         " --encoder {params.encoder} --numbers {output.numbers} {params.machine}"
         " {params.notes:q} 2> {log}"

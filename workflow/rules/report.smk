@@ -14,13 +14,13 @@ rule report:
         config=f"{RESULTS}/{layout.CONFIG}",
         playground=f"{RESULTS}/{layout.PLAYGROUND}",
         templates=[
-            "workflow/report/report.html.j2",
-            "workflow/report/parts.html.j2",
-            "workflow/report/legend.html.j2",
-            "workflow/report/method.html.j2",
-            "workflow/report/results.md.j2",
-            "workflow/report/report.css",
-            "workflow/report/report.js",
+            shipped("workflow/report/report.html.j2"),
+            shipped("workflow/report/parts.html.j2"),
+            shipped("workflow/report/legend.html.j2"),
+            shipped("workflow/report/method.html.j2"),
+            shipped("workflow/report/results.md.j2"),
+            shipped("workflow/report/report.css"),
+            shipped("workflow/report/report.js"),
         ],
     output:
         page=report(
@@ -41,7 +41,7 @@ rule report:
         results=subpath(output.page, parent=True),
         command=as_it_is(study_command()),
     shell:
-        "python workflow/scripts/render_report.py --results {params.results:q}"
+        "run_script render_report --results {params.results:q}"
         " --models resources/models --command {params.command:q}"
         " --benchmarks logs/models {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
@@ -59,11 +59,11 @@ rule playground:
             seed=STUDY.seeds[0],
         ),
         templates=[
-            "workflow/report/playground.html.j2",
-            "workflow/report/playground.css",
-            "workflow/report/playground.js",
-            "workflow/report/playground_model.js",
-            "workflow/report/report.css",
+            shipped("workflow/report/playground.html.j2"),
+            shipped("workflow/report/playground.css"),
+            shipped("workflow/report/playground.js"),
+            shipped("workflow/report/playground_model.js"),
+            shipped("workflow/report/report.css"),
         ],
     output:
         f"{RESULTS}/{layout.PLAYGROUND}",
@@ -82,7 +82,7 @@ rule playground:
         factors=playground_factors(),
         prompt=as_it_is(STUDY.training.prompt),
     shell:
-        "python workflow/scripts/make_playground.py --study {params.study:q}"
+        "run_script make_playground --study {params.study:q}"
         " --base-model {params.base_model:q}"
         " --kl-factors {params.factors} --policies {params.folders:q}"
         " --prompt={params.prompt:q} --out {output:q} 2> {log:q}"
@@ -101,7 +101,7 @@ rule study_config:
         code=code(script="write_config"),
         config=as_it_is(argument(json.dumps(STUDY.record, ensure_ascii=False))),
     shell:
-        "python workflow/scripts/write_config.py --config {params.config:q}"
+        "run_script write_config --config {params.config:q}"
         " --out {output:q} 2> {log:q}"
 
 
@@ -139,7 +139,7 @@ rule publish:
         " cp {input.tables:q} {params.folder:q}/tables;"
         " cp {input.frontier:q} {params.folder:q}/frontier;"
         " cp {input.hero:q} {params.folder:q}/figures;"
-        " python workflow/scripts/render_report.py --results {params.results:q}"
+        " run_script render_report --results {params.results:q}"
         " --models resources/models --command {params.command:q} --out {output.page:q}"
         " --benchmarks logs/models {params.results:q}/benchmarks"
         " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures) 2> {log:q}"

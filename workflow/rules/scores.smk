@@ -35,7 +35,7 @@ rule scores:
         forgetting=spread(FORGETTING),
         folder=subpath(output.stories, parent=True),
     shell:
-        "python workflow/scripts/score.py --base-stories {input.base:q}"
+        "run_script score --base-stories {input.base:q}"
         " --prompted-stories {input.prompted:q} --policy-stories {params.policies}"
         " --forgetting {params.forgetting} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --tokenizer {params.tokenizer:q}"
@@ -75,7 +75,7 @@ rule tables:
         top=spread(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
         folder=subpath(output[0], parent=True),
     shell:
-        "python workflow/scripts/make_tables.py --story-scores {input.scores:q}"
+        "run_script make_tables --story-scores {input.scores:q}"
         " --set-scores {input.sets:q} --stories {params.base_stories:q} {params.stories}"
         " --completions {input.base:q} {params.completions} --training {params.training}"
         " --top-completions {params.top} --first-token {input.first_token:q}"

@@ -31,7 +31,7 @@ rule base_stories:
         settings=stage_settings(BaseStoriesSettings),
         seeds=STUDY.seeds,
     shell:
-        "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
+        "run_script tell_stories --base-model {params.base_model:q}"
         " --settings {params.settings:q} --seeds {params.seeds}"
         " --out {params.folder:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
@@ -63,7 +63,7 @@ rule stories:
         policy=subpath(input.policy, parent=True),
         settings=stage_settings(StoriesSettings),
     shell:
-        "python workflow/scripts/tell_stories.py --base-model {params.base_model:q}"
+        "run_script tell_stories --base-model {params.base_model:q}"
         " --policy {params.policy:q} --base-stories {input.base:q}"
         " --settings {params.settings:q} --seeds {wildcards.seed} --out {output.stories:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
@@ -104,7 +104,7 @@ rule completions:
         settings=stage_settings(CompletionsSettings),
         folder=subpath(output.first_token, parent=True),
     shell:
-        "python workflow/scripts/sample_completions.py --base-model {params.base_model:q}"
+        "run_script sample_completions --base-model {params.base_model:q}"
         " --policies {params.policies} --encoder {params.encoder:q}"
         " --reference {input.reference:q} --rewards {params.rewards:q}"
         " --settings {params.settings:q} --out {params.folder:q}"

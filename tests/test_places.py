@@ -1,0 +1,104 @@
+"""A run's files may lie outside the checkout: by --directory, and in a workflow that uses this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STUDY = {
+    "study": "elsewhere",
+    "training": {"kl_factors": [0], "seeds": [0], "steps": 7},
+    "device": "cpu",
+    "threads": 1,
+}
+MADE = ("results/elsewhere/reference/cat.safetensors", "results/elsewhere/config.yaml")
+
+
+def snakemake(folder: Path, *arguments: str | Path) -> str:
+    """Output of a run in this folder, which must succeed."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HOME": str(folder)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def checkout() -> set[str]:
+    """Files and folders of the checkout that a run could have written."""
+    folders = (ROOT, ROOT / "config", ROOT / "results", ROOT / "logs", ROOT / "resources")
+    return {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder, with a blank in its name, in which the first stages were run."""
+    folder = tmp_path_factory.mktemp("my run")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(STUDY))
+    before = checkout()
+    # the config file's path counts from the folder in which the command is given
+    snakemake(
+        folder.parent,
+        *("--directory", folder, "--snakefile", ROOT / "Snakefile"),
+        *("--configfile", folder / "mine.yaml", "--resources", "gpu=1", "--", *MADE),
+    )
+    assert checkout() == before
+    return folder
+
+
+def test_a_run_is_in_its_directory(run: Path) -> None:
+    assert all((run / path).stat().st_size for path in MADE)
+    assert (run / "resources/models/all-MiniLM-L6-v2/model.safetensors").exists()
+    assert (run / "logs/elsewhere/reference.log").exists()
+    config = yaml.safe_load((run / MADE[1]).read_text())
+    assert (config["training"]["steps"], config["training"]["batch_size"]) == (7, 1000)
+
+
+def test_every_job_of_a_run_elsewhere(run: Path) -> None:
+    output = snakemake(
+        run,
+        *("-n", "-p", "--snakefile", ROOT / "Snakefile", "--configfile", "mine.yaml"),
+        *("--resources", "gpu=1", "--", "all"),
+    )
+    for rule in ("policy", "stories", "completions", "scores", "frontier", "figure", "report"):
+        assert f"rule {rule}:" in output
+    assert "rule reference:" not in output  # it is there already
+    assert (
+        f"--snakefile {os.path.relpath(ROOT / 'Snakefile', run)}" in output
+    )  # the report's command
+
+
+def test_a_module_of_another_workflow(run: Path) -> None:
+    (run / "Snakefile").write_text(
+        f"""
+module tinycats:
+    snakefile: {str(ROOT / "Snakefile")!r}
+    config: {{**{STUDY!r}, "study": "within", "concept": "dog", "concept_words": None}}
+
+
+use rule * from tinycats as tinycats_*
+
+
+rule own:
+    default_target: True
+    input:
+        "results/within/reference/dog.safetensors",
+        "results/within/config.yaml",
+    output:
+        "own.txt",
+    shell:
+        "cat {{input[1]}} > {{output}}"
+"""
+    )
+    snakemake(run, "--resources", "gpu=1")
+    config = yaml.safe_load((run / "own.txt").read_text())
+    assert (config["concept"], config["training"]["steps"]) == ("dog", 7)
+    assert config["training"]["batch_size"] == 1000  # what is not given is as in config.yaml
+    output = snakemake(run, "-n", "--resources", "gpu=1", "--", "results/within/report.html")
+    assert "rule tinycats_policy:" in output
