@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures import reading, style
+from tinycats.figures import fonts, reading, style
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, write_lines, write_table
 from tinycats.layout import BASE, PROMPTED, ModelId
@@ -290,6 +290,42 @@ def test_another_concept_is_named_and_has_no_published_curve(tmp_path: Path) -> 
         assert "cat" not in words["alt"].replace("indicat", "")
         assert reading.PUBLISHED_LABEL not in words["alt"]
     assert "2 (base model)" in words["finding"]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "concept", "noted"),
+    [
+        ((), "dragon", ""),
+        ((), "猫 🐈", "猫 🐈"),
+        ((), "قطة", "ق"),  # DejaVu Serif, of the stories, lacks it; DejaVu Sans does not
+        ((fonts.SANS,), "قطة", ""),
+    ],
+)
+def test_characters_that_no_font_has_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fallback: tuple[str, ...],
+    concept: str,
+    noted: str,
+) -> None:
+    monkeypatch.setattr(fonts, "FALLBACK", fallback)
+    results = study(tmp_path / "study", concept=concept)
+    finding = draw("stories", results, tmp_path, concept=concept)["finding"]
+    named = finding.partition("Boxes stand for characters that no font here has:")[2]
+    assert set(noted) <= set(named)
+    assert bool(named) == bool(noted)
+
+
+def test_a_description_is_well_formed(results: Path, tmp_path: Path) -> None:
+    from tinycats.figures import writing
+
+    style.apply("frontier")
+    drawing = writing.draw("frontier", reading.Tables.read("frontier", results, "cat"))
+    drawing.alt = 'a \x07\x1b\ufffe<b> & "c" \U0001f408'
+    writing.write(drawing, tmp_path / "frontier", {})
+    root = ElementTree.parse(tmp_path / "frontier.svg").getroot()
+    assert root[0].text is not None
+    assert root[0].text.endswith('a \ufffd\ufffd\ufffd<b> & "c" \U0001f408')
 
 
 def test_published_points_belong_to_two_factors(results: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -548,6 +549,20 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- damage and programs
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+x", "-x", "@x", "\t=x", "'=x", "''-x", "'tis", "", " =x", "-", "\r\n", "-0.5"],
+)
+def test_a_text_that_a_spreadsheet_would_compute(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.csv"
+    write_table(path, [{"a": text, "b": -0.5}], {"a": "", "b": ""})
+    assert read_table(path, {"a": "", "b": ""}) == [{"a": text, "b": "-0.5"}]
+    with open(path, newline="", encoding="utf-8") as file:
+        cell, number = list(csv.reader(file))[1]
+    assert cell[:1] not in tuple("=+-@\t\r") or cell == "-0.5"
+    assert number == "-0.5"
 
 
 @pytest.mark.parametrize(

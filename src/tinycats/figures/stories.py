@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tinycats.figures import style
+from tinycats.figures import fonts, style
 from tinycats.figures.reading import Tables, listing
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, PROMPTED, ModelId
@@ -13,7 +13,7 @@ from tinycats.program import UserError
 
 SIZE = style.FONT
 LEADING = SIZE * 1.32 / 72  # inches
-FAMILY = "DejaVu Serif"
+FAMILY = fonts.SERIF
 MOST_CHARACTERS = 400
 
 _Run = tuple[str, str]  # text, style: "prompt", "plain" or "bold"
@@ -45,7 +45,7 @@ def draw(tables: Tables) -> style.Drawing:
             x = 0.2 * 72
             for text, kind in line:
                 figure.text(
-                    x / 72 / style.WIDTH, y / height, text, family=FAMILY, fontsize=SIZE,
+                    x / 72 / style.WIDTH, y / height, text, family=fonts.families(FAMILY), fontsize=SIZE,
                     weight="bold" if kind == "bold" else "normal",
                     alpha=0.62 if kind == "prompt" else 1.0,
                 )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -24,6 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from tinycats.figures import fonts
 from tinycats.layout import BASE, ModelId
 from tinycats.tables.intervals import Interval
 
@@ -60,20 +60,15 @@ class Drawing:
 
 
 def apply(name: str) -> None:
-    """Set up matplotlib so that the same tables give the same bytes.
-
-    Fonts come from matplotlib's own folder, so that those of the machine do not matter.
-    """
-    own = str(Path(matplotlib.get_data_path()))
-    fonts = font_manager.fontManager
-    fonts.ttflist = [font for font in fonts.ttflist if font.fname.startswith(own)]
+    """Set up matplotlib so that the same tables give the same bytes."""
+    fonts.use_own()
     pyplot.rcdefaults()
     matplotlib.rcParams.update(
         {
             "svg.hashsalt": name,
             "svg.fonttype": "path",
             "text.parse_math": False,
-            "font.family": "DejaVu Sans",
+            "font.family": fonts.families(),
             "font.size": FONT,
             "axes.titlesize": FONT,
             "axes.labelsize": FONT,
@@ -214,13 +209,11 @@ def _key_places(entries: Sequence[tuple[str, str, str]]) -> list[tuple[str, str,
     return places
 
 
-def text_width(
-    text: str, size: float, weight: str = "normal", family: str = "DejaVu Sans"
-) -> float:
+def text_width(text: str, size: float, weight: str = "normal", family: str = fonts.SANS) -> float:
     """Width of a text in points."""
     from matplotlib.textpath import text_to_path
 
-    font = font_manager.FontProperties(family=family, weight=weight, size=size)
+    font = font_manager.FontProperties(family=fonts.families(family), weight=weight, size=size)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 

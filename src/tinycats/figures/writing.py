@@ -8,10 +8,12 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from tinycats.figures.fonts import missing_glyphs
 from tinycats.figures.reading import Tables
 from tinycats.figures.registry import find
 from tinycats.figures.style import Drawing
@@ -28,7 +30,7 @@ def draw(name: str, tables: Tables) -> Drawing:
     return drawing
 
 
-def _svg(figure: Figure, alt: str) -> str:
+def _svg(figure: Figure) -> str:
     """The SVG, small and fit for a page: short ids, no page-wide style, no dates, no comments."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -43,10 +45,16 @@ def _svg(figure: Figure, alt: str) -> str:
     text = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{short[m[2]]}", text)
     text = re.sub(r'(?<= )(d|x|y)="[^"]*"', _round, text)
     text = re.sub(r"\n\s*", "\n", text)
-    safe = alt.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     start = '<svg role="img" style="stroke-linejoin: round; stroke-linecap: butt"'
-    text = text.replace("<svg", start, 1)
-    return re.sub(r"(<svg[^>]*>)", lambda m: f"{m[1]}\n<desc>{safe}</desc>", text, count=1)
+    return text.replace("<svg", start, 1)
+
+
+def _described(svg: str, alt: str) -> str:
+    """The SVG with a description, in which characters that XML does not allow are replaced."""
+    allowed = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", alt)
+    return re.sub(
+        r"(<svg[^>]*>)", lambda m: f"{m[1]}\n<desc>{escape(allowed)}</desc>", svg, count=1
+    )
 
 
 def _round(found: re.Match[str]) -> str:
@@ -61,9 +69,8 @@ def _round(found: re.Match[str]) -> str:
 
 def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
     """Write <prefix>.svg, .png and .json; the JSON last, so that its presence means a complete figure."""
-    alt = f"{drawing.finding} {drawing.alt}"
-    write_text(Path(f"{prefix}.svg"), _svg(drawing.figure, alt))
-    with whole(Path(f"{prefix}.png")) as temporary:
+    with missing_glyphs() as missing, whole(Path(f"{prefix}.png")) as temporary:
+        svg = _svg(drawing.figure)
         drawing.figure.savefig(
             temporary,
             format="png",
@@ -71,6 +78,10 @@ def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
             facecolor="white",
             metadata={"Software": None},
         )
+    if missing:
+        drawing.finding += f" Boxes stand for characters that no font here has: {' '.join(missing)}"
+    alt = f"{drawing.finding} {drawing.alt}"
+    write_text(Path(f"{prefix}.svg"), _described(svg, alt))
     document = {"title": drawing.title, "finding": drawing.finding, "alt": alt, **words}
     write_text(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     pyplot.close(drawing.figure)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,31 @@ def _check(path: str | Path, found: Iterable[str], columns: Columns) -> None:
             if missing or extra
             else f"{path}: columns are in another order: {found}, should be {expected}"
         )
+
+
+#: how a text begins that a spreadsheet would take for a formula, with apostrophes before it or not
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def _cell(value: Any) -> str:
+    """A value as the text of a CSV cell; a text that looks like a formula gets an apostrophe."""
+    text = format_number(value)
+    return f"'{text}" if isinstance(value, str) and _is_formula(text) else text
+
+
+def _from_cell(text: str) -> str:
+    """The text that :func:`_cell` wrote."""
+    return text[1:] if text[:1] == "'" and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    if not _FORMULA.match(text):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False  # a number with a sign
 
 
 def format_number(value: Any) -> str:
@@ -66,7 +92,7 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Co
         for column in columns:
             if isinstance(row[column], float) and math.isinf(row[column]):
                 raise TableError(f"{path}: column {column} would be infinite")
-        writer.writerow([format_number(row[column]) for column in columns])
+        writer.writerow([_cell(row[column]) for column in columns])
     write_text(path, buffer.getvalue())
     seal(path)
 
@@ -89,7 +115,7 @@ def read_table(path: str | Path, columns: Columns) -> list[dict[str, str]]:
             raise TableError(f"{path}: line {number} is cut short or too long")
     if damage := problem(path):
         raise TableError(damage)
-    return rows
+    return [{column: _from_cell(text) for column, text in row.items()} for row in rows]
 
 
 def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]], fields: Columns) -> None:
