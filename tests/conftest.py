@@ -1,4 +1,4 @@
-"""Shared by all test files: marks of fast and slow ones, and skipped tests in CI."""
+"""Shared by all test files: marks, threads, the order of files, and skipped tests in CI."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import os
 
 import pytest
 
+# Tensors of tests are small: a second thread slows them down, and each worker has a core.
+# Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 #: modules whose tests take seconds: no training, no model, no workflow
 FAST = ("test_metrics", "test_study", "test_tables", "test_report")
 #: modules that train models or start many programs, besides those that mark themselves
 SLOW = ("test_benchmarks", "test_cli", "test_pretraining")
+#: the modules that take minutes, longest first: several workers start with them
+LONGEST = ("test_faults", "test_slurm", "test_workflow", "test_training", "test_second_device")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fast)
         elif item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
+from warm_start import Started
 
 from tinycats.language_model.network import Network
 from tinycats.models.folders import load_causal_lm, sha256_file, write_manifest
@@ -45,7 +46,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train += ["--reference", home / "cat.safetensors", "--out", home / POLICY]
     train += ["--kl-factor", "6000", "--steps", "5", "--batch-size", "24", "--threads", "1"]
     train += ["--learning-rate", "1e-2", "--device", "cpu"]
-    subprocess.run([str(word) for word in train], env=environment(), check=True)
+    started = Started([str(word) for word in train], environment())
+    said = started.wait()
+    assert started.returncode == 0, said
     return home
 
 

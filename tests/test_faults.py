@@ -22,6 +22,7 @@ import pytest
 import yaml
 from small_disk import small_disk
 from tiny_model import ROOT, copy_tracked, environment, write_model
+from warm_start import Started
 
 from tinycats.program import UserError
 from tinycats.study import Study
@@ -230,7 +231,8 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
             said = snakemake(folder, *TARGETS, ok=False)
             assert "cannot be locked" in said
             assert "--unlock" in said
-        snakemake(folder, "--unlock")
+            snakemake(folder, "--unlock")
+        shutil.rmtree(folder / ".snakemake/locks", ignore_errors=True)  # as --unlock, but at once
     for home in (study, folder):
         snakemake(home, *TARGETS, report)
         assert (home / report).read_text(encoding="utf-8").endswith("</html>")
@@ -313,6 +315,35 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
 }
 
 
+FIGURES = tuple(f"{RESULTS}/figures/{name}.svg" for name in ("scores_by_kl", "told_not_to"))
+
+
+@pytest.fixture(scope="module")
+def commands(study: Path) -> dict[str, str]:
+    """Each file that a job makes and the job's shell command."""
+    said = snakemake(study, "-n", "-p", "--forceall", *TARGETS, *FIGURES)
+    found: dict[str, str] = {}
+    for job in re.split(r"^(?:local)?rule \w+:$", said, flags=re.M)[1:]:
+        outputs = re.search(r"^    output: (.*)", job, re.M)
+        shell = re.search(r"^Shell command: (.*)", job, re.M)
+        if outputs and shell:
+            found |= dict.fromkeys(outputs[1].split(", "), shell[1])
+    return found
+
+
+def failing(folder: Path, command: str) -> str:
+    """Run a job's program without Snakemake; returns its messages."""
+    words, mark, _ = command.partition(" 2> logs/")
+    assert mark
+    listed = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True
+    ).stdout
+    started = Started(listed.split("\0")[:-1], environment(), folder)
+    said = started.wait()
+    assert started.returncode == 1, said
+    return said
+
+
 @pytest.fixture
 def spare(study: Path, tmp_path: Path) -> Iterator[Path]:
     """The study, put back as it was afterwards: a job that fails takes its outputs with it."""
@@ -326,7 +357,9 @@ def spare(study: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("what", list(DAMAGES))
-def test_damage_is_named_by_the_stage_that_reads_it(spare: Path, what: str) -> None:
+def test_damage_is_named_by_the_stage_that_reads_it(
+    spare: Path, commands: dict[str, str], what: str
+) -> None:
     path, damage, target, says = DAMAGES[what]
     (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {"all-MiniLM-L6-v2"}
     file = spare / path.format(base=base)
@@ -334,14 +367,14 @@ def test_damage_is_named_by_the_stage_that_reads_it(spare: Path, what: str) -> N
         damage(spare / RESULTS / "stories/blog/kl=0/seed=0.jsonl", file)
     else:
         damage(file)
-    said = snakemake(spare, target, "--forcerun", rule_of(target), ok=False)
-    errors = {line for line in said.splitlines() if line.strip().startswith("error: ")}
+    said = failing(spare, commands[target])
+    errors = {line for line in said.splitlines() if line.startswith("error: ")}
     assert len(errors) == 1, said
     assert says in errors.pop()
     assert "Traceback" not in said
 
 
-def test_a_full_disk_is_one_line(spare: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(spare: Path, commands: dict[str, str], tmp_path: Path) -> None:
     """In every stage that reads and writes; test_training.py has training's."""
     results = spare / "results"
     shutil.rmtree(results)
@@ -354,7 +387,7 @@ def test_a_full_disk_is_one_line(spare: Path, tmp_path: Path) -> None:
                 if path.is_file():
                     path.unlink()
             filler = disk.fill()
-            said = snakemake(spare, target, ok=False)
+            said = failing(spare, commands[target])
             errors = {line.strip() for line in said.splitlines() if "error: " in line}
             assert len(errors) == 1, said
             assert re.fullmatch(
@@ -378,20 +411,13 @@ def test_a_read_only_results_folder_is_said(spare: Path, tmp_path: Path) -> None
     assert "Traceback" not in said
 
 
-def rule_of(target: str) -> str:
-    name = target.removeprefix(f"{RESULTS}/")
-    if name.startswith("stories/base"):
-        return "base_stories"
-    return {"figures": "figure"}.get(name.split("/")[0], name.split("/")[0])
-
-
-def test_a_policy_folder_of_another_study(spare: Path) -> None:
+def test_a_policy_folder_of_another_study(spare: Path, commands: dict[str, str]) -> None:
     """Copied whole, checksums and all: what it was trained on tells."""
     run = spare / POLICY / "run.json"
     other = json.loads(run.read_text())
     other["reference_sha256"] = "1" * 64
     run.write_text(json.dumps(other))
-    said = snakemake(spare, f"{RESULTS}/frontier/limit.csv", "--forcerun", "completions", ok=False)
+    said = failing(spare, commands[f"{RESULTS}/completions/base.csv"])
     assert f"{POLICY}: not a policy of this study: its run.json says reference_sha256 '111" in said
     assert "Traceback" not in said
 

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from warm_start import Started
 
 from tinycats.models.folders import load_causal_lm
 from tinycats.pretrain import corpus, learning_curve, model_card
@@ -83,7 +84,7 @@ def command(texts: dict[str, Path], out: Path, recipe: Recipe) -> list[str]:
     return arguments
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+ENVIRONMENT = dict(os.environ) | {"PYTHONPATH": str(ROOT / "src")}
 
 
 def run_in_process(texts: dict[str, Path], out: Path, recipe: Recipe) -> dict[str, object]:
@@ -103,9 +104,9 @@ def run_in_process(texts: dict[str, Path], out: Path, recipe: Recipe) -> dict[st
 def whole_run(texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupts, by the program."""
     out = tmp_path_factory.mktemp("whole")
-    subprocess.run(
-        command(texts, out, SMALL), env=ENVIRONMENT, check=True, capture_output=True, timeout=300
-    )
+    started = Started(command(texts, out, SMALL), ENVIRONMENT)
+    said = started.wait()
+    assert started.returncode == 0, said
     return out
 
 
@@ -260,9 +261,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     state = out / "checkpoint" / "state.pt"
     total = json.loads((whole_run / "run.json").read_text())["steps"]
     for wanted in (2, total // 2):  # before the first validation, and again in a resumed run
-        process = subprocess.Popen(
-            command(texts, out, SMALL), env=ENVIRONMENT, stderr=subprocess.DEVNULL
-        )
+        process = Started(command(texts, out, SMALL), ENVIRONMENT)
         try:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
@@ -275,10 +274,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         assert process.returncode == -signal.SIGKILL
         assert wanted <= torch.load(state, weights_only=True)["step"] < total
         assert not (out / "model").exists()
-    done = subprocess.run(
-        command(texts, out, SMALL), env=ENVIRONMENT, check=True, capture_output=True, text=True
-    )
-    assert "resumed at step" in done.stderr
+    process = Started(command(texts, out, SMALL), ENVIRONMENT)
+    assert "resumed at step" in process.wait()
+    assert process.returncode == 0
     assert checksums(out / "model") == checksums(whole_run / "model")
     assert (out / "curve.csv").read_bytes() == (whole_run / "curve.csv").read_bytes()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
+from warm_start import Started
 
 pytestmark = pytest.mark.slow
 PROMPT = "Once upon a time there was"
@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "base")
     embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
     embed += ["--out", folder / "cat.safetensors"]
-    subprocess.run([*map(str, embed)], env=environment(), check=True, capture_output=True)
+    started = Started([*map(str, embed)], environment())
+    assert (started.wait(), started.returncode) == ("", 0)
     return folder
 
 
@@ -50,10 +51,9 @@ def run(folder: Path) -> Run:
         for name, value in ({"device": device, "threads": 1} | options).items():
             values = value if isinstance(value, list) else [value]
             command += [f"--{name.replace('_', '-')}", *values]
-        done = subprocess.run(
-            list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr
+        started = Started(list(map(str, command)), environment())
+        said = started.wait()
+        assert started.returncode == 0, said
         return Counter(json.loads(counts.read_text())) if device == "apart" else Counter()
 
     return run

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from tiny_model import ROOT, copy_tracked, encoder_folder, environment, program, write_model
+from warm_start import Started
 
 from tinycats import settings
 from tinycats.completions.settings import CompletionsSettings
@@ -192,7 +193,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def trained(script: list[str], out: Path, models: list[str], *words: str) -> dict:
     """run.json's settings of a run by hand."""
-    subprocess.run([*script, *models, "--out", str(out), *words], env=environment(), check=True)
+    started = Started([*script, *models, "--out", str(out), *words], environment())
+    said = started.wait()
+    assert started.returncode == 0, said
     return json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
 
 

@@ -23,6 +23,7 @@ import pytest
 import torch
 from small_disk import Disk, small_disk
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
+from warm_start import Started
 
 pytestmark = pytest.mark.slow
 STEPS = 12
@@ -57,14 +58,8 @@ class World:
             words += [f"--{name.replace('_', '-')}", str(value)]
         return words
 
-    def start(self, out: Path, **more: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(out, **more),
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, out: Path, **more: object) -> Started:
+        return Started(self.command(out, **more), environment())
 
     def train(self, out: Path, **more: object) -> str:
         """Train to the end; returns what was said on the way."""
@@ -74,7 +69,7 @@ class World:
     def train_all(self, *runs: tuple[Path, dict[str, Any]]) -> list[str]:
         """Several runs side by side."""
         waiting = [self.start(out, **more) for out, more in runs]
-        said = [process.communicate(timeout=600)[1] for process in waiting]
+        said = [process.wait() for process in waiting]
         for process, text in zip(waiting, said, strict=True):
             assert process.returncode == 0, text
         return said
@@ -84,7 +79,7 @@ class World:
         lines = []
         waiting = [self.start(out, **more) for out, more in runs]
         for process in waiting:
-            said = process.communicate(timeout=600)[1]
+            said = process.wait()
             assert process.returncode == 1, said
             assert "Traceback" not in said
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -98,7 +93,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("training")
     reference = folder / "cat.safetensors"
     embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
-    subprocess.run([*map(str, embed), "--out", str(reference)], env=environment(), check=True)
+    started = Started([*map(str, embed), "--out", str(reference)], environment())
+    assert (started.wait(), started.returncode) == ("", 0)
     made = World(folder, write_model(folder / "model"), reference, folder / "undisturbed")
     made.train(made.undisturbed)
     return made
@@ -130,16 +126,16 @@ def saved_step(state: Path) -> int:
     return torch.load(state, weights_only=True)["step"] if state.exists() else 0
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(true: Callable[[], bool], process: Started) -> None:
     deadline = time.monotonic() + 600
     while not true() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def interrupt(process: subprocess.Popen[str], number: int) -> str:
+def interrupt(process: Started, number: int) -> str:
     process.send_signal(number)
-    return process.communicate(timeout=600)[1]
+    return process.wait()
 
 
 def catches_sigterm(pid: int) -> bool:
