@@ -225,6 +225,13 @@ class Study(MachineSettings):
                 for seed in self.seeds:
                     yield variant, factor, seed
 
+    @property
+    def beside_published(self) -> bool:
+        """Whether the published curves are about this: concept, prompt, tokens and loss of the post."""
+        training, first = self.training, next(iter(self.variants.values()))
+        here = (self.concept, training.prompt, training.num_tokens, first)
+        return here == ("cat", "Once upon a time there was", 10, VariantSettings())
+
     # ------------------------------------------------------------------ what others are given
 
     def stage(self, cls: type[T], **more: Any) -> T:
