@@ -107,12 +107,14 @@ def make_study(
     config = {
         "study": "small",
         "base_model": "nano",
+        "reward_encoder": "sentence-transformers/all-MiniLM-L6-v2",
         "concept": "cat",
         "concept_words": ["cat", "cats", "kitten", "cat's"],
         "training": {
             "prompt": PROMPTS["training"][0],
             "num_tokens": 10,
             "kl_factors": [0, 1500, 6000],
+            "seeds": list(range(seeds)),
         },
         "variants": {"blog": {"baseline": "none", "kl": "base_to_policy"}},
         "evaluation": {"prompts": PROMPTS, "prompted_with": " a cat", "new_tokens": tokens},
@@ -264,7 +266,8 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
         "licence": "MIT",
         "files": {"model.safetensors": {"sha256": "ab" * 32, "bytes": 12}},
     }
-    write_text(models / "nano" / "manifest.json", json.dumps(manifest))
+    for name in ("nano", "all-MiniLM-L6-v2"):
+        write_text(models / name / "manifest.json", json.dumps(manifest))
     line = {"s": 12.5, "h:m:s": "0:00:12", "max_rss": 800.5}
     for stage in ("policies/kl=0,seed=0", "policies/kl=0,seed=1", "score"):
         write_text(study / "benchmarks" / f"{stage}.jsonl", json.dumps(line) + "\n")

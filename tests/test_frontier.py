@@ -393,7 +393,10 @@ def test_densities_of_hundreds_of_nats_do_not_overflow():
     base, policy = -rng.uniform(700, 900, 50), -rng.uniform(5, 900, 50)
     counts = np.vstack([np.repeat([1, 0], 25), np.repeat([0, 1], 25)])
     samples = frontier.Samples(
-        [{}, {"variant": "blog", "kl_factor": "0", "seed": 0}],
+        [
+            {"model": "base", "variant": "", "kl_factor": ""},
+            {"model": "policy", "variant": "blog", "kl_factor": "0", "seed": 0},
+        ],
         np.vstack([base, policy]),
         rng.uniform(size=50),
         counts,

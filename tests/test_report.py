@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from report_study import HOSTILE, SVG, make_study
 
 from tinycats.columns import STUDY_TABLES
+from tinycats.figures.registry import FIGURES, FigureEntry
 from tinycats.files.tables import read_table, write_table
 from tinycats.layout import ModelId
 from tinycats.program import UserError
@@ -78,11 +80,12 @@ def test_a_packed_story_is_the_story_to_a_hundredth_of_a_nat(study):
 
 
 def test_a_story_without_scores_is_refused(study, made):
+    from tinycats.report.reading import models_of
     from tinycats.report.story_pack import read_stories
 
     scores = study.tables["scores/stories.csv"][:-1]
     with pytest.raises(UserError, match="has no row in scores"):
-        read_stories(made[0] / "stories", scores)
+        read_stories(made[0], models_of(study.config, made[0]), scores)
 
 
 def test_no_story_can_inject_markup(page, study):
@@ -151,15 +154,19 @@ def test_a_figure_may_show_any_story():
     assert f"<text>{story}</text>" in embeddable(svg, "x")
 
 
-def test_a_new_figure_appears_without_touching_the_template(tmp_path):
+def test_a_new_figure_appears_without_touching_the_template(tmp_path, monkeypatch):
+    entry = FigureEntry("brand_new", (), "a section of its own", 900)
+    monkeypatch.setitem(FIGURES, "brand_new", entry)
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
     (results / "figures/brand_new.svg").write_text(SVG.format(name="brand_new", height=9))
     about = json.loads((results / "figures/what_broke.json").read_text())
     about |= {"title": "Brand new", "alt": "Something unseen", "section": "a section of its own"}
     (results / "figures/brand_new.json").write_text(json.dumps(about))
+    (results / "figures/of_an_earlier_study.svg").write_text(SVG.format(name="x", height=9))
     study = read_study(results, models)
     page = report.render(study, "snakemake")
     assert 'id="figure-brand_new"' in page
+    assert "of_an_earlier_study" not in page
     assert "Something unseen" in page
     assert "Brand new" in page
     assert "figures/brand_new.svg" in markdown_results.render(study, "x", results / "results.md")
@@ -351,3 +358,26 @@ def test_published_curves_are_named_only_where_they_are_drawn(study, tmp_path):
     assert heading in page
     assert words_of in page
     assert heading in markdown_results.render(study, "x", results / "results.md")
+
+
+def test_a_study_that_was_made_smaller_shows_only_its_own(tmp_path):
+    """A KL factor and a seed are taken out of the config; their files stay in the folder."""
+    results, models = make_study(tmp_path, per_training_prompt=2, per_other_prompt=1)
+    line = '{"s": 5, "max_rss": 1}\n'
+    for stem in ("blog/kl=0/seed=0", "blog/kl=6000/seed=0"):
+        path = results / f"benchmarks/policies/{stem}.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text(line)
+    config = yaml.safe_load((results / "config.yaml").read_text())
+    config["training"] |= {"kl_factors": [0, 6000.0], "seeds": [1]}
+    (results / "config.yaml").write_text(yaml.safe_dump(config))
+    study = read_study(results, models)
+    assert set(study.runs) == {"blog/kl=0/seed=1", "blog/kl=6000/seed=1"}
+    assert {(story.model, story.seed) for story in study.stories} == {
+        (model, 1) for model in ("base", "prompted", "blog/0", "blog/6000")
+    }
+    names = {figure.name for figure in study.figures}
+    assert "training_metrics_0" in names
+    assert "training_metrics_1500" not in names
+    # the two of make_study name no model, and one of seed 0 is not counted
+    assert {stage: jobs for stage, _, jobs, _ in study.benchmarks}["policies"] == 2

@@ -142,11 +142,9 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     outs = {device: folder / f"results-{device}" for device in ("cpu", "apart")}
     for device, out in outs.items():
         base = out / "stories/base/seed=0.jsonl"
-        run(
-            "tell_stories", device, **common, prompted_with=" a cat", seeds=[0], out=out / "stories"
-        )
+        run("tell_stories", device, **common, prompted_with=" a cat", seed=0, out=out / "stories")
         stories = out / "stories/blog/kl=6000/seed=0.jsonl"
-        own = {"policy": policy / "model", "base_stories": base, "seeds": [0], "out": stories}
+        own = {"policy": policy / "model", "base_stories": base, "seed": 0, "out": stories}
         run("tell_stories", device, **common, **own)
         reward = {"encoder": encoder_folder(), "reference": folder / "cat.safetensors"}
         run(

@@ -225,7 +225,7 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     for words in (policy, completions, base, one):
         assert (after(words, "--device"), after(words, "--threads")) == ("cuda:7", "3")
     assert float(after(policy, "--checkpoint-seconds")) == 17
-    assert after(base, "--seeds") == after(one, "--seeds") == "11"
+    assert after(base, "--seed") == after(one, "--seed") == "11"
 
     model, encoder = sorted(commands_of(commands, "obtain_models"), key=lambda w: w[2] == "reward-encoder")  # fmt: skip
     assert after(model, "--model") == UNUSUAL["base_model"]

@@ -267,3 +267,23 @@ def test_the_choices_are_what_the_objective_has():
         "baseline": tuple(objective.BASELINES),
         "kl": tuple(objective.KL_DIRECTIONS),
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("concept", "dog"),
+        ("training.prompt", "Once upon a time there were"),
+        ("training.num_tokens", 12),
+        ("variants", {"loo": {"baseline": "leave_one_out", "kl": "base_to_policy"}}),
+    ],
+)
+def test_published_curves_stand_only_beside_what_they_are_about(path, value):
+    assert Study.check(DEFAULT).beside_published
+    config = changed(path, value)
+    config["concept_words"] = None
+    config["evaluation"]["prompts"]["training"].append(config["training"]["prompt"])
+    config["evaluation"]["prompts"]["training"] = list(
+        dict.fromkeys(config["evaluation"]["prompts"]["training"])
+    )
+    assert not Study.check(config).beside_published

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import verify_study
+import yaml
 from test_source_code import reworded
 from tiny_model import copy_tracked
 
@@ -162,6 +163,40 @@ def test_a_changed_setting_reruns_what_it_touches(study):
         path.write_text(before)
     assert "frontier" in jobs
     assert "policy" not in jobs
+
+
+def test_a_seed_or_a_factor_less_makes_no_policy_or_story_again(study):
+    path = study / "config/smoke.yaml"
+    for old, new in (("seeds: [0, 1]", "seeds: [1]"), ("kl_factors: [0, 6000]", "kl_factors: [0]")):
+        with edited(path, old, new):
+            jobs = planned(study)
+        assert {"completions", "scores", "frontier", "tables", "figure", "report"} <= set(jobs)
+        assert not {"reference", "policy", "base_stories", "stories"} & set(jobs)
+
+
+def test_a_seed_more_makes_only_its_own_policies_and_stories(study):
+    with edited(study / "config/smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]"):
+        jobs = planned(study)
+    assert (jobs["policy"], jobs["base_stories"], jobs["stories"]) == (2, 1, 2)
+
+
+def test_the_order_of_keys_and_numbers_reruns_nothing(study):
+    path = study / "config/smoke.yaml"
+    before = path.read_text()
+    config = yaml.safe_load(before)
+
+    def turned(value):
+        """Every mapping in it in the opposite order, and the lists of numbers too."""
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+        return value[::-1] if numbers else value
+
+    path.write_text(yaml.safe_dump(turned(config), sort_keys=False))
+    try:
+        assert planned(study) == {}
+    finally:
+        path.write_text(before)
 
 
 def test_snakemake_s_own_report(study):

@@ -91,6 +91,7 @@ KINDS: dict[str, Kind] = {
 
 
 POLICY = "policy"  # the kind of what is trained
+FIRST_VARIANT = "blog"  # comes before all others, which are in the order of their names
 
 
 def _pattern(template: str) -> str:
@@ -272,12 +273,12 @@ class ModelId:
         """The same model, of all seeds together."""
         return replace(self, seed=None)
 
-    def order(self, variants: Sequence[str] = ()) -> tuple[int, int, str, float, int]:
-        """Sort key: kind, variant (as in ``variants``, others by name), KL factor, seed."""
-        place = variants.index(self.variant) if self.variant in variants else len(variants)
+    def order(self) -> tuple[int, bool, str, float, int]:
+        """Sort key: kind, variant (:data:`FIRST_VARIANT`, then by name), KL factor, seed."""
         factor = float(self.kl_factor) if self.kl_factor else -1.0
         seed = -1 if self.seed is None else self.seed
-        return list(KINDS).index(self.kind), place, self.variant, factor, seed
+        later = self.variant != FIRST_VARIANT
+        return list(KINDS).index(self.kind), later, self.variant, factor, seed
 
     def columns(self, *names: str) -> dict[str, Any]:
         """The columns of tables that say which model it is; all four, or those named."""
@@ -324,14 +325,14 @@ class ModelFile:
         return self.end.lstrip("/")
 
     @property
-    def log(self) -> str:
-        """Pattern of the log of the job that makes a policy's, below logs/<study>/."""
-        return replace(self, end=".log").pattern()
+    def log(self) -> ModelFile:
+        """The log of the job that makes it, below logs/<study>/."""
+        return replace(self, end=".log")
 
     @property
-    def benchmark(self) -> str:
-        """Pattern of that job's benchmark, below :data:`BENCHMARKS`."""
-        return replace(self, end=".jsonl").pattern()
+    def benchmark(self) -> ModelFile:
+        """That job's benchmark, below :data:`BENCHMARKS`."""
+        return replace(self, end=".jsonl")
 
     def model_of(self, path: str | Path, results: Path) -> ModelId:
         """The model whose file ``path`` is.

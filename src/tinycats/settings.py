@@ -42,6 +42,7 @@ def setting(
     spelled: str = "",
     longest: int | None = None,
     distinct: bool = False,
+    first: str = "",
     required: bool = False,
 ) -> Any:
     """A field of a class of settings.
@@ -54,7 +55,9 @@ def setting(
         choices: the only texts allowed.
         pattern, spelled: what the whole text must match, and the same in words.
         longest: most characters of a text.
-        distinct: whether the items of a list must differ.
+        distinct: whether the items of a list must differ; they are then put in ascending order.
+        first: the name that comes first in a mapping; the others follow by name. So the order of
+            keys in a config decides nothing.
         required: whether a config file must give a value in spite of the default.
     """
     rules = {k: v for k, v in locals().items() if k != "default"}
@@ -257,7 +260,7 @@ def _check(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> Any:
         )
         if rules["distinct"] and len(set(each)) < len(each):
             raise UserError(wrong)
-        return each
+        return tuple(sorted(each)) if rules["distinct"] else each
     if get_origin(hint) is Mapping:
         return _check_named(get_args(hint)[1], rules, value, key)
     if hint is float and type(value) is int:
@@ -303,7 +306,8 @@ def _check_named(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> d
                 f"{key}: the name {_shown(name)} found, expected letters, digits, dash and"
                 f" underscore, at most {LONGEST_NAME}{quotes}"
             )
-    return {name: _check(hint, rules, inner, f"{key}.{name}") for name, inner in kept.items()}
+    ordered = sorted(kept, key=lambda name: (name != rules["first"], name))
+    return {name: _check(hint, rules, kept[name], f"{key}.{name}") for name in ordered}
 
 
 def _as_float(value: int) -> float:

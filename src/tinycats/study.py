@@ -55,7 +55,8 @@ class Study(MachineSettings):
     """A checked configuration, as :meth:`check` makes it.
 
     ``concept_words`` and ``evaluation.prompted_with`` hold what follows from the concept where the
-    config has null.
+    config has null. The order of keys in the config decides nothing: variants and groups of prompts
+    are in one order, KL factors and seeds ascend, and the training prompt is the first of its group.
     """
 
     study: str = setting(
@@ -87,7 +88,8 @@ class Study(MachineSettings):
     )
     training: TrainingBlock = setting(help="how policies are trained")
     variants: Mapping[str, VariantSettings] = setting(
-        help="training settings by name, each trained at every KL factor and seed"
+        help="training settings by name, each trained at every KL factor and seed",
+        first=layout.FIRST_VARIANT,
     )
     evaluation: EvaluationBlock = setting(help="what is measured")
     device: str = setting(  # a study is tested on these alone; by hand, any device of torch
@@ -117,11 +119,15 @@ class Study(MachineSettings):
         except UserError as error:
             raise UserError(f"config: {error}") from None
         evaluation = study.evaluation
+        prompts = dict(evaluation.prompts)
+        prompts["training"] = tuple(
+            sorted(prompts["training"], key=lambda text: text != study.training.prompt)
+        )
         forced = evaluation.prompted_with or f" {with_article(study.concept.strip())}"
         return replace(
             study,
             concept_words=study.concept_words or words_of(study.concept),
-            evaluation=replace(evaluation, prompted_with=forced),
+            evaluation=replace(evaluation, prompts=prompts, prompted_with=forced),
         )
 
     def _check_itself(self) -> None:
@@ -218,6 +224,13 @@ class Study(MachineSettings):
             for factor in self.factors:
                 for seed in self.seeds:
                     yield variant, factor, seed
+
+    @property
+    def beside_published(self) -> bool:
+        """Whether the published curves are about this: concept, prompt, tokens and loss of the post."""
+        training, first = self.training, next(iter(self.variants.values()))
+        here = (self.concept, training.prompt, training.num_tokens, first)
+        return here == ("cat", "Once upon a time there was", 10, VariantSettings())
 
     # ------------------------------------------------------------------ what others are given
 

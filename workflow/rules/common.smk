@@ -242,6 +242,11 @@ def figure_code(wildcards):
     return code(drawn_by, script="draw_figure")(wildcards)
 
 
+def published_flag(wildcards, input):
+    """The published curves stand only beside what they are about."""
+    return ["--published", input.published] if STUDY.beside_published else []
+
+
 def figure_category(wildcards):
     return FIGURE_CATEGORIES[figures.find(wildcards.name)[0].section]
 

@@ -34,9 +34,10 @@ rule figure:
         kl_factors=STUDY.factors,
         variant=VARIANTS[0],
         seed=STUDY.seeds[0],
+        published=published_flag,
     shell:
         "run_script draw_figure --name {wildcards.name:q}"
         " --results {params.results:q} --concept={params.concept:q}"
         " --concept-words {params.words:q} --kl-factors {params.kl_factors}"
         " --variant {params.variant:q} --seed {params.seed}"
-        " --published {input.published} --out-prefix {params.prefix:q} 2> {log:q}"
+        " {params.published:q} --out-prefix {params.prefix:q} 2> {log:q}"

@@ -39,9 +39,9 @@ rule policy:
         top=f"{POLICY}/{layout.TOP_COMPLETIONS.name}",
         run=f"{POLICY}/{layout.RUN.name}",
     log:
-        f"logs/{STUDY.name}/{layout.POLICY_FOLDER.log}",
+        f"logs/{STUDY.name}/{layout.POLICY_FOLDER.log.pattern()}",
     benchmark:
-        f"{RESULTS}/{layout.BENCHMARKS}/{layout.POLICY_FOLDER.benchmark}"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.POLICY_FOLDER.benchmark.pattern()}"
     conda:
         ENVIRONMENT
     resources:

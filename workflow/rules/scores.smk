@@ -3,8 +3,8 @@
 
 rule scores:
     input:
-        base=rules.base_stories.output.base,
-        prompted=rules.base_stories.output.prompted,
+        base=stories_of(layout.BASE),
+        prompted=stories_of(layout.PROMPTED),
         policies=per_policy(STORIES),
         forgetting=per_policy(FORGETTING),
         encoder=f"{REWARD_ENCODER}/model.safetensors",

@@ -4,24 +4,25 @@ from tinycats.completions.settings import CompletionsSettings
 from tinycats.stories.settings import BaseStoriesSettings, StoriesSettings
 
 
-# One job for all seeds of the base model, prompted or not: the model is loaded once.
+# The base model's stories of one seed, prompted or not. A job for each seed, so that another seed
+# leaves these as they are.
 rule base_stories:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",
         manifest=f"{BASE_MODEL}/manifest.json",
     output:
-        base=stories_of(layout.BASE),
-        prompted=stories_of(layout.PROMPTED),
+        base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
+        prompted=f"{RESULTS}/{layout.STORIES.pattern(layout.PROMPTED.kind)}",
     log:
-        f"logs/{STUDY.name}/stories/base.log",
+        f"logs/{STUDY.name}/{layout.STORIES.log.pattern(layout.BASE.kind)}",
     benchmark:
-        f"{RESULTS}/benchmarks/stories/base.jsonl"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.STORIES.benchmark.pattern(layout.BASE.kind)}"
     conda:
         ENVIRONMENT
     resources:
         gpu=1,
         mem_mb=mem_mb,
-        runtime=minutes(2 * len(STUDY.seeds) * story_work()),
+        runtime=minutes(2 * story_work()),
         torch_threads=STUDY.threads,
         device=STUDY.device,
     params:
@@ -29,10 +30,9 @@ rule base_stories:
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
         settings=stage_settings(BaseStoriesSettings),
-        seeds=STUDY.seeds,
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
-        " --settings {params.settings:q} --seeds {params.seeds}"
+        " --settings {params.settings:q} --seed {wildcards.seed}"
         " --out {params.folder:q} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
 
@@ -46,9 +46,9 @@ rule stories:
         stories=STORIES,
         forgetting=FORGETTING,
     log:
-        f"logs/{STUDY.name}/{layout.STORIES.log}",
+        f"logs/{STUDY.name}/{layout.STORIES.log.pattern()}",
     benchmark:
-        f"{RESULTS}/{layout.BENCHMARKS}/{layout.STORIES.benchmark}"
+        f"{RESULTS}/{layout.BENCHMARKS}/{layout.STORIES.benchmark.pattern()}"
     conda:
         ENVIRONMENT
     resources:
@@ -65,12 +65,14 @@ rule stories:
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
         " --policy {params.policy:q} --base-stories {input.base:q}"
-        " --settings {params.settings:q} --seeds {wildcards.seed} --out {output.stories:q} --device {resources.device}"
+        " --settings {params.settings:q} --seed {wildcards.seed} --out {output.stories:q}"
+        " --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"
 
 
 # One job per study: rewards of the base model's completions are computed once, and log probabilities of
-# every completion under every model.
+# every completion under every model. When the study's models change it draws all completions again: the
+# same ones, whose rewards it finds in the memo, since a model's random numbers follow from its name.
 rule completions:
     input:
         weights=f"{BASE_MODEL}/model.safetensors",

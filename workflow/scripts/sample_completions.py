@@ -62,7 +62,9 @@ def main() -> None:
     verify_folder(args.encoder)
     encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
     concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
-    for folder in args.policies:
+    # the order in which they are named decides nothing
+    policies = sorted(args.policies, key=lambda folder: ModelId.from_path(folder).order())
+    for folder in policies:
         expected = {"prompt": settings.prompt, "num_tokens": settings.num_tokens}
         check_policy(folder, args.base_model, expected, args.reference)
     reward = RewardModel(RewardEncoder(args.encoder, device), concept)
@@ -73,7 +75,7 @@ def main() -> None:
 
     collector.draw_base(settings.base_completions)
     prompted = collector.draw_prompted(settings.prompted_with, settings.policy_completions)
-    for folder in program.progress(args.policies, len(args.policies), "policies"):
+    for folder in program.progress(policies, len(policies), "policies"):
         who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
         collector.draw_policy(who, policy, settings.policy_completions)
@@ -84,12 +86,12 @@ def main() -> None:
     write_tables(collector, prompted, args.out)
 
     # a second pass over the pool's models, since all completions have to be drawn first
-    pool = pool_of(len(args.policies))
+    pool = pool_of(len(policies))
 
     def models() -> Iterator[Any]:
         yield base
         for i in pool:
-            yield load_causal_lm(args.policies[i] / "model", device)[0]
+            yield load_causal_lm(policies[i] / "model", device)[0]
 
     tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
     atomic.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)

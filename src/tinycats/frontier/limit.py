@@ -29,7 +29,9 @@ import numpy.typing as npt
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files import atomic
 from tinycats.files.tables import Row, read_table
+from tinycats.layout import ModelId
 from tinycats.program import UserError
+from tinycats.random_numbers import seed_for
 
 Array = npt.NDArray[np.float64]
 
@@ -196,23 +198,34 @@ def limit_at(
 
 
 class Bootstrap:
-    """Counts drawn anew (multinomial) within each model, a few hundred times."""
+    """Counts drawn anew (multinomial) within each model, a few hundred times.
+
+    Each model's random numbers follow from its name, so that the other models change none of them.
+    """
 
     def __init__(self, samples: Samples, replicates: int, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
         self.shape = (replicates, len(samples.reward))
         self._drawn: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
         self._total = np.zeros(self.shape, dtype=np.int64)
-        for counts in samples.counts:
+        for who, counts in zip(samples.models, samples.counts, strict=True):
             where = np.flatnonzero(counts)
-            drawn = self.resample(counts[where])
+            drawn = self.resample(who, counts[where], "pool")
             self._drawn.append((where, drawn))
             self._total[:, where] += drawn
 
-    def resample(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """(replicates, completions) counts of as many draws from the empirical distribution."""
-        total = counts.sum()
-        return self.rng.multinomial(total, counts / total, size=self.shape[0])
+    def resample(
+        self, who: Row, counts: npt.NDArray[np.int64], purpose: str
+    ) -> npt.NDArray[np.int64]:
+        """(replicates, completions) counts of as many draws from the empirical distribution.
+
+        Args:
+            who: the model whose completions they are.
+            purpose: what they are for; each has random numbers of its own.
+        """
+        model, total = ModelId.from_row(who).stem, counts.sum()
+        rng = np.random.default_rng(seed_for("bootstrap", purpose, self.seed, model))
+        return rng.multinomial(total, counts / total, size=self.shape[0])
 
     def base(self) -> npt.NDArray[np.int64]:
         counts = np.zeros(self.shape, dtype=np.int64)
@@ -344,7 +357,8 @@ def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) 
         kl = max(own.mean(own.kl_policy_to_base), 0.0)
         reward, best_strength = limit_at(kl, strength, log_z(pool, strength), highest)
         # the policy's KL is estimated too: its completions are resampled with the pool's
-        kl_again = bootstrap.resample(own.counts) @ own.kl_policy_to_base / own.counts.sum()
+        own_again = bootstrap.resample(who, own.counts, "own KL")
+        kl_again = own_again @ own.kl_policy_to_base / own.counts.sum()
         log_z_again = log_z(pool, strength, bootstrap.pooled(without=k))
         again, _ = limit_at(np.maximum(kl_again, 0.0), strength, log_z_again, highest)
         low, high = band(reward, again)

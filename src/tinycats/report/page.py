@@ -39,7 +39,7 @@ def facts(study: Study) -> dict[str, Any]:
     """The values that the templates of the page and of results.md show."""
     summary = study.tables["tables/summary.csv"]
     variants = study.variants
-    models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]], variants)
+    models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]])
     factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
     factor = BLOG_FACTOR if BLOG_FACTOR in factors else (positive or factors or [""])[0]
@@ -148,9 +148,9 @@ def group_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]
 
 
 def prompt_groups(stories: Iterable[Story]) -> list[str]:
-    """The groups of prompts in the stories, the training prompt's first."""
-    groups = dict.fromkeys(story.line["prompt_group"] for story in stories)
-    return sorted(groups, key=lambda group: group != "training")
+    """The groups of prompts in the stories: the training prompt's, then by name."""
+    groups = {story.line["prompt_group"] for story in stories}
+    return sorted(groups, key=lambda group: (group != "training", group))
 
 
 def side_by_side(stories: Sequence[Story], variant: str, factor: str) -> list[tuple[str, Story]]:

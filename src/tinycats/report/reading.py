@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
+from tinycats.figures.registry import figure_names
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
-from tinycats.layout import canonical
+from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.models.folders import model_folder_name
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
 from tinycats.study import words_of
@@ -114,10 +116,29 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     return f'{head} id="svg-{prefix}" role="img" aria-labelledby="alt-{prefix}">{rest}'
 
 
-def read_figures(folder: Path) -> tuple[DrawnFigure, ...]:
-    """All figures of the folder, each an SVG with a JSON beside it, in the report's order."""
+def models_of(config: Mapping[str, Any], path: Path) -> list[ModelId]:
+    """The models of a study by its config: base, prompted and policies, of each seed.
+
+    Args:
+        config: contents of results/<study>/config.yaml.
+        path: of that file, for the error.
+    """
+    try:
+        training, variants = config["training"], config["variants"]
+        factors = [canonical(factor) for factor in training["kl_factors"]]
+        each = [("base", "", ""), ("prompted", "", "")]
+        each += [(POLICY, variant, factor) for variant in variants for factor in factors]
+        return [ModelId(*model, seed) for model in each for seed in map(int, training["seeds"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not the config of a study ({error!r})") from error
+
+
+def read_figures(folder: Path, names: Iterable[str]) -> tuple[DrawnFigure, ...]:
+    """Those of these figures that are drawn, each an SVG with a JSON, in the report's order."""
     figures = []
-    for path in sorted(folder.glob("*.svg")):
+    for path in (folder / f"{name}.svg" for name in names):
+        if not path.exists():
+            continue
         about = read_json(path.with_suffix(".json"))
         if missing := _FIGURE_KEYS - set(about):
             raise UserError(f"{path.with_suffix('.json')}: lacks {', '.join(sorted(missing))}")
@@ -172,12 +193,23 @@ def stage_of(path: Path, study: str) -> str:
     return parts[0].split(".")[0]
 
 
-def stage_times(paths: Iterable[Path], study: str) -> tuple[tuple[str, float, int, float], ...]:
+def is_own(benchmark: Path, models: Collection[ModelId], figures: Collection[str]) -> bool:
+    """Whether a benchmark file is not of a model or figure that the study no longer has."""
+    if benchmark.parent.name == Path(layout.FIGURE).parent.name:
+        return benchmark.stem in figures
+    model = ModelId.find(benchmark)
+    return model is None or model.seed is None or model in models
+
+
+def stage_times(
+    paths: Iterable[Path], study: str, keep: Callable[[Path], bool] = lambda file: True
+) -> tuple[tuple[str, float, int, float], ...]:
     """Snakemake's benchmark files (JSON lines; folders are searched) summed by stage."""
     found = [
         file
         for path in paths
         for file in (sorted(path.rglob("*.jsonl")) if path.suffix != ".jsonl" else [path])
+        if keep(file)
     ]
     seconds: dict[str, float] = {}
     jobs: dict[str, int] = {}
@@ -220,7 +252,9 @@ def read_study(
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
     words = config.get("concept_words") or words_of(concept)
-    policies = folder / layout.RUN.stage
+    models_used = models_of(config, path)
+    factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
+    figures = figure_names(factors, list(config["variants"]))
     return Study(
         folder=folder,
         name=name,
@@ -229,14 +263,22 @@ def read_study(
         config=config,
         tables=tables,
         csv_texts=texts,
-        figures=read_figures(folder / "figures"),
-        stories=tuple(read_stories(folder / layout.STORIES.stage, tables["scores/stories.csv"])),
+        figures=read_figures(folder / "figures", figures),
+        stories=tuple(read_stories(folder, models_used, tables["scores/stories.csv"])),
         runs={
-            str(path.parent.relative_to(policies)): read_json(path)
-            for path in sorted(policies.rglob(layout.RUN.name))
+            model.stem: read_json(folder / layout.RUN.of(model))
+            for model in models_used
+            if model.is_policy
         },
         manifests={
-            path.parent.name: read_json(path) for path in sorted(models.glob("*/manifest.json"))
+            name: read_json(models / name / "manifest.json")
+            for name in (
+                model_folder_name(str(config[key])) for key in ("base_model", "reward_encoder")
+            )
         },
-        benchmarks=stage_times(benchmarks or [folder / layout.BENCHMARKS], name),
+        benchmarks=stage_times(
+            benchmarks or [folder / layout.BENCHMARKS],
+            name,
+            lambda file: is_own(file, models_used, figures),
+        ),
     )

@@ -40,8 +40,15 @@ class Story:
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
-def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Story]:
-    """Every story below ``folder``, results/<study>/stories, in the order drawn, joined to its row of scores/stories.csv.
+def read_stories(
+    folder: Path, models: Iterable[ModelId], scores: Iterable[Mapping[str, str]]
+) -> list[Story]:
+    """The stories of these models, in the order drawn, each with its row of scores/stories.csv.
+
+    Args:
+        folder: results/<study>.
+        models: each of one seed.
+        scores: rows of scores/stories.csv.
 
     Raises:
         UserError: a story without a score, or a file whose path names no model.
@@ -52,10 +59,8 @@ def read_stories(folder: Path, scores: Iterable[Mapping[str, str]]) -> list[Stor
         raise UserError(f"scores/stories.csv: a story: {error}") from error
     known = set(METRICS) | {"tokens"}
     stories = []
-    for path in sorted(folder.rglob("*.jsonl")):
-        if path.name.endswith(layout.FORGETTING.end):
-            continue
-        who = layout.STORIES.model_of(path, folder.parent)
+    for who in models:
+        path = folder / layout.STORIES.of(who)
         for index, line in enumerate(read_lines(path, STORY_FIELDS)):
             row = by_story.get((who, index))
             if row is None:

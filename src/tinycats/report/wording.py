@@ -134,10 +134,10 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
     return Cell(mean_text, f"{low_text} to {high_text}", verdict)
 
 
-def ordered_models(rows: Iterable[Row], variants: Sequence[str]) -> list[ModelId]:
+def ordered_models(rows: Iterable[Row]) -> list[ModelId]:
     """Base, prompted, then each variant's KL factors from small to large."""
     models = {ModelId.from_row(row).without_seed for row in rows}
-    return sorted(models, key=lambda model: model.order(variants))
+    return sorted(models, key=lambda model: model.order())
 
 
 @dataclass
@@ -220,7 +220,7 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
     for row in rows:
         groups.setdefault(ModelId.from_row(row).without_seed, []).append(row)
     table = []
-    for model in sorted(groups, key=lambda model: model.order(variants)):
+    for model in sorted(groups, key=lambda model: model.order()):
         line: dict[str, Any] = {"key": model.key, "name": model.label(variants)}
         line["seeds"] = len(groups[model])
         sizes = [number(row["effective_sample_size"]) or 0 for row in groups[model]]

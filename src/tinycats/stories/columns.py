@@ -17,7 +17,7 @@ STORY_FIELDS: Columns = {
     "kl_policy_to_base_nats": "exact KL(model‖base) at each token's state, nats",
     "kl_base_to_policy_nats": "exact KL(base‖model) at each token's state, nats",
     "ended": "whether the story ended by itself",
-    "sample_seed": "seed that its random numbers were drawn from",
+    "sample_seed": "seed of its random numbers: of seed, prompt and index among the prompt's stories",
 }
 
 #: one line for each of the base's stories in stories/**.base.jsonl: how a policy finds them

@@ -14,7 +14,7 @@ class StoriesSettings:
     """Stories of a policy."""
 
     prompts: Mapping[str, tuple[str, ...]] = setting(
-        help="prompts in named groups; the group training must be there"
+        help="prompts in named groups; the group training must be there", first="training"
     )
     stories_per_training_prompt: int = setting(64, "stories for each training prompt", minimum=1)
     stories_per_other_prompt: int = setting(8, "stories for each other prompt", minimum=1)

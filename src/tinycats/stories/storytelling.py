@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network, growing_cache
 from tinycats.language_model.sampling import chunks, draw_tokens
 from tinycats.language_model.text import decode, encode
+from tinycats.random_numbers import seed_for
 
 #: Tokens in one teacher-forced pass while measuring.
 TOKENS_PER_PASS = 4096
@@ -39,22 +41,26 @@ def requests(
     forced: str,
     seed: int,
 ) -> list[Request]:
-    """The stories of one seed, with the same random numbers for every model, so that they pair up.
+    """The stories of one seed.
+
+    The random numbers of a story follow from the seed, its prompt and its index among the stories of
+    that prompt. So they are the same for every model, and stories pair up; and another prompt more
+    or less leaves them as they are.
 
     Args:
         prompts: group → prompts.
         per_prompt: group → stories for each of its prompts.
         forced: text that every story begins with after its prompt (may be empty).
     """
-    result, number = [], 0
+    result, told = [], Counter[str]()
     forced_ids = tuple(encode(tokenizer, forced))
     for group, texts in prompts.items():
         for text in texts:
             prompt_ids = tuple(encode(tokenizer, text))
             for _ in range(per_prompt[group]):
-                sample_seed = int(np.random.SeedSequence([seed, 1, number]).generate_state(1)[0])
+                sample_seed = seed_for("story", seed, text, told[text])
                 result.append(Request(group, text, prompt_ids, forced_ids, sample_seed))
-                number += 1
+                told[text] += 1
     return result
 
 

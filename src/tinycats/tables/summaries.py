@@ -201,7 +201,7 @@ def summary(values: Values) -> list[Row]:
 
 
 def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
-    """Rows of tables/by_prompt_group.csv, groups in the order of the config."""
+    """Rows of tables/by_prompt_group.csv, groups in the order of the stories."""
     models = sorted({m for group in values.values() for m, _ in group}, key=ModelId.order)
     rows = []
     for model in models:
