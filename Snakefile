@@ -15,6 +15,11 @@ min_version("9.20")
 
 # The checkout with code and shipped files; a run's files are in the working directory (--directory).
 ROOT = Path(str(workflow.current_basedir))
+if odd := sorted(set("{}:") & set(str(ROOT))):
+    sys.exit(
+        f"error: the checkout's folder {ROOT} has {' '.join(odd)} in its path, which Snakemake or"
+        " Python's search path cannot hold; move or rename it"
+    )
 sys.path.insert(0, str(ROOT / "src"))
 
 

@@ -102,3 +102,21 @@ rule own:
     assert config["training"]["batch_size"] == 1000  # what is not given is as in config.yaml
     output = snakemake(run, "-n", "--resources", "gpu=1", "--", "results/within/report.html")
     assert "rule tinycats_policy:" in output
+
+
+@pytest.mark.parametrize("name", ["a {b}", "a:b"])
+def test_a_checkout_where_it_cannot_run_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--snakefile",
+        tmp_path / name / "Snakefile",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert str(tmp_path / name) in line
+    assert "Traceback" not in done.stderr
