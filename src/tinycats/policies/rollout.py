@@ -33,7 +33,8 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.compute.linear import matmul
-from tinycats.language_model.network import Network, growing_cache
+from tinycats.language_model.cache import growing_cache
+from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies import objective
 from tinycats.policies.passes import STATES_PER_CHUNK, LevelPasses

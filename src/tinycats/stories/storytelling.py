@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.files.tables import Row
+from tinycats.language_model.cache import growing_cache
 from tinycats.language_model.divergence import divergences
-from tinycats.language_model.network import Network, growing_cache
+from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens
 from tinycats.language_model.text import decode, encode
 
