@@ -27,9 +27,10 @@ def growing_cache(capacity: int) -> Any:
             begin, self.length = self.length, self.length + key_states.shape[2]
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-                rows, heads, _, width = key_states.shape
-                self.keys = key_states.new_empty(rows, heads, capacity, width)
-                self.values = value_states.new_empty(rows, heads, capacity, width)
+                self.keys, self.values = (
+                    new.new_empty(*new.shape[:2], capacity, new.shape[3])
+                    for new in (key_states, value_states)  # widths differ in DeepSeek's attention
+                )
             assert self.keys is not None
             assert self.values is not None
             self.keys[:, :, begin : self.length] = key_states

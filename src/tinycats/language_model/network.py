@@ -10,35 +10,30 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.compute.linear import replace_linear_layers
+from tinycats.language_model import probe
 from tinycats.language_model.cache import Cache, Past, branch
-from tinycats.program import UserError
+from tinycats.language_model.head import Head
 
 
 class Network:
     """A causal language model, the policy or the base, whose body and head are called separately.
 
     Args:
-        model: any ``AutoModelForCausalLM`` whose logits are a linear map of its last hidden state.
+        model: any ``AutoModelForCausalLM`` that keeps past tokens as keys and values and whose
+            logits are a linear map of its last hidden state, scaled or with a soft cap or neither.
         precision: ``fp32``, or ``bf16`` for the body; logits, softmax and KL are always float32.
 
     Raises:
-        UserError: the model changes its logits after the head, for example by a soft cap.
+        UserError: the model's log-probabilities would be wrong (:mod:`tinycats.language_model.probe`).
     """
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
         self.model = model
         self.body = model.base_model
-        self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
+        self.precision = "fp32"  # the check is of the arithmetic, not of its rounding
+        self.head: Head = probe.check(self)
         self.precision = precision
-        with torch.inference_mode():
-            ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-            hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state
-            if not torch.allclose(self.head(hidden), model(ids).logits, rtol=1e-4, atol=1e-4):
-                raise UserError(
-                    f"{type(model).__name__} changes its logits after the head; only models whose"
-                    " logits are a linear map of the last hidden state can be trained"
-                )
 
     def forward(self, inputs: Tensor, past: Past) -> tuple[Tensor, Cache]:
         """Hidden states ``(rows, length, width)`` and the new keys and values of each block.

@@ -332,6 +332,7 @@ class Sampler:
                 coefficient,
                 kl_direction,
             )
+            d_logits = head.before_scale_and_cap(d_logits, hidden[part])
             d_hidden[part] = matmul(d_logits, head.weight)
             head.weight.grad += matmul(d_logits.T, hidden[part])
             if head.bias is not None:
