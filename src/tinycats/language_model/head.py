@@ -26,12 +26,12 @@ class Head:
         self.linear, self.scale, self.cap = linear, scale, cap
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Any:
         """W, ``(vocabulary, width)``."""
         return self.linear.weight
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def bias(self) -> Any:
         """b, ``(vocabulary,)``, if there is one."""
         return self.linear.bias
 
