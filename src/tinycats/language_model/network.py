@@ -29,7 +29,8 @@ class Network:
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
         self.model = model
-        self.body = model.base_model
+        body = model.base_model
+        self.body = body if body is not model else model.get_decoder()  # Llama 4 names no body
         self.device = next(model.parameters()).device
         self.precision = "fp32"  # the check is of the arithmetic, not of its rounding
         self.head: Head = probe.check(self)

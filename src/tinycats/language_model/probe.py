@@ -43,9 +43,9 @@ def check_parts(model: Any) -> nn.Linear:
     parameters = inspect.signature(model.base_model.forward).parameters
     if getattr(model, "_is_stateful", False) or "past_key_values" not in parameters:
         raise UserError(
-            f"{name_of(model)} does not keep past tokens as keys and values alone, which"
-            " completions with a common beginning share; only models that do are supported (GPT-2,"
-            " GPT-Neo, Llama, Qwen3 …)"
+            f"{name_of(model)} does not read past tokens as keys and values alone (past_key_values),"
+            " which completions with a common beginning share; only models that do are supported"
+            " (GPT-2, GPT-Neo, Llama, Qwen3 …)"
         )
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
@@ -111,8 +111,9 @@ def _check(network: Network, linear: nn.Linear, name: str) -> Head:
             break
     else:
         raise UserError(
-            f"{name} changes its logits after the head; only a linear head, a constant scale"
-            " and a soft cap (final_logit_softcapping) are supported"
+            f"{name} has other logits than its output layer gives for its last hidden state; only a"
+            " linear output layer, a constant scale and a soft cap (final_logit_softcapping) are"
+            " supported"
         )
     network.head = head
     for way, found, expected in (
