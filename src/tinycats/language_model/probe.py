@@ -8,7 +8,7 @@ training and stories compute them, and compared with the model's own forward pas
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from tinycats.language_model.cache import growing_cache
 from tinycats.language_model.head import Head, heads
 from tinycats.program import UserError
-
-if TYPE_CHECKING:
-    from tinycats.language_model.network import Network
 
 #: Tokens that all rows share, tokens of each row after them, rows.
 PROMPT, REST, ROWS = 4, 4, 4
@@ -71,8 +68,12 @@ def probe_ids(model: Any, vocabulary: int) -> Tensor:
     return ids
 
 
-def check(network: Network) -> Head:
+def check(network: Any) -> Head:
     """The network's head, after a comparison of every way it is used with the plain forward pass.
+
+    Args:
+        network: a :class:`~tinycats.language_model.network.Network` whose head is not known yet; the
+            one found is set.
 
     Raises:
         UserError: log-probabilities differ, weights are not finite, the model reads later tokens,
@@ -92,7 +93,7 @@ def check(network: Network) -> Head:
 
 
 @torch.inference_mode()
-def _check(network: Network, linear: nn.Linear, name: str) -> Head:
+def _check(network: Any, linear: nn.Linear, name: str) -> Head:
     model, device = network.model, network.device
     vocabulary = min(linear.out_features, model.get_input_embeddings().weight.shape[0])
     ids = probe_ids(model, vocabulary).to(device)
@@ -156,14 +157,14 @@ def _check_finite(model: Any, plain: Tensor, name: str) -> None:
         )
 
 
-def _tree(network: Network, ids: Tensor) -> Tensor:
+def _tree(network: Any, ids: Tensor) -> Tensor:
     """log π from the prompt's last token on, by the levels of a tree: prompt, one token, the rest."""
     hidden = []
     first, prompt = network.forward(ids[:1, :PROMPT], [])
     hidden.append(first[:, -1:].expand(len(ids), -1, -1))
     pairs = ids[::2, PROMPT : PROMPT + 1]
     past = [tuple([part.expand(len(pairs), -1, -1, -1)] for part in block) for block in prompt]
-    second, level = network.forward(pairs, past)  # type: ignore[arg-type]
+    second, level = network.forward(pairs, past)
     parent = torch.arange(len(ids), device=ids.device) // 2
     hidden.append(second[parent])
     past = [
@@ -173,11 +174,11 @@ def _tree(network: Network, ids: Tensor) -> Tensor:
         )
         for blocks in zip(prompt, level, strict=True)
     ]
-    hidden.append(network.forward(ids[:, PROMPT + 1 :], past)[0])  # type: ignore[arg-type]
+    hidden.append(network.forward(ids[:, PROMPT + 1 :], past)[0])
     return network.log_probabilities(torch.cat(hidden, dim=1))
 
 
-def _growing(network: Network, ids: Tensor) -> Tensor:
+def _growing(network: Any, ids: Tensor) -> Tensor:
     """The same of all rows but the first, token by token; the first row leaves after two."""
     cache = growing_cache(ids.shape[1])
     found = [network.next_log_probabilities(ids[:, :PROMPT], cache)[1:]]
