@@ -64,6 +64,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
 }
 
+#: families without a small configuration here: they have images or sound, or entries of their own
+NOT_SMALL = frozenset({
+    "blt", "cohere_compass_text", "dbrx", "dots1", "dots3_note", "dots3_note_text", "emu3",
+    "fuyu", "gemma3", "gemma3n", "gemma3n_text", "gemma4", "gemma4_assistant",
+    "gemma4_unified", "gemma4_unified_assistant", "git", "got_ocr2", "kimi_linear",
+    "lfm2_moe", "llama4", "longcat_flash", "mamba2", "mllama", "moss_transcribe_diarize",
+    "musicgen", "musicgen_melody", "phi4_multimodal", "qwen3_5", "qwen3_5_moe", "qwen4_exp",
+    "reformer", "roc_bert", "xlm", "zamba", "zamba2", "zaya",
+})  # fmt: skip
+
 
 def small_config(family: str) -> Any:
     """A small configuration of a family (a ``model_type`` of transformers)."""
