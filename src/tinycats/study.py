@@ -16,7 +16,7 @@ from tinycats.completions.settings import CountSettings
 from tinycats.compute.settings import MachineSettings
 from tinycats.files.text import read_json
 from tinycats.frontier.settings import FrontierSettings
-from tinycats.language_model.text import check_context
+from tinycats.language_model.text import check_context, with_front
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.policies.settings import TrainingBlock, VariantSettings
@@ -175,8 +175,12 @@ class Study(MachineSettings):
         def tokens(text: str) -> int:
             return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
+        def prompt_tokens(text: str) -> int:
+            whole, own = (tokenizer.encode(text, add_special_tokens=s).ids for s in (True, False))
+            return len(with_front(whole, own))
+
         training, evaluation = self.training, self.evaluation
-        prompt, total = tokens(training.prompt), training.num_tokens
+        prompt, total = prompt_tokens(training.prompt), training.num_tokens
         if total <= prompt:
             raise UserError(
                 f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
@@ -190,7 +194,7 @@ class Study(MachineSettings):
             )
         about = read_json(folder / "config.json")
         context = about.get("max_position_embeddings")
-        longest = max(tokens(p) for group in evaluation.prompts.values() for p in group)
+        longest = max(prompt_tokens(p) for group in evaluation.prompts.values() for p in group)
         check_context("config: training.num_tokens", total, 0, context)
         check_context("config: evaluation.new_tokens", evaluation.new_tokens, longest, context)
 

@@ -58,7 +58,7 @@ def main() -> None:
     completion_tokens = read_run(args.run)["new_tokens"]
 
     from tinycats.compute.devices import choose_device, set_threads
-    from tinycats.language_model.text import encode, rewarded_text
+    from tinycats.language_model.text import encode_prompt, rewarded_text
     from tinycats.models.folders import load_tokenizer, sha256_file, verify_folder
     from tinycats.reward.model import RewardEncoder, load_reference
 
@@ -71,7 +71,7 @@ def main() -> None:
 
     @functools.cache
     def prompt_ids(prompt: str) -> list[int]:
-        return encode(tokenizer, prompt)
+        return encode_prompt(tokenizer, prompt)
 
     def complete(prompt: str, token_ids: list[int]) -> str:
         return rewarded_text(tokenizer, prompt_ids(prompt), token_ids)

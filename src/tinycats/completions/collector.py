@@ -13,7 +13,7 @@ import torch
 from tinycats.files.tables import Row
 from tinycats.language_model.network import Network, network_with_onednn
 from tinycats.language_model.sampling import uniform_generator
-from tinycats.language_model.text import decode, encode, rewarded_text
+from tinycats.language_model.text import decode, encode, encode_prompt, rewarded_text
 from tinycats.layout import BASE, PROMPTED
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.rollout import Sampler
@@ -64,7 +64,7 @@ class Collector:
         micro_batch: int,
     ) -> None:
         self.base, self.tokenizer, self.reward = network_with_onednn(base), tokenizer, reward
-        self.prompt_ids = encode(tokenizer, prompt)
+        self.prompt_ids = encode_prompt(tokenizer, prompt)
         self.new_tokens = num_tokens - len(self.prompt_ids)
         self.micro_batch = micro_batch
         self.tables: list[tuple[Row, list[Row]]] = []

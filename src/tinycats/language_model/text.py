@@ -9,8 +9,25 @@ from tinycats.program import UserError
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt or of a forced beginning, without special tokens around them."""
+    """Token ids of a text that follows a prompt, such as a forced beginning: no special tokens."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt, with the special tokens that the tokenizer puts in front of a text.
+
+    Llama's ``<s>`` is kept, as the post's ``tokenizer.encode(prompt)`` keeps it. A token that the
+    tokenizer adds at the end (BERT's ``[SEP]``, T5's ``</s>``) is not: a completion goes on there.
+    """
+    return with_front(list(tokenizer(text).input_ids), encode(tokenizer, text))
+
+
+def with_front(whole: Sequence[int], text: Sequence[int]) -> list[int]:
+    """The tokens of ``text`` and those before them in ``whole``, which has special tokens around."""
+    for front in range(len(whole) - len(text) + 1):
+        if list(whole[front : front + len(text)]) == list(text):
+            return list(whole[: front + len(text)])
+    return list(text)  # the special tokens changed how the text itself is split
 
 
 def decode(tokenizer: Any, ids: Sequence[int], special_tokens: bool = False) -> str:

@@ -211,6 +211,7 @@ def load_causal_lm(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _without_dropout(config)
+        config.return_dict = True  # a file may turn it off; outputs are read by name here
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,

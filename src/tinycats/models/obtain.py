@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinycats.files.text import read_json
+from tinycats.models import encoder_probe
 from tinycats.models.folders import (
     check_relative,
     kind_of,
@@ -195,6 +196,7 @@ def obtain_reward_encoder(
                 for name, checksum in part.files.items():
                     pins.check_file(encoder, name, checksum, f"{source}: {encoder}")
                 _finish(new, "encoder", f"{source}: {encoder}")
+                encoder_probe.write(new)
                 manifest = write_manifest(new, {"name": encoder, **part.about()})
         except Unavailable as error:
             log.warning("%s not obtained from %s: %s", encoder, source, error)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tinycats.compute.devices import put, suited
+from tinycats.language_model.cache import Cache
 from tinycats.language_model.divergence import divergences, entropy
-from tinycats.language_model.network import Cache, Network
+from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies.prefix_tree import Level, ancestors
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tinycats.compute.devices import put
-from tinycats.language_model.network import Cache, Past
+from tinycats.language_model.cache import Cache, Past
 
 
 @dataclass(frozen=True)

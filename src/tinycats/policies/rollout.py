@@ -33,7 +33,8 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.compute.linear import matmul
-from tinycats.language_model.network import Network, growing_cache
+from tinycats.language_model.cache import growing_cache
+from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens, sections
 from tinycats.policies import objective
 from tinycats.policies.passes import STATES_PER_CHUNK, LevelPasses
@@ -331,6 +332,7 @@ class Sampler:
                 coefficient,
                 kl_direction,
             )
+            d_logits = head.before_scale_and_cap(d_logits, hidden[part])
             d_hidden[part] = matmul(d_logits, head.weight)
             head.weight.grad += matmul(d_logits.T, hidden[part])
             if head.bias is not None:

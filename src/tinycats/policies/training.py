@@ -30,7 +30,7 @@ from tinycats.language_model.text import (
     check_context,
     context_of,
     decode,
-    encode,
+    encode_prompt,
     rewarded_text,
 )
 from tinycats.policies import objective
@@ -105,7 +105,7 @@ class Trainer:
                     f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
                     f" {', '.join(known)}"
                 )
-        self.prompt_ids = encode(tokenizer, settings.prompt)
+        self.prompt_ids = encode_prompt(tokenizer, settings.prompt)
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
             raise UserError(

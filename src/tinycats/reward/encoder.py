@@ -14,12 +14,11 @@ Every product and softmax thus has a shape that depends at most on a text's own 
 encoding is batch-invariant, bit for bit.
 
 This reads the parts of ``BertModel`` by name. Where another version of transformers names them
-differently, :class:`PlainBert` encodes instead: slower, and batch-invariant too.
+differently, :mod:`tinycats.reward.model` encodes by sentence-transformers instead.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import groupby
@@ -30,8 +29,6 @@ from torch import Tensor, nn
 
 from tinycats.compute.devices import put, suited
 from tinycats.compute.linear import fuse_gelu, replace_linear_layers
-
-log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
 TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
@@ -65,47 +62,6 @@ class _Block(nn.Module):
         """The block's output rows from its input rows and the output of attention for them."""
         x = self.attended_norm(self.attended(context).add_(x))
         return self.norm(self.narrow(self.activation(self.widen(x))).add_(x))
-
-
-def mean_encoder(model: Any, device: torch.device) -> PackedBert | PlainBert:
-    """:class:`PackedBert`, or with a warning :class:`PlainBert` if it does not fit the model.
-
-    It fits if the model's parts have the names expected, and if two short texts of made-up tokens
-    are encoded as the model itself encodes them.
-    """
-    model = model.eval()
-    plain = PlainBert(model, device)
-    try:
-        packed = PackedBert(model, device)
-        texts = [[1, 2, 3], [2, 1, 0, 3, 4]]
-        if torch.allclose(packed(texts), plain(texts), rtol=1e-3, atol=1e-4):
-            return packed
-        reason = "its results differ from the model's own"
-    except (AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-    log.warning("the fast encoder does not fit this transformers, so encoding is slow: %s", reason)
-    return plain
-
-
-class PlainBert:
-    """Mean over its tokens of each text's last hidden states, by the model's own forward pass.
-
-    One text at a time, so that the result is batch-invariant.
-
-    Args:
-        model: transformers' ``BertModel`` in float32.
-        device: where to compute; the model is moved there on first use.
-    """
-
-    def __init__(self, model: Any, device: torch.device) -> None:
-        self.model, self.device = model, device
-
-    @torch.inference_mode()
-    def __call__(self, token_ids: list[list[int]]) -> Tensor:
-        """``(texts, width)`` float32 on the device; each text has at least one token."""
-        model = self.model.to(self.device)
-        ids = (torch.tensor([text], device=self.device) for text in token_ids)
-        return torch.cat([model(input_ids=i).last_hidden_state.mean(1) for i in ids])
 
 
 class PackedBert:

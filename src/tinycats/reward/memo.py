@@ -35,7 +35,7 @@ def _identity(model: RewardModel, encoder_sha256: str) -> dict[str, str]:
     )
     return {
         "encoder_sha256": encoder_sha256,
-        "encoding": type(model.encoder.bert).__name__,
+        "encoding": model.encoder.encode.name,
         "code_sha256": digest("tinycats.reward.model"),
         "reference_sha256": hashlib.sha256(model.reference.tobytes()).hexdigest(),
         "arithmetic": f"torch {torch.__version__}, {platform.machine()}, {arithmetic}",

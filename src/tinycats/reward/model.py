@@ -7,6 +7,7 @@ batch-invariant, bit for bit; so a :class:`RewardModel` encodes each distinct te
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,63 +17,128 @@ from torch import Tensor, nn
 
 from tinycats.files import atomic
 from tinycats.files.text import read_json
+from tinycats.models import encoder_probe
+from tinycats.models.sources import in_one_line
 from tinycats.program import UserError
-from tinycats.reward.encoder import mean_encoder
+from tinycats.reward.encoder import PackedBert
 
-LONGEST_TEXT = 256  # tokens with [CLS] and [SEP]; the encoder was trained on no more
+log = logging.getLogger("tinycats")
+
+#: Components of unit vectors may differ by this between the fast encoder and sentence-transformers.
+TOLERANCE = 1e-5
+
+
+class FastEncoder:
+    """A BERT encoder with mean pooling, by :class:`~tinycats.reward.encoder.PackedBert`.
+
+    Args:
+        folder: in sentence-transformers' layout.
+        device: torch device.
+
+    Raises:
+        Unsuited: the folder asks for something that is not computed here.
+    """
+
+    name = "packed BERT"
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind != "bert":
+            raise Unsuited(f"its model_type is {kind!r}, not 'bert'")
+        pooling = read_json(folder / "1_Pooling" / "config.json")
+        # older releases wrote a flag for each mode, newer ones write the mode's name
+        if not pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean"):
+            raise Unsuited("it does not pool by the mean")
+        model = BertModel.from_pretrained(
+            folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+        )
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        longest = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+        self.tokenizer.enable_truncation(longest or model.config.max_position_embeddings)
+        self.tokenizer.no_padding()
+        # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
+        self.bert = PackedBert(model.eval(), device)
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors ``(texts, width)``, float32; batch-invariant, bit for bit."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
+        vectors: np.ndarray = nn.functional.normalize(self.bert(ids), dim=1).cpu().numpy()
+        return vectors
+
+
+class GeneralEncoder:
+    """Any encoder of sentence-transformers, by sentence-transformers itself.
+
+    It encodes one text at a time, without padding, so that the result is batch-invariant.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from sentence_transformers import __version__
+
+        self.model = encoder_probe.sentence_transformer(folder, device)
+        self.name = f"sentence-transformers {__version__}"
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors ``(texts, width)``, float32; batch-invariant, bit for bit."""
+        found = self.model.encode(
+            texts, batch_size=1, normalize_embeddings=True, show_progress_bar=False
+        )
+        vectors: np.ndarray = np.asarray(found, "float32")
+        return vectors
+
+
+class Unsuited(Exception):
+    """The fast encoder does not serve a folder; sentence-transformers does."""
 
 
 class RewardEncoder:
     """Sentence encoder of a folder in sentence-transformers' layout.
 
+    :class:`FastEncoder` computes where it gives sentence-transformers' own vectors for the texts of
+    the probe (:mod:`tinycats.models.encoder_probe`); elsewhere :class:`GeneralEncoder` does.
+
     Args:
-        folder: holds config.json, model.safetensors and tokenizer.json.
+        folder: holds modules.json, config.json, model.safetensors and tokenizer.json.
         device: torch device of the encoder.
 
     Raises:
-        UserError: the folder's encoder cannot be loaded, is not a BERT, or pools in another way than by the mean.
+        UserError: the folder's encoder cannot be loaded.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
-        from tokenizers import Tokenizer
-        from transformers import BertModel
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.set_verbosity_error()  # it would report the pooler, which is not used
         transformers_logging.disable_progress_bar()
-        folder = Path(folder)
-        pooling = read_json(folder / "1_Pooling" / "config.json")
-        # older releases wrote a flag for each mode, newer ones write the mode's name
-        mean = pooling.get("pooling_mode_mean_tokens", pooling.get("pooling_mode") == "mean")
-        if not mean or pooling.get("pooling_mode_cls_token"):
-            raise UserError(
-                f"{folder}: unsupported pooling in 1_Pooling/config.json; only mean pooling is supported"
-            )
-        about = read_json(folder / "config.json")
-        if about.get("model_type") != "bert":
-            raise UserError(
-                f"{folder}: unsupported model_type {about.get('model_type')!r} in config.json; expected 'bert'"
-            )
+        folder, self.device = Path(folder), torch.device(device)
+        expected = encoder_probe.expected(folder)
+        self.width = expected.shape[1]
+        self.encode: FastEncoder | GeneralEncoder
         try:
-            model = BertModel.from_pretrained(
-                folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+            self.encode = FastEncoder(folder, self.device)
+            found = self.encode(list(encoder_probe.TEXTS))
+            error = float(np.abs(found - expected).max())
+            if not error <= TOLERANCE:
+                raise Unsuited(f"its vectors differ by up to {error:.1g}")
+        # other releases of transformers may name the parts of a BERT differently
+        except (Unsuited, UserError, AttributeError, TypeError, ValueError, OSError) as reason:
+            log.info(
+                "%s: sentence-transformers encodes, one text at a time, which is slow; the fast"
+                " encoder does not fit: %s",
+                folder,
+                in_one_line(reason),
             )
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:
-            raise UserError(f"{folder}: the encoder cannot be loaded: {error}") from error
-        self.device, self.width = torch.device(device), model.config.hidden_size
-        # float32 throughout: in bfloat16 cosines of short stories move by up to 2e-3
-        self.bert = mean_encoder(model, self.device)
-        self.tokenizer.enable_truncation(LONGEST_TEXT)
-        self.tokenizer.no_padding()
+            self.encode = GeneralEncoder(folder, self.device)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors ``(texts, width)``, float32; batch-invariant, bit for bit."""
         if not texts:
             return np.zeros((0, self.width), "float32")
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(place))]
-        vectors: np.ndarray = nn.functional.normalize(self.bert(ids), dim=1).cpu().numpy()
+        vectors = self.encode(list(place))
         return vectors[[place[text] for text in texts]]
 
     def similarities(self, texts: Sequence[str], reference: np.ndarray) -> np.ndarray:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tinycats.compute.devices import put
 from tinycats.files.tables import Row
+from tinycats.language_model.cache import growing_cache
 from tinycats.language_model.divergence import divergences
-from tinycats.language_model.network import Network, growing_cache
+from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens
-from tinycats.language_model.text import decode, encode
+from tinycats.language_model.text import decode, encode, encode_prompt
 from tinycats.random_numbers import seed_for
 
 #: Tokens in one teacher-forced pass while measuring.
@@ -56,7 +57,7 @@ def requests(
     forced_ids = tuple(encode(tokenizer, forced))
     for group, texts in prompts.items():
         for text in texts:
-            prompt_ids = tuple(encode(tokenizer, text))
+            prompt_ids = tuple(encode_prompt(tokenizer, text))
             for _ in range(per_prompt[group]):
                 sample_seed = seed_for("story", seed, text, told[text])
                 result.append(Request(group, text, prompt_ids, forced_ids, sample_seed))
@@ -210,7 +211,7 @@ def find_stories(policy: Network, rows: Sequence[Row], tokenizer: Any) -> list[R
         Request(
             row["prompt_group"],
             row["prompt"],
-            tuple(encode(tokenizer, row["prompt"])),
+            tuple(encode_prompt(tokenizer, row["prompt"])),
             (),
             row["sample_seed"],
         )

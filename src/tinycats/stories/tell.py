@@ -290,7 +290,7 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
     import numpy as np
 
     from tinycats.language_model.network import network_with_onednn
-    from tinycats.language_model.text import check_context, context_of, encode
+    from tinycats.language_model.text import check_context, context_of, encode_prompt
     from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
 
@@ -300,7 +300,7 @@ def tell(args: argparse.Namespace, out: TextIO) -> None:
         "policy": network_with_onednn(model),
         "base": network_with_onednn(load_causal_lm(base)[0]),
     }
-    ids = encode(tokenizer, args.prompt)
+    ids = encode_prompt(tokenizer, args.prompt)
     if not ids:
         raise UserError("the prompt is empty; it should have a word at least, such as Once")
     check_context("--new-tokens", args.new_tokens, len(ids), context_of(model))
