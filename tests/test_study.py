@@ -107,7 +107,7 @@ def changed(path: str, value):
         (
             "concept",
             "dragon",
-            "concept_words: should hold the concept itself, 'dragon', or be null",
+            'concept_words: should hold the concept itself, "dragon", or be null',
         ),
         ("training.batch_size", 1, "training.batch_size: 1 leaves nothing to compare"),
     ],

@@ -106,12 +106,17 @@ def kind_of(model: str) -> str:
     """
     if model == "nano":
         return "nano"
-    if model and Path(model).is_dir():
-        return "folder"
+    try:
+        if model and Path(model).is_dir():
+            return "folder"
+    except OSError as error:  # a name too long, a folder above that may not be read
+        raise UserError(
+            f"{model[:80]!r}: not a folder that can be read: {error.strerror}"
+        ) from None
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         return "hub"
     raise UserError(
-        f"unknown model {model!r}: should be nano, a Hub id (organisation/name) or an existing folder"
+        f"unknown model {model[:80]!r}: should be nano, a Hub id (organisation/name) or an existing folder"
     )
 
 
