@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tinycats.files.atomic import LOCK, create_locked, remove_leftovers
 from tinycats.program import UserError
 
 if TYPE_CHECKING:
@@ -135,16 +136,16 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.partial-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(folder.parent, prefix)
     scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     new, old = scratch / "new", scratch / "old"
     new.mkdir()
     try:
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
+        with create_locked(scratch / LOCK):
+            yield new
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import pickle
 import shutil
 import time
@@ -27,6 +26,7 @@ import torch
 from torch import nn
 
 from tinycats import source_code
+from tinycats.files.atomic import whole
 from tinycats.models.folders import sha256_file
 from tinycats.pretrain.corpus import IGNORE, batches
 from tinycats.pretrain.learning_curve import write_curve
@@ -154,29 +154,26 @@ def pretrain(
     lap_tokens = 0
 
     def save_state() -> None:
-        temporary = state_file.with_suffix(".tmp")
-        torch.save(
-            {
-                "recipe": fixed,
-                "data_sha256": data,
-                "code_sha256": code_sha256(),
-                "epochs": recipe.epochs,
-                "decay_start": decay_start,
-                "model": model.state_dict(),
-                "optimizers": [opt.state_dict() for opt in opts],
-                "step": step,
-                "epoch": epoch,
-                "in_epoch": in_epoch,
-                "tokens": tokens,
-                "best": best,
-                "curve": curve,
-                "nats": nats,
-                "seen": seen,
-                "seconds": seconds + time.monotonic() - began,
-            },
-            temporary,
-        )
-        os.replace(temporary, state_file)
+        state = {
+            "recipe": fixed,
+            "data_sha256": data,
+            "code_sha256": code_sha256(),
+            "epochs": recipe.epochs,
+            "decay_start": decay_start,
+            "model": model.state_dict(),
+            "optimizers": [opt.state_dict() for opt in opts],
+            "step": step,
+            "epoch": epoch,
+            "in_epoch": in_epoch,
+            "tokens": tokens,
+            "best": best,
+            "curve": curve,
+            "nats": nats,
+            "seen": seen,
+            "seconds": seconds + time.monotonic() - began,
+        }
+        with whole(state_file) as temporary:
+            torch.save(state, temporary)
 
     while step < total:
         for index, (inputs, targets) in enumerate(batches(train, recipe, epoch)):
