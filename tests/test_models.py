@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -729,12 +730,27 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "my model")
     for model, name, kind in [
         ("nano", "nano", "nano"),
-        ("roneneldan/TinyStories-33M", "TinyStories-33M", "hub"),
-        (str(tmp_path / "my model"), "my-model", "folder"),
-        (str(tmp_path / "my model") + "/", "my-model", "folder"),
-        (".", "my-model", "folder"),
+        ("roneneldan/TinyStories-33M", "roneneldan--TinyStories-33M", "hub"),
+        (str(tmp_path / "my model"), r"my-model-[0-9a-f]{8}", "folder"),
+        (str(tmp_path / "my model") + "/", r"my-model-[0-9a-f]{8}", "folder"),
+        (".", r"my-model-[0-9a-f]{8}", "folder"),
     ]:
-        assert (models.model_folder_name(model), models.kind_of(model)) == (name, kind)
-    for unknown in ("nanno", "a/b/c", "../x/y", "/no/such/folder", ""):
+        assert re.fullmatch(name, models.model_folder_name(model))
+        assert models.kind_of(model) == kind
+    too_long = f"a/{'x' * 100}"
+    for unknown in ("nanno", "a/b/c", "../x/y", "/no/such/folder", "", "猫/猫", too_long):
         with pytest.raises(UserError, match="should be nano, a Hub id"):
             models.kind_of(unknown)
+
+
+def test_no_two_models_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even two of one name, or a folder named as the encoder."""
+    monkeypatch.chdir(tmp_path)
+    folders = ["a/model", "b/model", "my model", "my-model", "all-MiniLM-L6-v2", "a--b", "x" * 250]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    hub = ["org1/x", "org2/x", ENCODER, "a/b", "b/all-MiniLM-L6-v2"]
+    names = [models.model_folder_name(model) for model in (*folders, *hub, "nano")]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 200 for name in names)
+    assert models.model_folder_name("a/model/") == models.model_folder_name("./a/model")

@@ -156,11 +156,15 @@ class Study(MachineSettings):
                 "evaluation.prompts.training: should hold training.prompt,"
                 f" {settings.shown_in_line(training.prompt)}, which summary.csv is about"
             )
-        for key, model in (("base_model", self.base_model), ("tokenizer", self.tokenizer)):
+        for key in ("base_model", "tokenizer", "reward_encoder"):
             try:
-                kind_of(model or "nano")
+                kind_of(getattr(self, key) or "nano")
             except UserError as error:
                 raise UserError(f"{key}: {error}") from None
+        if self.reward_encoder in ("nano", self.base_model):
+            raise UserError(
+                f"reward_encoder: {self.reward_encoder} writes stories, expected a sentence encoder"
+            )
         concept = self.concept.strip().lower()
         words = self.concept_words or ()
         if words and concept not in (word.lower() for word in words):

@@ -2,7 +2,7 @@
 
 By hand: PYTHONPATH=src python workflow/scripts/model_card.py --model results/pretrain/nano/model
 --run results/pretrain/nano/run.json --curve results/pretrain/nano/curve.csv --train train.txt
---validation validation.txt --encoder resources/models/all-MiniLM-L6-v2
+--validation validation.txt --encoder resources/models/sentence-transformers--all-MiniLM-L6-v2
 """
 
 from __future__ import annotations

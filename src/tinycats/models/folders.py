@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 #: embeddings are often padded to a round number of rows; beyond this it is another vocabulary
 MAX_UNUSED_ROWS = 1024
+LONGEST_ID = 96  # characters of a Hub id
 
 
 def sha256_file(path: str | Path) -> str:
@@ -114,7 +115,7 @@ def kind_of(model: str) -> str:
         raise UserError(
             f"{model[:80]!r}: not a folder that can be read: {error.strerror}"
         ) from None
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) and len(model) <= LONGEST_ID:
         return "hub"
     raise UserError(
         f"unknown model {model[:80]!r}: should be nano, a Hub id (organisation/name) or an existing folder"
@@ -122,9 +123,16 @@ def kind_of(model: str) -> str:
 
 
 def model_folder_name(model: str) -> str:
-    """Name of a model's folder in ``resources/models``: the last part of its Hub id or path."""
-    name = Path(model).resolve().name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+    """Name of a model's folder in ``resources/models``, another one for each model.
+
+    ``nano``; ``organisation--name`` for a Hub id; of a folder its own name and the beginning of the
+    sha256 of its path as it is written.
+    """
+    if kind_of(model) != "folder":
+        return model.replace("/", "--")
+    digest = hashlib.sha256(os.path.normpath(model).encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)[:60].strip(".-")
+    return f"{name or 'model'}-{digest}"
 
 
 @contextmanager
