@@ -20,6 +20,11 @@ class UserError(Exception):
     """Something the user can mend: one line that names the key or file and what would be right."""
 
 
+def summary(doc: str | None) -> str:
+    """The first line of a program's docstring; empty where Python leaves docstrings out (-OO)."""
+    return (doc or "").partition("\n")[0]
+
+
 def run(main: Callable[[], None], network: bool = False) -> None:
     """Run a program: messages to stderr; an error the user can mend is one line and exit code 1.
 
@@ -37,6 +42,11 @@ def run(main: Callable[[], None], network: bool = False) -> None:
     for noisy in ("httpx", "sentence_transformers", "transformers", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        if sys.flags.optimize > 1:
+            raise UserError(
+                "Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which transformers"
+                " cannot do; unset PYTHONOPTIMIZE"
+            )
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None

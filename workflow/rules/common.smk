@@ -41,7 +41,8 @@ wildcard_constraints:
 
 # Jobs import the library from src/. Without conda they also use the interpreter that runs Snakemake,
 # even if its virtual environment is not activated.
-_path = f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+# transformers cannot be imported where Python leaves docstrings out.
+_path = f"unset PYTHONOPTIMIZE; export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     _path += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 _path = _path.replace("{", "{{").replace("}", "}}")  # Snakemake formats it

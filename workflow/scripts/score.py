@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
     parser.add_argument("--base-stories", **several, help="stories/base/seed=*.jsonl")
     parser.add_argument("--prompted-stories", **several, help="stories/prompted/seed=*.jsonl")
