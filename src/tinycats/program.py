@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -41,6 +42,8 @@ def run(main: Callable[[], None], network: bool = False) -> None:
     )
     for noisy in ("httpx", "sentence_transformers", "transformers", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a story's letters
     try:
         if sys.flags.optimize > 1:
             raise UserError(

@@ -85,7 +85,7 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
     for name, checksum in expected.items():
         file = folder / check_relative(name, str(path))

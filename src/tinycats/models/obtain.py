@@ -41,7 +41,10 @@ log = logging.getLogger("tinycats")
 def _finish(new: Path, what: str, where: str) -> None:
     """Make the folder uniform: one ``model.safetensors``, a ``tokenizer.json``; check both."""
     if not (new / WEIGHTS).exists():
-        convert_weights(new, encoder=what == "encoder")
+        try:
+            convert_weights(new, encoder=what == "encoder")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     if not (new / "tokenizer.json").exists():
         tokenizer, scratch = load_tokenizer(new), new / "converted"
         tokenizer.save_pretrained(scratch)
@@ -59,7 +62,7 @@ def _finish(new: Path, what: str, where: str) -> None:
     for path in sorted(new.rglob("*.json")):
         try:
             json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: {path.name} is not JSON: {error}") from error
 
 
@@ -80,9 +83,10 @@ def convert_weights(folder: Path, encoder: bool = False) -> None:
     safe = any(path.suffix == ".safetensors" for path in old)
     for index in folder.glob("*.index.json"):
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{index.name}: should hold a weight_map")
-        for name in set(weight_map.values()):
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{index.name}: should hold a weight_map from tensors to files")
+        for name in sorted(set(names)):
             if not (folder / check_relative(name, index.name)).exists():
                 raise UserError(f"{index.name} names {name}, which is not there")
     try:

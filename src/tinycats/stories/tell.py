@@ -14,14 +14,17 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, layout, program
-from tinycats.language_model.text import decode
+from tinycats.language_model.text import check_prompt, decode
 from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.policies.settings import TrainingBlock
 from tinycats.program import UserError
+from tinycats.settings import LONGEST_NAME
+from tinycats.study import Study
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
@@ -215,30 +218,32 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
         UserError: there is none; the line ends in the command that makes it.
     """
     for option, name in (("--study", study), ("--variant", variant)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"{option}: {name!r} should be letters, digits, dot, dash, underscore")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{option}: {name[:80]!r} should be letters, digits, dot, dash, underscore, at most"
+                f" {LONGEST_NAME}"
+            )
     model = ModelId(POLICY, variant, factor, seed)
     folder = layout.results(study) / layout.POLICY_FOLDER.of(model)
     if (folder / layout.RUN.name).exists():
         return folder
     if not Path("Snakefile").exists():
         raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
-    config = _config(study)
-    if variant not in (config.get("variants") or {}):
+    config = Study.check(_config(study))
+    if variant not in config.variants:
         raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
-    training = config.get("training") or {}
     own = Path(f"config/{study}.yaml")
     lacking = []
-    if factor not in [canonical(f) for f in training.get("kl_factors", [])]:
+    if factor not in config.factors:
         lacking.append(f"{factor} to training.kl_factors")
-    if seed not in training.get("seeds", []):
+    if seed not in config.seeds:
         lacking.append(f"{seed} to training.seeds")
     first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
         lacking
     )
     command = f"snakemake {folder / layout.RUN.name} --cores 1 --resources gpu=1"
     command += f" --configfile {own}" if own.exists() else ""
-    command += "" if config.get("study") == study else f" --config study={study}"
+    command += "" if config.name == study else f" --config study={study}"
     runs = layout.RUN.pattern().format(variant="*", factor="*", seed="*")
     others = {path.name for path in Path("results").glob("*") if next(path.glob(runs), None)}
     here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
@@ -284,6 +289,7 @@ def base_folder(policy: Path) -> Path:
 
 def tell(args: argparse.Namespace, out: TextIO) -> None:
     """Tell one story, or the base's and the policy's side by side."""
+    check_prompt(args.prompt)
     policy = policy_folder(args.study, args.variant, args.kl, args.seed)
     base = base_folder(policy)
 
@@ -339,7 +345,8 @@ def _positive(text: str) -> int:
 
 
 def _factor(text: str) -> str:
-    if not 0 <= float(text) < float("inf"):
+    bounds = next(field for field in fields(TrainingBlock) if field.name == "kl_factors").metadata
+    if not bounds["minimum"] <= float(text) <= bounds["maximum"]:  # NaN fails too
         raise ValueError
     return canonical(float(text))
 
