@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 #: embeddings are often padded to a round number of rows; beyond this it is another vocabulary
 MAX_UNUSED_ROWS = 1024
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 LONGEST_ID = 96  # characters of a Hub id
 
 
@@ -158,6 +159,31 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_weights(path: Path) -> None:
+    """Check that a file of weights is whole and that its weights are plain floating-point numbers.
+
+    Integers would be loaded as if they were the weights, without the scale that belongs to them.
+    Buffers, such as positions and masks, may be integers.
+
+    Raises:
+        UserError: it is damaged, empty, or a weight has another type; names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or cut short: {in_one_line(error)}") from error
+    if not types:
+        raise UserError(f"{path} is damaged or cut short: no tensors")
+    for name, kind in types.items():
+        if name.endswith("weight") and kind not in _FLOATS:
+            raise UserError(
+                f"{path}: {name} is of type {kind}, expected one of {', '.join(sorted(_FLOATS))}"
+            )
+
+
 def _without_dropout(config: Any) -> None:
     """Set every dropout probability of a model's configuration to 0, nested ones too."""
     for name, value in list(vars(config).items()):
@@ -182,8 +208,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise UserError(
-            f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}"
+            f"{folder}: the tokenizer cannot be loaded: {in_one_line(error)}"
         ) from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"{folder}/tokenizer_config.json: model_max_length: {tokenizer.model_max_length!r} found,"
+            " expected a number"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{folder}: the tokenizer has no end token, so no story could end by itself;"
@@ -219,8 +250,11 @@ def load_causal_lm(
     transformers_logging.disable_progress_bar()
     folder = Path(folder)
     verify_folder(folder)
-    if not any(folder.glob("model*.safetensors")):
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
         raise UserError(f"{folder}: has no model.safetensors")
+    for path in weights:
+        check_weights(path)
     tokenizer = load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -235,7 +269,7 @@ def load_causal_lm(
             output_loading_info=True,
         )
     except Exception as error:
-        raise UserError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"{folder}: the model cannot be loaded: {in_one_line(error)}") from error
     model, info = loaded
     if info["missing_keys"]:
         raise UserError(f"{folder}: lacks the weights {sorted(info['missing_keys'])[:3]} …")
@@ -267,10 +301,10 @@ def save_policy(
             tokenizer.save_pretrained(new)
             write_manifest(new, {"source": "trained here"})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model cannot be written: {_first_line(error)}") from error
+        raise UserError(f"{folder}: the model cannot be written: {in_one_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    """An error of a library as one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def in_one_line(error: BaseException) -> str:
+    """An error of a library as one line: many have the value that is wrong in their second."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 300 else text[:300] + "…") or type(error).__name__

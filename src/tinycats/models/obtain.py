@@ -18,6 +18,8 @@ from typing import Any
 from tinycats.files.text import read_json
 from tinycats.models.folders import (
     check_relative,
+    check_weights,
+    in_one_line,
     kind_of,
     load_tokenizer,
     new_folder,
@@ -31,7 +33,6 @@ from tinycats.models.sources import (
     from_folder,
     from_hub,
     from_package,
-    in_one_line,
 )
 from tinycats.program import UserError
 
@@ -50,15 +51,10 @@ def _finish(new: Path, what: str, where: str) -> None:
         tokenizer.save_pretrained(scratch)
         shutil.copyfile(scratch / "tokenizer.json", new / "tokenizer.json")
         shutil.rmtree(scratch)
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(new / WEIGHTS, framework="np") as weights:
-            empty = not weights.keys()
-        if empty:
-            raise ValueError("no tensors")
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{where}: {WEIGHTS} is damaged or cut short: {error}") from error
+        check_weights(new / WEIGHTS)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix(f'{new}/')}") from error
     for path in sorted(new.rglob("*.json")):
         try:
             json.loads(path.read_text(encoding="utf-8"))

@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinycats.models.folders import check_relative, kind_of, sha256_file, verify_folder
+from tinycats.models.folders import (
+    check_relative,
+    in_one_line,
+    kind_of,
+    sha256_file,
+    verify_folder,
+)
 from tinycats.models.pins import Pins
 from tinycats.program import UserError
 
@@ -292,9 +298,3 @@ def _transfer_bar() -> type:
             return super().update(n)
 
     return TransferBar
-
-
-def in_one_line(error: BaseException) -> str:
-    """An error of a library on one line, with its kind if it says nothing else."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 300 else text[:300] + "…") or type(error).__name__
