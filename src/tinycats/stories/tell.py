@@ -23,8 +23,7 @@ from tinycats.language_model.text import check_prompt, decode
 from tinycats.layout import POLICY, ModelId, canonical
 from tinycats.policies.settings import TrainingBlock
 from tinycats.program import UserError
-from tinycats.settings import LONGEST_NAME
-from tinycats.study import Study
+from tinycats.settings import LONGEST_NAME, check
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
@@ -229,21 +228,22 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
         return folder
     if not Path("Snakefile").exists():
         raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
-    config = Study.check(_config(study))
-    if variant not in config.variants:
+    config = _config(study)
+    training = check(TrainingBlock, config.get("training"), "config: training")
+    if variant not in (v if isinstance(v := config.get("variants"), dict) else ()):
         raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
     own = Path(f"config/{study}.yaml")
     lacking = []
-    if factor not in config.factors:
+    if factor not in map(canonical, training.kl_factors):
         lacking.append(f"{factor} to training.kl_factors")
-    if seed not in config.seeds:
+    if seed not in training.seeds:
         lacking.append(f"{seed} to training.seeds")
     first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
         lacking
     )
     command = f"snakemake {folder / layout.RUN.name} --cores 1 --resources gpu=1"
     command += f" --configfile {own}" if own.exists() else ""
-    command += "" if config.name == study else f" --config study={study}"
+    command += "" if config.get("study") == study else f" --config study={study}"
     runs = layout.RUN.pattern().format(variant="*", factor="*", seed="*")
     others = {path.name for path in Path("results").glob("*") if next(path.glob(runs), None)}
     here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
