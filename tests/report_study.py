@@ -266,7 +266,7 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
         "licence": "MIT",
         "files": {"model.safetensors": {"sha256": "ab" * 32, "bytes": 12}},
     }
-    for name in ("nano", "all-MiniLM-L6-v2"):
+    for name in ("nano", "sentence-transformers--all-MiniLM-L6-v2"):
         write_text(models / name / "manifest.json", json.dumps(manifest))
     line = {"s": 12.5, "h:m:s": "0:00:12", "max_rss": 800.5}
     for stage in ("policies/kl=0,seed=0", "policies/kl=0,seed=1", "score"):

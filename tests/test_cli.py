@@ -194,6 +194,13 @@ def test_bytes_wait_until_they_are_a_letter() -> None:
         (("--variant", "none"), "the study default has no variant 'none'"),
         (("--new-tokens", "500"), "context of 128 tokens; at most 122 will do"),
         (("",), "the prompt is empty"),
+        (("\udcff once",), "the prompt '\\udcff once' is not UTF-8 text"),
+        (("Once " * 300,), "context of 128 tokens; the prompt must be shorter"),
+        (("--study", "x" * 300), "should be letters, digits, dot, dash, underscore, at most 100"),
+        (("--study", "none-such", "--new-tokens", "9" * 30), "none-such/policies/blog/kl=6000"),
+        (("--new-tokens", "9" * 30), "is more than the model's context of 128 tokens"),
+        (("--variant", "mean", "--kl", "1e12"), "no variant 'mean' in its config"),
+        (("--seed", "9" * 30), f"add {'9' * 30} to training.seeds"),
     ],
 )
 def test_what_cannot_be_told_is_one_line(tell: Tell, words: tuple[str, ...], says: str) -> None:
@@ -211,6 +218,10 @@ def test_what_cannot_be_told_is_one_line(tell: Tell, words: tuple[str, ...], say
         (("--new-tokens", "0"), "argument --new-tokens: invalid positive number value: '0'"),
         (("--seed", "-1"), "argument --seed: invalid whole number value: '-1'"),
         (("--kl", "much"), "argument --kl: invalid KL factor value: 'much'"),
+        (("--kl", "nan"), "argument --kl: invalid KL factor value: 'nan'"),
+        (("--kl=-1",), "argument --kl: invalid KL factor value: '-1'"),
+        (("--kl", "1e308"), "argument --kl: invalid KL factor value: '1e308'"),
+        (("--story", "1e3"), "argument --story: invalid whole number value: '1e3'"),
     ],
 )
 def test_what_is_no_number_is_said(tell: Tell, words: tuple[str, ...], says: str) -> None:
@@ -240,6 +251,20 @@ def test_the_command_for_a_missing_policy_plans_it(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"results/{study}/policies/blog/kl=6000/seed=1/run.json" in done.stdout
+
+
+def test_a_prompt_of_control_characters_reaches_no_terminal(tell: Tell) -> None:
+    done = tell("\x1b[2J\x07\u202e Once", "--new-tokens", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[2J Once")
+
+
+def test_a_broken_config_is_one_line(home: Path, tell: Tell) -> None:
+    (home / "config").mkdir(exist_ok=True)
+    (home / "config/broken.yaml").write_text("study: broken\ntraining: [1]\nvariants: 3\n")
+    done = tell("--study", "broken")
+    assert done.returncode == 1
+    assert done.stderr == "error: config: training: [1] found, expected a block of keys\n"
 
 
 def test_a_swapped_policy_is_refused(home: Path, tmp_path: Path) -> None:

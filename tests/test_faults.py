@@ -271,7 +271,7 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
         "model.safetensors: wrong bytes (damaged, cut short or swapped)",
     ),
     "encoder": (
-        "resources/models/all-MiniLM-L6-v2/model.safetensors",
+        "resources/models/sentence-transformers--all-MiniLM-L6-v2/model.safetensors",
         cut_short,
         f"{RESULTS}/scores/stories.csv",
         "all-MiniLM-L6-v2/model.safetensors: wrong bytes",
@@ -361,7 +361,9 @@ def test_damage_is_named_by_the_stage_that_reads_it(
     spare: Path, commands: dict[str, str], what: str
 ) -> None:
     path, damage, target, says = DAMAGES[what]
-    (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {"all-MiniLM-L6-v2"}
+    (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {
+        "sentence-transformers--all-MiniLM-L6-v2"
+    }
     file = spare / path.format(base=base)
     if damage is shutil.copyfile:
         damage(spare / RESULTS / "stories/blog/kl=0/seed=0.jsonl", file)

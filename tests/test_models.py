@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -652,7 +653,7 @@ def test_damaged_weights_are_named_with_both_checksums(
 def test_truncated_weights_without_a_manifest(tiny: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(tiny["gpt_neo"], tmp_path / "neo")
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
-    with pytest.raises(UserError, match="neo: the model cannot be loaded"):
+    with pytest.raises(UserError, match=f"neo/{WEIGHTS} is damaged or cut short"):
         models.load_causal_lm(folder)
 
 
@@ -729,12 +730,118 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "my model")
     for model, name, kind in [
         ("nano", "nano", "nano"),
-        ("roneneldan/TinyStories-33M", "TinyStories-33M", "hub"),
-        (str(tmp_path / "my model"), "my-model", "folder"),
-        (str(tmp_path / "my model") + "/", "my-model", "folder"),
-        (".", "my-model", "folder"),
+        ("roneneldan/TinyStories-33M", "roneneldan--TinyStories-33M", "hub"),
+        (str(tmp_path / "my model"), r"my-model-[0-9a-f]{8}", "folder"),
+        (str(tmp_path / "my model") + "/", r"my-model-[0-9a-f]{8}", "folder"),
+        (".", r"my-model-[0-9a-f]{8}", "folder"),
     ]:
-        assert (models.model_folder_name(model), models.kind_of(model)) == (name, kind)
-    for unknown in ("nanno", "a/b/c", "../x/y", "/no/such/folder", ""):
+        assert re.fullmatch(name, models.model_folder_name(model))
+        assert models.kind_of(model) == kind
+    too_long = f"a/{'x' * 100}"
+    for unknown in ("nanno", "a/b/c", "../x/y", "/no/such/folder", "", "猫/猫", too_long):
         with pytest.raises(UserError, match="should be nano, a Hub id"):
             models.kind_of(unknown)
+
+
+def test_no_two_models_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even two of one name, or a folder named as the encoder."""
+    monkeypatch.chdir(tmp_path)
+    folders = ["a/model", "b/model", "my model", "my-model", "all-MiniLM-L6-v2", "a--b", "x" * 250]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    hub = ["org1/x", "org2/x", ENCODER, "a/b", "b/all-MiniLM-L6-v2"]
+    names = [models.model_folder_name(model) for model in (*folders, *hub, "nano")]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 200 for name in names)
+    assert models.model_folder_name("a/model/") == models.model_folder_name("./a/model")
+
+
+# ---- odd files in a model's folder ---------------------------------------------------------------
+
+
+def copied(source: Path, folder: Path, **files: object) -> Path:
+    """A copy of a model's folder with other files in it."""
+    shutil.copytree(source, folder)
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        (b"---\nlicense: mit\n---\n", "mit"),
+        (b"---\nlicense: [mit\n---\n", None),  # a broken header
+        (b"---\n- mit\n---\n", None),
+        (b"---\nlicense: [mit, apache-2.0]\n---\n", None),
+        (b"\xff\xfe", None),
+        (b"Notes of my own", None),
+    ],
+)
+def test_a_stray_readme_stops_no_model(
+    desk: Desk, tiny: dict[str, Path], tmp_path: Path, card: bytes, licence: str | None
+) -> None:
+    folder = copied(tiny["gpt_neo"], tmp_path / "model", README__md=card)
+    assert desk.base(str(folder))["licence"] == licence
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": {"a": [1]}}, [], 3])
+def test_an_index_without_weight_map_is_one_line(
+    desk: Desk, tiny: dict[str, Path], tmp_path: Path, index: object
+) -> None:
+    folder = copied(tiny["gpt_neo"], tmp_path / "model", model__safetensors__index__json=index)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"index\.json: should hold a (weight_map|JSON object)"):
+        desk.base(str(folder))
+    assert desk.nothing_left()
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    desk: Desk, tiny: dict[str, Path], tmp_path: Path, kind: torch.dtype
+) -> None:
+    """They would be loaded as other numbers; buffers such as masks may be integers."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(tiny["gpt_neo"], tmp_path / "model")
+    weights = load_file(folder / WEIGHTS)
+    mask = {"transformer.h.0.attn.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
+    save_file(weights | mask, folder / WEIGHTS, {"format": "pt"})
+    models.load_causal_lm(folder)
+    changed = {"transformer.wte.weight": weights["transformer.wte.weight"].to(kind)}
+    save_file(weights | changed, folder / WEIGHTS, {"format": "pt"})
+    says = r"model\.safetensors: transformer\.wte\.weight is of type \w+, expected one of BF16, F16"
+    with pytest.raises(UserError, match=says):
+        models.load_causal_lm(folder)
+    with pytest.raises(UserError, match=says):
+        desk.base(str(folder))
+    assert desk.nothing_left()
+
+
+ODD = [
+    ("config.json", {"hidden_size": "abc"}, "hidden_size' expected int, got str .value: 'abc'"),
+    ("config.json", {"max_position_embeddings": [1]}, "'max_position_embeddings' expected int"),
+    ("config.json", {"activation_function": 5}, "'activation_function' expected str, got int"),
+    ("config.json", {"model_type": 3}, "model type `3`"),
+    ("config.json", {"quantization_config": 3}, "cannot be loaded"),
+    ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length: 'long' found"),
+    ("tokenizer_config.json", {"eos_token": 5}, "the tokenizer"),
+    ("config.json", None, "cannot be loaded"),
+    ("tokenizer_config.json", None, "cannot be loaded"),
+    ("manifest.json", None, "manifest.json: not a manifest"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "says"), ODD)
+def test_a_value_of_an_odd_type_is_one_line(
+    tiny: dict[str, Path], tmp_path: Path, name: str, change: dict | None, says: str
+) -> None:
+    """``None``: the whole file is a list."""
+    folder = copied(tiny["gpt_neo"], tmp_path / "model")
+    path = folder / name
+    content = json.loads(path.read_text()) | change if change else []
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=says) as error:
+        models.load_causal_lm(folder)
+    assert "\n" not in str(error.value)

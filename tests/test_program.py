@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import environment, program
+from tiny_model import ROOT, environment, program
 
 from tinycats.files import text
 from tinycats.program import UserError
@@ -87,8 +88,11 @@ def test_an_argument_that_is_no_json_object_is_named(words: tuple[str, ...], say
         (text.read_json, b"\xff", "not UTF-8 text"),
         (text.read_json, b"{", "not JSON"),
         (text.read_json, b"[]", "should hold a JSON object"),
+        (text.read_json, b"[" * 100_000, "not JSON"),
+        (text.read_json, b"9" * 5000, "not JSON"),
         (text.read_yaml, b"a: [", "not YAML"),
         (text.read_yaml, b"- a", "should map keys to values"),
+        (text.read_yaml, b"a: 2024-13-01", "not YAML"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, read, content: bytes, says: str) -> None:
@@ -98,3 +102,41 @@ def test_a_damaged_file_is_named(tmp_path: Path, read, content: bytes, says: str
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}: {says}"):
         read(path)
+
+
+@pytest.mark.parametrize("read", [text.read_text, text.read_json, text.read_yaml])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, read) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read: Is a directory"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        read("x" * 5000)
+    if os.getuid() == 0:  # who may read everything
+        return
+    path = tmp_path / "file"
+    path.write_text("{}")
+    path.chmod(0)
+    with pytest.raises(UserError, match=f"{path}: cannot be read: Permission denied"):
+        read(path)
+
+
+def test_letters_that_the_output_lacks_are_replaced() -> None:
+    command = [sys.executable, "-c", PROGRAM.format(statement="print('猫 cat')")]
+    settings = environment(PYTHONIOENCODING="ascii")
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "? cat\n")
+
+
+def test_without_docstrings_a_program_says_so() -> None:
+    """transformers cannot be imported so; without assertions alone, programs run."""
+    said = fails("pass", PYTHONOPTIMIZE="2")
+    assert said.startswith("error: Python runs without docstrings")
+    assert said.count("\n") == 1
+    command = [*program("write_config"), "--help"]
+    done = subprocess.run(command, env=environment(PYTHONOPTIMIZE="1"), capture_output=True)
+    assert done.returncode == 0
+
+
+def test_jobs_have_docstrings() -> None:
+    """The workflow's jobs run where the user's shell leaves them out."""
+    rules = (ROOT / "workflow/rules/common.smk").read_text(encoding="utf-8")
+    assert "unset PYTHONOPTIMIZE;" in rules

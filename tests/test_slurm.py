@@ -260,7 +260,9 @@ def test_every_job_with_a_gpu_went_through_slurm(disturbed, copy):
     assert {job["Partition"] for job in done if gpus(job)} == {"gpu"}
     assert [job["Comment"] for job in done if not gpus(job)] == ["rule_frontier"]
     weights = (copy / "resources/models/nano/model.safetensors").stat().st_size / 1e6
-    encoder = (copy / "resources/models/all-MiniLM-L6-v2/model.safetensors").stat().st_size / 1e6
+    encoder = (
+        copy / "resources/models/sentence-transformers--all-MiniLM-L6-v2/model.safetensors"
+    ).stat().st_size / 1e6
     for job in jobs("policy"):
         asked = float(job["MinMemoryNode"].removesuffix("M"))
         attempts = asked / (2000 + 12 * (weights + encoder))

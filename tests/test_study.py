@@ -107,9 +107,12 @@ def changed(path: str, value):
         (
             "concept",
             "dragon",
-            "concept_words: should hold the concept itself, 'dragon', or be null",
+            'concept_words: should hold the concept itself, "dragon", or be null',
         ),
         ("training.batch_size", 1, "training.batch_size: 1 leaves nothing to compare"),
+        ("reward_encoder", "nano", "reward_encoder: nano writes stories, expected a sentence"),
+        ("reward_encoder", "all MiniLM", "reward_encoder: unknown model 'all MiniLM'"),
+        ("base_model", "sentence-transformers/all-MiniLM-L6-v2", "writes stories, expected"),
     ],
 )
 def test_a_mistake_is_one_line(path, value, says):

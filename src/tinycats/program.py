@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -20,6 +21,11 @@ class UserError(Exception):
     """Something the user can mend: one line that names the key or file and what would be right."""
 
 
+def summary(doc: str | None) -> str:
+    """The first line of a program's docstring; empty where Python leaves docstrings out (-OO)."""
+    return (doc or "").partition("\n")[0]
+
+
 def run(main: Callable[[], None], network: bool = False) -> None:
     """Run a program: messages to stderr; an error the user can mend is one line and exit code 1.
 
@@ -36,7 +42,14 @@ def run(main: Callable[[], None], network: bool = False) -> None:
     )
     for noisy in ("httpx", "sentence_transformers", "transformers", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a story's letters
     try:
+        if sys.flags.optimize > 1:
+            raise UserError(
+                "Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which transformers"
+                " cannot do; unset PYTHONOPTIMIZE"
+            )
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinycats.settings import KINDS, LONGEST_NAME, NAME, as_mapping, without_none
+from tinycats.settings import KINDS, LARGEST, LONGEST_NAME, NAME, as_mapping, without_none
 
 
 def schema(cls: type) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def _schema(hint: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
     elif get_origin(hint) is Mapping:
         value = _schema(get_args(hint)[1] | None, rules)  # null takes away
         name = {"pattern": f"^{NAME}$", "maxLength": LONGEST_NAME}
-        about = {"type": "object", "propertyNames": name, "additionalProperties": value}
+        about = {"type": "object", "minProperties": 1}
+        about |= {"propertyNames": name, "additionalProperties": value}
     elif rules["choices"]:
         about = {"enum": list(rules["choices"])}
     else:
@@ -51,6 +52,7 @@ def _schema(hint: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
             about["pattern"] = f"^(?:{rules['pattern']})$" if rules["pattern"] else r"\S"
         names = {"minimum": "minimum", "above": "exclusiveMinimum", "maximum": "maximum"}
         names |= {"longest": "maxLength"}
+        about |= {"maximum": LARGEST} if hint is int else {}
         about |= {word: rules[rule] for rule, word in names.items() if rules[rule] is not None}
     if nullable:
         about["type"] = [about["type"], "null"]

@@ -26,6 +26,8 @@ from tinycats.program import UserError
 T = TypeVar("T")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 LONGEST_NAME = 100  # names become folders: most file systems allow 255 bytes
+LONGEST_TEXT = 1000  # of texts that become a word of a command
+LARGEST = 2**53  # of whole numbers: readers of JSON keep them exactly up to here
 _METAVARS = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
 KINDS = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
@@ -76,13 +78,18 @@ def check(cls: type[T], found: Any, key: str = "") -> T:
         UserError: one line that names the key, the value found and what is expected.
     """
     if not isinstance(found, Mapping):
-        raise UserError(f"{key or 'settings'}: {_shown(found)} found, expected a block of keys")
+        raise UserError(
+            f"{key or 'settings'}: {shown_in_line(found)} found, expected a block of keys"
+        )
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in found:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-            raise UserError(f"{_join(key, name)}: unknown key; {hint}")
+            shown = (
+                name if isinstance(name, str) and re.fullmatch(NAME, name) else shown_in_line(name)
+            )
+            raise UserError(f"{_join(key, shown)}: unknown key; {hint}")
     hints, values = get_type_hints(cls), {}
     for name, field in known.items():
         if name in found:
@@ -216,7 +223,7 @@ def read_flags(args: argparse.Namespace, cls: type[T]) -> T:
         value = typed(hints[name], text if scalar else read_json(text))
         values[name] = _check(hints[name], fields[name].metadata, value, _flag(name))
     if not isinstance(whole, Mapping):
-        raise UserError(f"--settings: {_shown(whole)} found, expected a JSON object")
+        raise UserError(f"--settings: {shown_in_line(whole)} found, expected a JSON object")
     values = as_mapping(values) | {k: v for k, v in whole.items() if k not in given}
     missing = [name for name in fields if name not in values]
     if missing and values.keys() <= fields.keys():  # else check names the unknown key
@@ -235,8 +242,8 @@ def read_json(text: str) -> Any:
         return json.loads(
             Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         )
-    except json.JSONDecodeError as error:
-        raise UserError(f"{_shown(text)} found, expected JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shown_in_line(text)} found, expected JSON ({error})") from None
 
 
 # ---- one value
@@ -250,7 +257,7 @@ def _check(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return check(hint, value, key)  # type: ignore[arg-type]
     what = expected(hint | None if nullable else hint, rules)
-    wrong = f"{key}: {_shown(value)} found, expected {what}"
+    wrong = f"{key}: {shown_in_line(value)} found, expected {what}"
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple) or not value:
             raise UserError(wrong)
@@ -269,16 +276,28 @@ def _check(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> Any:
         raise UserError(wrong + _hint(hint, value))
     if hint is float and not math.isfinite(value):
         raise UserError(wrong.replace("expected a number", "expected a finite number"))
+    if excess := _beyond_all(value):
+        raise UserError(wrong + excess)
     if not _within(rules, value):
-        nul = isinstance(value, str) and "\0" in value
-        raise UserError(wrong + (", without NUL characters" if nul else ""))
+        raise UserError(wrong)
     return value
+
+
+def _beyond_all(value: Any) -> str:
+    """What no setting may hold, as the end of a message; empty if it holds none."""
+    if isinstance(value, str) and "\0" in value:
+        return ", without NUL characters"
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        return ", without halves of surrogate pairs"
+    if type(value) is int and abs(value) > LARGEST:
+        return f", not beyond {LARGEST}"
+    return ""
 
 
 def _within(rules: Mapping[str, Any], value: Any) -> bool:
     """Whether a value of the right type keeps the rules."""
     if isinstance(value, str):
-        if "\0" in value or not value.strip():
+        if not value.strip():
             return False
         return not (
             (rules["choices"] and value not in rules["choices"])
@@ -295,7 +314,7 @@ def _within(rules: Mapping[str, Any], value: Any) -> bool:
 def _check_named(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> dict[str, Any]:
     """Values by name; null takes away what a file below has under that name."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{key}: {_shown(value)} found, expected names, each with its value")
+        raise UserError(f"{key}: {shown_in_line(value)} found, expected names, each with its value")
     kept = {name: inner for name, inner in value.items() if inner is not None}
     if not kept:
         raise UserError(f"{key}: nothing found, expected at least one name with its value")
@@ -303,7 +322,7 @@ def _check_named(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> d
         if not (isinstance(name, str) and re.fullmatch(NAME, name) and len(name) <= LONGEST_NAME):
             quotes = "" if isinstance(name, str) else "; put it in quotes"
             raise UserError(
-                f"{key}: the name {_shown(name)} found, expected letters, digits, dash and"
+                f"{key}: the name {shown_in_line(name)} found, expected letters, digits, dash and"
                 f" underscore, at most {LONGEST_NAME}{quotes}"
             )
     ordered = sorted(kept, key=lambda name: (name != rules["first"], name))
@@ -333,11 +352,17 @@ def _hint(hint: Any, value: Any) -> str:
     return "; without quotes"
 
 
-def _shown(value: Any) -> str:
-    if not isinstance(value, str | int | float | bool | list | Mapping | NoneType):
-        return str(value)  # YAML's dates
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) < 80 else text[:77] + "..."
+def shown_in_line(value: Any) -> str:
+    """A value for a message: as JSON where that is possible, on one line and not long."""
+    try:
+        plain = isinstance(value, str | int | float | bool | list | Mapping | NoneType)
+        # other types are YAML's: dates, sets, binary data
+        text = json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
+    except (TypeError, ValueError, RecursionError):  # a date as key, 5,000 digits, a list in itself
+        kind = "a number of thousands of digits" if isinstance(value, int) else "a value"
+        return f"{kind} that cannot be shown"
+    text = text if len(text) < 80 else text[:77] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:

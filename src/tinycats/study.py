@@ -26,6 +26,8 @@ from tinycats.settings import setting
 from tinycats.stories.settings import BaseStoriesSettings
 
 T = TypeVar("T")
+LONGEST_WORDS = 10_000  # characters of all concept words: they become part of a command
+LONGEST_SLUG = 50  # characters: at most 200 bytes of the 255 that a file's name may have
 
 
 def with_article(noun: str) -> str:
@@ -66,25 +68,42 @@ class Study(MachineSettings):
         longest=settings.LONGEST_NAME,
     )
     base_model: str = setting(
-        help="nano (shipped), a Hub id such as roneneldan/TinyStories-33M, or a folder"
+        help="nano (shipped), a Hub id such as roneneldan/TinyStories-33M, or a folder",
+        longest=settings.LONGEST_TEXT,
     )
     base_model_revision: str | None = setting(
-        None, "commit of a Hub model; null records the one found first in config/pins.yaml"
+        None,
+        "commit of a Hub model; null records the one found first in config/pins.yaml",
+        longest=settings.LONGEST_TEXT,
     )
     tokenizer: str | None = setting(
-        None, "Hub id or folder of the tokenizer; null for the base model's own"
+        None,
+        "Hub id or folder of the tokenizer; null for the base model's own",
+        longest=settings.LONGEST_TEXT,
     )
-    tokenizer_revision: str | None = setting(None, "commit of a Hub tokenizer")
+    tokenizer_revision: str | None = setting(
+        None, "commit of a Hub tokenizer", longest=settings.LONGEST_TEXT
+    )
     reward_encoder: str = setting(
-        "sentence-transformers/all-MiniLM-L6-v2", "the sentence encoder of the reward, a Hub id"
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "the sentence encoder of the reward, a Hub id",
+        longest=settings.LONGEST_TEXT,
     )
-    reward_encoder_revision: str | None = setting(None, "commit of the encoder on the Hub")
+    reward_encoder_revision: str | None = setting(
+        None, "commit of the encoder on the Hub", longest=settings.LONGEST_TEXT
+    )
     reward_encoder_sources: tuple[str, ...] = setting(
-        ("package", "hub"), "where to look for the encoder, in order: package, hub, or a folder"
+        ("package", "hub"),
+        "where to look for the encoder, in order: package, hub, or a folder",
+        longest=settings.LONGEST_TEXT,
     )
-    concept: str = setting(help="what stories should be about, a word or a few")
+    concept: str = setting(
+        help="what stories should be about, a word or a few", longest=settings.LONGEST_TEXT
+    )
     concept_words: tuple[str, ...] | None = setting(
-        None, "words that count as mentioning the concept; null for the concept and its plural"
+        None,
+        "words that count as mentioning the concept; null for the concept and its plural",
+        longest=settings.LONGEST_TEXT,
     )
     training: TrainingBlock = setting(help="how policies are trained")
     variants: Mapping[str, VariantSettings] = setting(
@@ -141,17 +160,27 @@ class Study(MachineSettings):
         if training.prompt not in prompts["training"]:
             raise UserError(
                 "evaluation.prompts.training: should hold training.prompt,"
-                f" {training.prompt!r}, which summary.csv is about"
+                f" {settings.shown_in_line(training.prompt)}, which summary.csv is about"
             )
-        for key, model in (("base_model", self.base_model), ("tokenizer", self.tokenizer)):
+        for key in ("base_model", "tokenizer", "reward_encoder"):
             try:
-                kind_of(model or "nano")
+                kind_of(getattr(self, key) or "nano")
             except UserError as error:
                 raise UserError(f"{key}: {error}") from None
-        concept = self.concept.strip().lower()
-        if self.concept_words and concept not in (word.lower() for word in self.concept_words):
+        if self.reward_encoder in ("nano", self.base_model):
             raise UserError(
-                f"concept_words: should hold the concept itself, {concept!r}, or be null"
+                f"reward_encoder: {self.reward_encoder} writes stories, expected a sentence encoder"
+            )
+        concept = self.concept.strip().lower()
+        words = self.concept_words or ()
+        if words and concept not in (word.lower() for word in words):
+            raise UserError(
+                "concept_words: should hold the concept itself,"
+                f" {settings.shown_in_line(concept)}, or be null"
+            )
+        if (length := sum(map(len, words))) > LONGEST_WORDS:
+            raise UserError(
+                f"concept_words: {length} characters found, expected at most {LONGEST_WORDS} together"
             )
         loo = any(variant.baseline == "leave_one_out" for variant in self.variants.values())
         if training.batch_size < 2 and (loo or training.snr_every):
@@ -170,7 +199,11 @@ class Study(MachineSettings):
             return
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing more specific
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder}/tokenizer.json: cannot be read: {reason}") from None
 
         def tokens(text: str) -> int:
             return len(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -184,16 +217,22 @@ class Study(MachineSettings):
         if total <= prompt:
             raise UserError(
                 f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
-                f" {training.prompt!r} has {prompt}; it must be larger"
+                f" {settings.shown_in_line(training.prompt)} has {prompt}; it must be larger"
             )
         forced = tokens(str(evaluation.prompted_with))
         if not 0 < forced <= total - prompt:
             raise UserError(
-                f"config: evaluation.prompted_with: {evaluation.prompted_with!r} has {forced} tokens;"
+                "config: evaluation.prompted_with:"
+                f" {settings.shown_in_line(evaluation.prompted_with)} has {forced} tokens;"
                 f" it should have 1 to {total - prompt}, the new tokens of a completion"
             )
         about = read_json(folder / "config.json")
         context = about.get("max_position_embeddings")
+        if context is not None and type(context) is not int:
+            raise UserError(
+                f"{folder}/config.json: max_position_embeddings: {settings.shown_in_line(context)}"
+                " found, expected a whole number"
+            )
         longest = max(prompt_tokens(p) for group in evaluation.prompts.values() for p in group)
         check_context("config: training.num_tokens", total, 0, context)
         check_context("config: evaluation.new_tokens", evaluation.new_tokens, longest, context)
@@ -220,7 +259,8 @@ class Study(MachineSettings):
     @property
     def concept_slug(self) -> str:
         """The concept as a file name."""
-        return re.sub(r"[^\w]+", "-", self.concept.strip()).strip("-") or "concept"
+        slug = re.sub(r"[^\w]+", "-", self.concept.strip())[:LONGEST_SLUG]
+        return slug.strip("-") or "concept"
 
     def policies(self) -> Iterator[tuple[str, str, int]]:
         """(variant, KL factor, seed) of every policy."""

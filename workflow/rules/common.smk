@@ -45,12 +45,13 @@ def shipped(path):
 # A rule's command calls a program as `run_script NAME`. Jobs import the library from src/. Without conda
 # they use the interpreter that runs Snakemake, even if its virtual environment is not activated. The
 # program takes the shell's place, so that signals reach it: it must come last in a command.
+# PYTHONOPTIMIZE is unset, since transformers cannot be imported where Python leaves docstrings out.
 _python = "python" if workflow.deployment_settings.deployment_method else sys.executable
 _program = (
     f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} exec {shlex.quote(_python)}"
     f" {shlex.quote(str(ROOT / 'workflow/scripts'))}/$name.py"
 )
-_function = f'run_script() {{ local name=$1; shift; {_program} "$@"; }}; '
+_function = f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
 _function = _function.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_function}")
 

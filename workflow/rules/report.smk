@@ -80,7 +80,7 @@ rule playground:
         base_model=subpath(input.weights, parent=True),
         study=STUDY.name,
         factors=playground_factors(),
-        prompt=as_it_is(STUDY.training.prompt),
+        prompt=as_it_is(STUDY.training.prompt[:10_000]),  # one word of a command
     shell:
         "run_script make_playground --study {params.study:q}"
         " --base-model {params.base_model:q}"

@@ -15,7 +15,7 @@ from tinycats.figures import registry as figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--name", required=True, help="figure, as in tinycats.figures.FIGURES")
     parser.add_argument("--results", type=Path, required=True, help="folder results/<study>")
     parser.add_argument("--concept", required=True, help="what stories should be about")

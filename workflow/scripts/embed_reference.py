@@ -9,7 +9,7 @@ from tinycats import program
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument(
         "--encoder", type=Path, required=True, help="folder of the sentence encoder"
     )

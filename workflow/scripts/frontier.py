@@ -21,7 +21,7 @@ from tinycats.settings import add_flags, read_flags
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--log-probs", type=Path, required=True, help="log_probs.safetensors")
     parser.add_argument(
         "--base",

@@ -17,7 +17,7 @@ from tinycats.report import playground
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--study", required=True, help="name of the study, as the page shows it")
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument(

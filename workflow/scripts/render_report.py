@@ -16,7 +16,7 @@ from tinycats.report.reading import read_study
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--results", type=Path, required=True, help="results/<study>")
     parser.add_argument(
         "--models", type=Path, default=Path("resources/models"), help="folder of the manifests"

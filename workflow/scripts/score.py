@@ -5,7 +5,7 @@ PYTHONPATH=src python workflow/scripts/score.py --base-stories results/default/s
 --prompted-stories results/default/stories/prompted/seed=*.jsonl
 --policy-stories results/default/stories/blog/kl=*/seed=*[0-9].jsonl
 --forgetting results/default/stories/blog/kl=*/seed=*.base.jsonl
---encoder resources/models/all-MiniLM-L6-v2 --reference results/default/reference/cat.safetensors
+--encoder resources/models/sentence-transformers--all-MiniLM-L6-v2 --reference results/default/reference/cat.safetensors
 --tokenizer resources/models/nano --concept-words '["cat", "cats"]' --run results/default/policies/blog/kl=0/seed=0/run.json
 --out results/default/scores
 """
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
     parser.add_argument("--base-stories", **several, help="stories/base/seed=*.jsonl")
     parser.add_argument("--prompted-stories", **several, help="stories/prompted/seed=*.jsonl")

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--base-model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--policy", type=Path, help="folder of a trained policy (its model/)")
     parser.add_argument("--base-stories", type=Path, help="base model's stories, same seed")

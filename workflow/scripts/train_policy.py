@@ -3,7 +3,7 @@
 By hand, with the settings of the post's reinforce.py, after `snakemake models`:
 
     PYTHONPATH=src python workflow/scripts/train_policy.py --base-model resources/models/nano \\
-        --encoder resources/models/all-MiniLM-L6-v2 \\
+        --encoder resources/models/sentence-transformers--all-MiniLM-L6-v2 \\
         --reference results/default/reference/cat.safetensors --kl-factor 6000 --out my-policy
 """
 

@@ -11,7 +11,7 @@ from tinycats.settings import read_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument(
         "--config", type=read_json, required=True, help="configuration as JSON, or @FILE"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -39,14 +40,23 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
     A claim is an advisory lock on a file, which the system releases however the process ends, so
     a killed job leaves no claim behind. If all GPUs are claimed, the first is shared, with a
     warning, since the scheduler allowed this job to run.
+
+    Raises:
+        UserError: another user made the folder of claims, or put a link there.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"tinycats-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}: made by another user, expected a folder of your own; remove it")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     for index in range(count):
         # two jobs may see the same GPU under different numbers
         name = visible[index] if len(visible) == count and visible[index] else str(index)
-        file = open(folder / f"gpu-{name}.lock", "w")  # noqa: SIM115 (held on purpose)
+        path = folder / f"gpu-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.lock"  # MIG-GPU-…/7/0
+        try:  # never through a link, and without emptying the file
+            file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{path}: cannot be locked: {error.strerror}; remove it") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,4 +17,6 @@ class MachineSettings:
         pattern=r"[a-z]+(:[0-9]+)?",
         spelled="auto, or a device of torch such as cpu or cuda:1",
     )
-    threads: int = setting(0, "CPU threads of torch; 0 for all that the process may use", minimum=0)
+    threads: int = setting(
+        0, "CPU threads of torch; 0 for all that the process may use", minimum=0, maximum=4096
+    )

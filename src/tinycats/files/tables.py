@@ -139,7 +139,7 @@ def read_lines(path: str | Path, fields: Columns) -> Iterator[Row]:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise TableError(f"{path}: line {number} is damaged or cut short") from error
             if not isinstance(row, dict) or list(row) != list(fields):
                 raise TableError(f"{path}: line {number} has fields other than {list(fields)}")

@@ -46,6 +46,20 @@ def rewarded_text(tokenizer: Any, prompt_ids: Sequence[int], new_ids: Sequence[i
     return decode(tokenizer, [*prompt_ids, *new_ids])
 
 
+def check_prompt(prompt: str) -> None:
+    """Check that a prompt from the command line is text.
+
+    Raises:
+        UserError: it is empty, or has bytes that are not UTF-8.
+    """
+    if not prompt:
+        raise UserError("the prompt is empty; it should have a word at least, such as Once")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # Python reads such bytes as halves of surrogate pairs
+        raise UserError(f"the prompt {prompt[:80]!a} is not UTF-8 text") from None
+
+
 def check_context(key: str, value: int, prompt_tokens: int, context: float | None) -> None:
     """Check that a prompt and the tokens after it fit into a model's context window.
 
@@ -60,12 +74,23 @@ def check_context(key: str, value: int, prompt_tokens: int, context: float | Non
     """
     if context is not None and prompt_tokens + value > context:
         prompt = f" with a prompt of {prompt_tokens} tokens" if prompt_tokens else ""
+        most = context - prompt_tokens
+        hint = f"at most {most} will do" if most > 0 else "the prompt must be shorter"
         raise UserError(
-            f"{key}: {value}{prompt} is more than the model's context of {context} tokens; at most"
-            f" {context - prompt_tokens} will do"
+            f"{key}: {value}{prompt} is more than the model's context of {context} tokens; {hint}"
         )
 
 
 def context_of(model: Any) -> int | None:
-    """The most tokens that a transformers model can read, or None if its config has no limit."""
-    return getattr(model.config, "max_position_embeddings", None)
+    """The most tokens that a transformers model can read, or None if its config has no limit.
+
+    Raises:
+        UserError: the config has something else than a number.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and type(context) is not int:
+        raise UserError(
+            f"max_position_embeddings in the model's config.json: {context!r} found, expected a"
+            " whole number"
+        )
+    return context

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tinycats.files.atomic import LOCK, create_locked, remove_leftovers
 from tinycats.program import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 #: embeddings are often padded to a round number of rows; beyond this it is another vocabulary
 MAX_UNUSED_ROWS = 1024
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+LONGEST_ID = 96  # characters of a Hub id
 
 
 def sha256_file(path: str | Path) -> str:
@@ -83,7 +86,7 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
     for name, checksum in expected.items():
         file = folder / check_relative(name, str(path))
@@ -106,19 +109,31 @@ def kind_of(model: str) -> str:
     """
     if model == "nano":
         return "nano"
-    if model and Path(model).is_dir():
-        return "folder"
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+    try:
+        if model and Path(model).is_dir():
+            return "folder"
+    except OSError as error:  # a name too long, a folder above that may not be read
+        raise UserError(
+            f"{model[:80]!r}: not a folder that can be read: {error.strerror}"
+        ) from None
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) and len(model) <= LONGEST_ID:
         return "hub"
     raise UserError(
-        f"unknown model {model!r}: should be nano, a Hub id (organisation/name) or an existing folder"
+        f"unknown model {model[:80]!r}: should be nano, a Hub id (organisation/name) or an existing folder"
     )
 
 
 def model_folder_name(model: str) -> str:
-    """Name of a model's folder in ``resources/models``: the last part of its Hub id or path."""
-    name = Path(model).resolve().name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+    """Name of a model's folder in ``resources/models``, another one for each model.
+
+    ``nano``; ``organisation--name`` for a Hub id; of a folder its own name and the beginning of the
+    sha256 of its path as it is written.
+    """
+    if kind_of(model) != "folder":
+        return model.replace("/", "--")
+    digest = hashlib.sha256(os.path.normpath(model).encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)[:60].strip(".-")
+    return f"{name or 'model'}-{digest}"
 
 
 @contextmanager
@@ -130,18 +145,43 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.partial-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(folder.parent, prefix)
     scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     new, old = scratch / "new", scratch / "old"
     new.mkdir()
     try:
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
+        with create_locked(scratch / LOCK):
+            yield new
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file of weights is whole and that its weights are plain floating-point numbers.
+
+    Integers would be loaded as if they were the weights, without the scale that belongs to them.
+    Buffers, such as positions and masks, may be integers.
+
+    Raises:
+        UserError: it is damaged, empty, or a weight has another type; names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or cut short: {in_one_line(error)}") from error
+    if not types:
+        raise UserError(f"{path} is damaged or cut short: no tensors")
+    for name, kind in types.items():
+        if name.endswith("weight") and kind not in _FLOATS:
+            raise UserError(
+                f"{path}: {name} is of type {kind}, expected one of {', '.join(sorted(_FLOATS))}"
+            )
 
 
 def _without_dropout(config: Any) -> None:
@@ -168,8 +208,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise UserError(
-            f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}"
+            f"{folder}: the tokenizer cannot be loaded: {in_one_line(error)}"
         ) from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"{folder}/tokenizer_config.json: model_max_length: {tokenizer.model_max_length!r} found,"
+            " expected a number"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{folder}: the tokenizer has no end token, so no story could end by itself;"
@@ -205,8 +250,11 @@ def load_causal_lm(
     transformers_logging.disable_progress_bar()
     folder = Path(folder)
     verify_folder(folder)
-    if not any(folder.glob("model*.safetensors")):
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
         raise UserError(f"{folder}: has no model.safetensors")
+    for path in weights:
+        check_weights(path)
     tokenizer = load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -222,7 +270,7 @@ def load_causal_lm(
             output_loading_info=True,
         )
     except Exception as error:
-        raise UserError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"{folder}: the model cannot be loaded: {in_one_line(error)}") from error
     model, info = loaded
     if info["missing_keys"]:
         raise UserError(f"{folder}: lacks the weights {sorted(info['missing_keys'])[:3]} …")
@@ -254,10 +302,10 @@ def save_policy(
             tokenizer.save_pretrained(new)
             write_manifest(new, {"source": "trained here"})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model cannot be written: {_first_line(error)}") from error
+        raise UserError(f"{folder}: the model cannot be written: {in_one_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    """An error of a library as one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def in_one_line(error: BaseException) -> str:
+    """An error of a library as one line: many have the value that is wrong in their second."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 300 else text[:300] + "…") or type(error).__name__

@@ -19,6 +19,8 @@ from tinycats.files.text import read_json
 from tinycats.models import encoder_probe
 from tinycats.models.folders import (
     check_relative,
+    check_weights,
+    in_one_line,
     kind_of,
     load_tokenizer,
     new_folder,
@@ -32,7 +34,6 @@ from tinycats.models.sources import (
     from_folder,
     from_hub,
     from_package,
-    in_one_line,
 )
 from tinycats.program import UserError
 
@@ -42,25 +43,23 @@ log = logging.getLogger("tinycats")
 def _finish(new: Path, what: str, where: str) -> None:
     """Make the folder uniform: one ``model.safetensors``, a ``tokenizer.json``; check both."""
     if not (new / WEIGHTS).exists():
-        convert_weights(new, encoder=what == "encoder")
+        try:
+            convert_weights(new, encoder=what == "encoder")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     if not (new / "tokenizer.json").exists():
         tokenizer, scratch = load_tokenizer(new), new / "converted"
         tokenizer.save_pretrained(scratch)
         shutil.copyfile(scratch / "tokenizer.json", new / "tokenizer.json")
         shutil.rmtree(scratch)
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(new / WEIGHTS, framework="np") as weights:
-            empty = not weights.keys()
-        if empty:
-            raise ValueError("no tensors")
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{where}: {WEIGHTS} is damaged or cut short: {error}") from error
+        check_weights(new / WEIGHTS)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix(f'{new}/')}") from error
     for path in sorted(new.rglob("*.json")):
         try:
             json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: {path.name} is not JSON: {error}") from error
 
 
@@ -81,9 +80,10 @@ def convert_weights(folder: Path, encoder: bool = False) -> None:
     safe = any(path.suffix == ".safetensors" for path in old)
     for index in folder.glob("*.index.json"):
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{index.name}: should hold a weight_map")
-        for name in set(weight_map.values()):
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{index.name}: should hold a weight_map from tensors to files")
+        for name in sorted(set(names)):
             if not (folder / check_relative(name, index.name)).exists():
                 raise UserError(f"{index.name} names {name}, which is not there")
     try:

@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinycats.models.folders import check_relative, kind_of, sha256_file, verify_folder
+from tinycats.models.folders import (
+    check_relative,
+    in_one_line,
+    kind_of,
+    sha256_file,
+    verify_folder,
+)
 from tinycats.models.pins import Pins
 from tinycats.program import UserError
 
@@ -159,17 +165,25 @@ def from_folder(
     paths = _files_in(folder, what)
     manifest = verify_folder(folder) or {}
     part = Part(source, place or str(folder), manifest.get("revision"), manifest.get("licence"))
-    card = folder / "README.md"
-    if part.licence is None and card.exists():
-        from huggingface_hub.repocard import metadata_load
-
-        part.licence = (metadata_load(card) or {}).get("license")
+    if part.licence is None:
+        part.licence = _licence_in(folder / "README.md")
     for path in paths:
         target = new / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         part.files[path.relative_to(folder).as_posix()] = sha256_file(target)
     return part
+
+
+def _licence_in(card: Path) -> str | None:
+    """The licence that a model card states; None if it is no model card or states none."""
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        licence = (metadata_load(card) or {}).get("license")
+    except Exception:  # any text may be called README.md: no UTF-8, a broken header, a folder
+        return None
+    return licence if isinstance(licence, str) else None
 
 
 def from_package(encoder: str, new: Path) -> Part:
@@ -284,9 +298,3 @@ def _transfer_bar() -> type:
             return super().update(n)
 
     return TransferBar
-
-
-def in_one_line(error: BaseException) -> str:
-    """An error of a library on one line, with its kind if it says nothing else."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 300 else text[:300] + "…") or type(error).__name__

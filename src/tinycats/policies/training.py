@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinycats.files.atomic import whole
 from tinycats.language_model.network import network_with_onednn
 from tinycats.language_model.sampling import uniform_generator
 from tinycats.language_model.text import (
@@ -266,7 +267,6 @@ class Trainer:
 
     def save_state(self) -> None:
         """Write the checkpoint atomically."""
-        temporary = self.state_file.with_name(self.state_file.name + ".tmp")
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -278,13 +278,11 @@ class Trainer:
         }
         state["checksum"] = checksum(state)  # torch's file format does not detect a changed byte
         try:
-            with open(temporary, "wb") as file:
+            with whole(self.state_file) as temporary, open(temporary, "wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())  # a network file system may report only now that it is full
-            os.replace(temporary, self.state_file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            temporary.unlink(missing_ok=True)
             raise UserError(
                 f"{self.state_file}: the state cannot be written ({str(error).splitlines()[0]});"
                 " the last good one is kept; make room and run again"

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import pickle
 import shutil
 import time
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from tinycats import source_code
+from tinycats.files.atomic import whole
 from tinycats.models.folders import sha256_file
 from tinycats.pretrain.corpus import IGNORE, batches
 from tinycats.pretrain.learning_curve import write_curve
@@ -186,9 +186,8 @@ class Pretraining:
             "optimizers": [opt.state_dict() for opt in self.opts],
             "seconds": self.seconds(),
         }
-        temporary = self.state_file.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.state_file)
+        with whole(self.state_file) as temporary:
+            torch.save(state, temporary)
         self.saved_at = time.monotonic()
 
     def seconds(self) -> float:

@@ -169,7 +169,8 @@ def render(study: str, prompt: str, base: Path, policies: Mapping[str, Path]) ->
         base: folder of the base model, shown by its name.
         policies: folder of each policy by its KL factor, smallest first; one at least.
     """
-    base_model, reason = base.resolve().name, why_none(base)
+    # a Hub model's folder is named organisation--name
+    base_model, reason = base.resolve().name.replace("--", "/"), why_none(base)
     if reason:
         return _page(study=study, base_model=base_model, reason=reason)
     about, packs = pack_models(base, policies)

@@ -46,7 +46,7 @@ def parse_words(text: str) -> list[str]:
     """
     try:
         words = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         words = None
     if not (isinstance(words, list) and words and all(isinstance(w, str) and w for w in words)):
         raise UserError(f"--concept-words is {text!r}, should be a JSON list such as '[\"cat\"]'")

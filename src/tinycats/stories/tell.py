@@ -14,14 +14,16 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, layout, program
-from tinycats.language_model.text import decode
+from tinycats.language_model.text import check_prompt, decode
 from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.policies.settings import TrainingBlock
 from tinycats.program import UserError
+from tinycats.settings import LONGEST_NAME, check
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
@@ -215,8 +217,11 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
         UserError: there is none; the line ends in the command that makes it.
     """
     for option, name in (("--study", study), ("--variant", variant)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"{option}: {name!r} should be letters, digits, dot, dash, underscore")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{option}: {name[:80]!r} should be letters, digits, dot, dash, underscore, at most"
+                f" {LONGEST_NAME}"
+            )
     model = ModelId(POLICY, variant, factor, seed)
     folder = layout.results(study) / layout.POLICY_FOLDER.of(model)
     if (folder / layout.RUN.name).exists():
@@ -224,14 +229,14 @@ def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
     if not Path("Snakefile").exists():
         raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
     config = _config(study)
-    if variant not in (config.get("variants") or {}):
+    training = check(TrainingBlock, config.get("training"), "config: training")
+    if variant not in (v if isinstance(v := config.get("variants"), dict) else ()):
         raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
-    training = config.get("training") or {}
     own = Path(f"config/{study}.yaml")
     lacking = []
-    if factor not in [canonical(f) for f in training.get("kl_factors", [])]:
+    if factor not in map(canonical, training.kl_factors):
         lacking.append(f"{factor} to training.kl_factors")
-    if seed not in training.get("seeds", []):
+    if seed not in training.seeds:
         lacking.append(f"{seed} to training.seeds")
     first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
         lacking
@@ -284,6 +289,7 @@ def base_folder(policy: Path) -> Path:
 
 def tell(args: argparse.Namespace, out: TextIO) -> None:
     """Tell one story, or the base's and the policy's side by side."""
+    check_prompt(args.prompt)
     policy = policy_folder(args.study, args.variant, args.kl, args.seed)
     base = base_folder(policy)
 
@@ -339,7 +345,8 @@ def _positive(text: str) -> int:
 
 
 def _factor(text: str) -> str:
-    if not 0 <= float(text) < float("inf"):
+    bounds = next(field for field in fields(TrainingBlock) if field.name == "kl_factors").metadata
+    if not bounds["minimum"] <= float(text) <= bounds["maximum"]:  # NaN fails too
         raise ValueError
     return canonical(float(text))
 
