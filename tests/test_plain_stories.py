@@ -16,6 +16,8 @@ from word_model import END, VOCABULARY, tied_model, word_tokenizer
 
 from tinycats.completions.collector import Collector, pool_of
 from tinycats.language_model.network import Network
+from tinycats.language_model.text import check_context
+from tinycats.program import UserError
 from tinycats.stories import storytelling
 from tinycats.stories.storytelling import Request, find_stories, sample_stories, tell_stories
 
@@ -135,7 +137,8 @@ PROMPT, NUM_TOKENS = "once there was", 6
 
 @pytest.fixture(scope="module")
 def collected(policy: Any, base: Any, tokenizer: Any) -> tuple[Collector, list[dict[str, Any]]]:
-    collector = Collector(copy.deepcopy(base), tokenizer, reward, PROMPT, NUM_TOKENS, 64)
+    given: Any = reward  # texts → rewards is all that is needed of a RewardModel
+    collector = Collector(copy.deepcopy(base), tokenizer, given, PROMPT, NUM_TOKENS, 64)
     collector.draw_base(300)
     prompted = collector.draw_prompted("the cat", 120)
     who = {"model": "policy", "variant": "blog", "kl_factor": "0", "seed": 3}
@@ -217,3 +220,10 @@ def test_the_pool_is_spread_evenly_over_the_study() -> None:
     assert pool_of(64) == list(range(64))
     spread = pool_of(130)
     assert (spread[0], spread[-1], len(set(spread))) == (0, 129, 64)
+
+
+def test_prompt_and_new_tokens_may_fill_the_context_and_no_more() -> None:
+    check_context("num_tokens", 12, 20, 32)
+    check_context("num_tokens", 10**9, 20, None)
+    with pytest.raises(UserError, match="at most 12 will do"):
+        check_context("num_tokens", 13, 20, 32)

@@ -15,10 +15,11 @@ import torch
 from plain_training import PlainTraining
 from word_model import END, biased_model, tied_model, word_tokenizer
 
-from tinycats.policies import passes, rollout
+from tinycats.policies import objective, passes, rollout
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.policies.settings import TrainingSettings
 from tinycats.policies.training import Trainer
+from tinycats.program import UserError
 
 PROMPT = "once there was"
 NEW_TOKENS = 4
@@ -134,7 +135,7 @@ def test_training_equals_training_written_plainly(
 
 
 #: work in many small parts: constants to change, and what the trainer is given
-PARTS: dict[str, tuple[dict[tuple[Any, str], Any], int | None, dict[str, int]]] = {
+PARTS: dict[str, tuple[dict[tuple[Any, str], Any], int | None, dict[str, Any]]] = {
     "chunks": (
         {
             (passes, "LOGITS_DRAWN"): {"cpu": 1, "elsewhere": 1},
@@ -209,3 +210,9 @@ def test_bf16_is_the_precision_of_the_body_alone(tied: Any, tokenizer: Any, tmp_
             assert trainer.rows[0][name] == pytest.approx(value, rel=0.03, abs=0.003), name
     for name in ("entropy_nats", "kl_policy_to_base_nats"):
         assert trainer.rows[0][name] != pytest.approx(exact.rows[0][name], rel=1e-5), name
+
+
+def test_one_completion_has_no_others_to_be_compared_with() -> None:
+    assert objective.advantages(torch.tensor([0.25, 0.75]), "leave_one_out").tolist() == [-0.5, 0.5]
+    with pytest.raises(UserError, match="at least 2"):
+        objective.advantages(torch.tensor([0.5]), "leave_one_out")
