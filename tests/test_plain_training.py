@@ -187,7 +187,10 @@ def test_parts_of_the_work_change_nothing(
             raise AssertionError(f"{part}: {error}") from error
 
 
-def test_bf16_is_the_precision_of_the_body_alone(tied: Any, tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tree_depth", [NEW_TOKENS, 1])
+def test_bf16_is_the_precision_of_the_body_alone(
+    tree_depth: int, tied: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     """Both bodies compute in bfloat16; the first step is near the plain loop's in bfloat16."""
     asked = settings(precision="bf16", steps=1)
     seen: list[torch.dtype] = []
@@ -199,10 +202,12 @@ def test_bf16_is_the_precision_of_the_body_alone(tied: Any, tokenizer: Any, tmp_
     for model in (start, base):
         model.transformer.h[0].mlp.c_fc.register_forward_hook(note)
     trainer = Trainer(start, base, tokenizer, reward, asked, "identity", tmp_path / "state.pt")
+    trainer.sampler.tree_depth = tree_depth
     seen.clear()  # the check of the head is in float32
     trainer.take_step()
     assert set(seen) == {torch.bfloat16}
-    assert len(seen) == 2 * NEW_TOKENS  # each level once through each body
+    if tree_depth == NEW_TOKENS:
+        assert len(seen) == 2 * NEW_TOKENS  # each level once through each body
     plain = plainly(tied, tokenizer, asked)
     exact = plainly(tied, tokenizer, replace(asked, precision="fp32"))
     for name, value in plain.rows[0].items():

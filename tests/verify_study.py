@@ -256,7 +256,7 @@ def check_first_batch(
             "top_10_mass": moved / size + 1e-6,
         }
         by_text = Counter(
-            str(base.tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in drawn
+            str(base.tokenizer.decode([*ids], clean_up_tokenization_spaces=False)) for ids in drawn
         )
         for folder in sorted(results.glob(f"policies/*/kl=*/seed={seed}")):
             where = f"{folder.relative_to(results)} step 1"
