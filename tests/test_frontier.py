@@ -309,6 +309,8 @@ def test_gaps_match_enumeration_without_the_policy_in_the_pool():
         assert row["gap"] == pytest.approx(exact - policy @ toy.r, abs=0.015)
         share = (policy @ toy.r - toy.p @ toy.r) / (exact - toy.p @ toy.r)
         assert row["share_of_attainable_gain"] == pytest.approx(share, abs=0.05)
+        share = (row["reward"] - base) / (row["limit"] - base)
+        assert row["share_of_attainable_gain"] == pytest.approx(share, rel=1e-9)
         assert row["gap"] == pytest.approx(row["limit"] - row["reward"], abs=1e-12)
         assert row["kl_policy_to_base_nats"] == pytest.approx(toy.kl(policy))
         assert (row["reward"] - base) <= row["limit_high"] - base + 0.005

@@ -123,7 +123,7 @@ def test_models_are_ordered_by_kind_variant_number_and_seed() -> None:
     ordered = [
         BASE,
         PROMPTED,
-        *(ModelId("policy", "a", factor, 0) for factor in ("0", "0.5", "1500", "6000")),
+        *(ModelId("policy", "a", factor, 0) for factor in ("0", "0.5", "6000", "24000")),
         ModelId("policy", "b", "0", 2),
         ModelId("policy", "b", "0", 10),
     ]
@@ -131,6 +131,13 @@ def test_models_are_ordered_by_kind_variant_number_and_seed() -> None:
     assert sorted(backwards, key=ModelId.order) == ordered
     blog = ModelId("policy", "blog", "0", 0)
     assert sorted([*backwards, blog], key=ModelId.order) == [*ordered[:2], blog, *ordered[2:]]
+
+
+@pytest.mark.parametrize("factor", ["inf", "nan", "-1", "much"])
+def test_a_factor_is_a_finite_number_of_at_least_0(factor: str) -> None:
+    assert ModelId.find(f"policies/blog/kl={factor}/seed=0") is None
+    with pytest.raises(UserError, match="number of at least 0"):
+        ModelId.from_row({"model": "policy", "variant": "blog", "kl_factor": factor, "seed": 0})
 
 
 def test_names_for_people() -> None:

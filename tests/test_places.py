@@ -54,7 +54,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_in_its_directory(run: Path) -> None:
     assert all((run / path).stat().st_size for path in MADE)
-    assert (run / "resources/models/sentence-transformers--all-MiniLM-L6-v2/model.safetensors").exists()
+    assert (
+        run / "resources/models/sentence-transformers--all-MiniLM-L6-v2/model.safetensors"
+    ).exists()
     assert (run / "logs/elsewhere/reference.log").exists()
     config = yaml.safe_load((run / MADE[1]).read_text())
     assert (config["training"]["steps"], config["training"]["batch_size"]) == (7, 1000)

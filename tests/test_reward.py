@@ -290,3 +290,20 @@ def test_reference_is_checked_when_read(encoder, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
         load_reference(path)
+
+
+def test_a_reference_of_another_length_or_encoder_is_refused(tmp_path):
+    vector = np.zeros(8, "float32")
+    vector[3] = 1
+    save_reference(tmp_path / "cat.safetensors", "cat", vector, "one")
+    assert load_reference(tmp_path / "cat.safetensors", "cat", "one").tolist() == vector.tolist()
+    with pytest.raises(UserError, match="another encoder"):
+        load_reference(tmp_path / "cat.safetensors", "cat", "other")
+    save_reference(tmp_path / "long.safetensors", "cat", 1.01 * vector, "one")
+    with pytest.raises(UserError, match="not a unit vector"):
+        load_reference(tmp_path / "long.safetensors", "cat", "one")
+
+
+def test_the_fast_encoder_fits_the_published_model(encoder):
+    """Otherwise the model's own forward pass would stand in for it, several times slower."""
+    assert type(encoder.encode) is FastEncoder

@@ -107,6 +107,13 @@ def test_draw_takes_the_token_where_u_falls():
     assert draw_tokens(p, u, state).tolist() == [0, 0, 1, 1, 2, 0, 2]
 
 
+def test_a_token_is_drawn_from_its_lower_edge_up_to_its_upper_one():
+    """So a token of probability 0 is never drawn, not even by u = 0."""
+    p = torch.tensor([[0.0, 0.25, 0.25, 0.5], [0.5, 0.5, 0.0, 0.0]])
+    u = torch.tensor([0.0, 0.25, 0.5, 0.5, 0.75], dtype=torch.float64)
+    assert draw_tokens(p, u, torch.tensor([0, 0, 0, 1, 1])).tolist() == [1, 2, 3, 1, 1]
+
+
 def test_log_prob_sums_to_one_over_all_completions():
     """Every completion of at most 3 tokens of a vocabulary of 6, an end token ending it early."""
     model = ladder_steps.gpt_neo(6)

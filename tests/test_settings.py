@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -253,6 +255,98 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         program("train_policy"), tmp_path / "out", models, "--settings", json.dumps(given)
     )
     assert found == given
+
+
+@pytest.mark.slow
+def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
+    """Two variants, factors and seeds: which model's files each job reads and writes."""
+    config = {
+        "study": "files",
+        "training": {"kl_factors": [0, 6000], "seeds": [3, 5]},
+        "variants": {"loo": {"baseline": "leave_one_out", "kl": "policy_to_base"}},
+    }
+    commands = planned(checkout, config)
+    results, models = "results/files", "resources/models"
+    base, encoder = f"{models}/nano", f"{models}/all-MiniLM-L6-v2"
+    reference = f"{results}/reference/cat.safetensors"
+    who = [
+        f"{variant}/kl={factor}/seed={seed}"
+        for variant in ("blog", "loo")
+        for factor in (0, 6000)
+        for seed in (3, 5)
+    ]
+
+    def expanded(word: str) -> list[str]:
+        """As bash expands {a,b}."""
+        if not (found := re.search(r"\{([^{}]*)\}", word)):
+            return [word]
+        before, after_it = word[: found.start()], word[found.end() :]
+        return [w for one in found[1].split(",") for w in expanded(before + one + after_it)]
+
+    def listed(words: list[str], flag: str) -> list[str]:
+        values = itertools.takewhile(
+            lambda word: not word.startswith("--"), words[words.index(flag) + 1 :]
+        )
+        return [path for word in values for path in expanded(word)]
+
+    trained_ones = commands_of(commands, "train_policy")
+    assert sorted(after(words, "--out") for words in trained_ones) == [
+        f"{results}/policies/{own}" for own in sorted(who)
+    ]
+    objectives = {"blog": ("none", "base_to_policy"), "loo": ("leave_one_out", "policy_to_base")}
+    for words in trained_ones:
+        variant, factor, seed = after(words, "--out").split("/")[-3:]
+        settings = json.loads(after(words, "--settings"))
+        assert after(words, "--variant") == variant
+        assert (settings["baseline"], settings["kl"]) == objectives[variant]
+        assert f"kl={settings['kl_factor']:g}" == factor
+        assert f"seed={settings['seed']}" == seed
+        assert after(words, "--base-model") == base
+        assert after(words, "--encoder") == encoder
+        assert after(words, "--reference") == reference
+        assert after(words, "--rewards") == f"{results}/rewards"
+
+    told = commands_of(commands, "tell_stories")
+    (of_base,) = (words for words in told if "--policy" not in words)
+    assert listed(of_base, "--seeds") == ["3", "5"]
+    assert after(of_base, "--out") == f"{results}/stories"
+    of_policies = [words for words in told if "--policy" in words]
+    assert len(of_policies) == len(who)
+    for words in of_policies:
+        own = after(words, "--out").removeprefix(f"{results}/stories/").removesuffix(".jsonl")
+        assert own in who
+        seed = own.partition("seed=")[2]
+        assert after(words, "--policy") == f"{results}/policies/{own}/model"
+        assert after(words, "--base-stories") == f"{results}/stories/base/seed={seed}.jsonl"
+        assert after(words, "--seeds") == seed
+        assert after(words, "--base-model") == base
+
+    def files(folder: str, end: str) -> list[str]:
+        return sorted(f"{results}/{folder}/{own}{end}" for own in who)
+
+    (completions,) = commands_of(commands, "sample_completions")
+    assert sorted(listed(completions, "--policies")) == files("policies", "")
+    assert after(completions, "--reference") == reference
+    assert after(completions, "--out") == f"{results}/completions"
+    (frontier,) = commands_of(commands, "frontier")
+    for flag, name in (("--base", "base.csv"), ("--prompted", "prompted.csv")):
+        assert after(frontier, flag) == f"{results}/completions/{name}"
+    assert after(frontier, "--log-probs") == f"{results}/completions/log_probs.safetensors"
+    (score,) = commands_of(commands, "score")
+    for kind in ("base", "prompted"):
+        expected = [f"{results}/stories/{kind}/seed={seed}.jsonl" for seed in (3, 5)]
+        assert sorted(listed(score, f"--{kind}-stories")) == expected
+    assert sorted(listed(score, "--policy-stories")) == files("stories", ".jsonl")
+    assert sorted(listed(score, "--forgetting")) == files("stories", ".base.jsonl")
+    assert after(score, "--tokenizer") == base
+    (tables,) = commands_of(commands, "make_tables")
+    assert after(tables, "--story-scores") == f"{results}/scores/stories.csv"
+    assert after(tables, "--set-scores") == f"{results}/scores/sets.csv"
+    assert sorted(listed(tables, "--training")) == files("policies", "/training.csv")
+    assert sorted(listed(tables, "--top-completions")) == files("policies", "/top_completions.csv")
+    both = [f"{results}/completions/{name}.csv" for name in ("base", "prompted")]
+    assert sorted(listed(tables, "--completions")) == sorted([*both, *files("completions", ".csv")])
+    assert after(tables, "--batch-size") == "1000"
 
 
 @pytest.mark.slow

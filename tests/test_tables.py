@@ -22,7 +22,7 @@ from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.mentions import Mentions
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.program import UserError
-from tinycats.scores import scoring
+from tinycats.scores import metrics, scoring
 from tinycats.scores.columns import SETS, STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
@@ -218,6 +218,15 @@ def test_word_lists_are_json() -> None:
     for wrong in ("cat", "[]", '"cat"', '["cat", ""]', "[1]"):
         with pytest.raises(UserError, match="--concept-words"):
             scoring.parse_words(wrong)
+
+
+def test_self_bleu_is_of_24_stories_evenly_spaced_over_a_set() -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["a", "cat", "dog", "sat", "ran"], 12)) for _ in range(48)]
+    every_other = [metrics.words(text) for text in texts[::2]]
+    found = scoring.score_set(texts)
+    assert found["stories"] == 48
+    assert found["self_bleu"] == pytest.approx(metrics.self_bleu(every_other), rel=1e-12)
 
 
 # ---------------------------------------------------------------------------- intervals
@@ -448,6 +457,8 @@ def test_bins_double_from_the_rewarded_tokens() -> None:
         ("a cat\n\nA cat", ["a", "cat", "\n", "\n", "A", "cat"], [1, 5]),
         # a character that is split among tokens
         (" caf\u00e9 cat", [" caf", "\ufffd", "\ufffd", " cat"], [3]),
+        # a mention that begins where a token ends
+        ("a-cat", ["a", "-", "cat"], [2]),
         ("", [], []),
     ],
 )

@@ -94,6 +94,31 @@ def test_an_independent_program_finds_the_same_numbers(study):
     assert verify_study.main(study / "results/smoke", study / "resources/models") == 0
 
 
+@pytest.mark.parametrize(
+    ("block", "key", "value"),
+    [
+        ("training", "learning_rate", 5e-5),
+        ("training", "weight_decay", 1e-4),
+        ("training", "steps", 5),
+        ("training", "batch_size", 99),
+        ("training", "seeds", [0, 2]),
+        ("training", "kl_factors", [0, 6001]),
+        ("evaluation", "base_completions", 200),
+        ("evaluation", "policy_completions", 1000),
+        ("evaluation", "stories_per_training_prompt", 1),
+        ("evaluation", "new_tokens", 59),
+    ],
+)
+def test_the_independent_program_notices_another_setting(study, block, key, value):
+    config = yaml.safe_load((study / "results/smoke/config.yaml").read_text(encoding="utf-8"))
+    wrong = verify_study.Disagreements()
+    for changed in (config, {**config, block: {**config[block], key: value}}):
+        assert wrong.number == 0
+        verify_study.check_settings(study / "results/smoke", changed, wrong)
+        verify_study.check_counts(study / "results/smoke", changed, " a cat", wrong)
+    assert wrong.number > 0
+
+
 def test_nothing_to_do_after_a_run_nor_after_touching_everything(study):
     assert planned(study) == {}
     for path in study.rglob("*"):
