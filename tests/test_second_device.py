@@ -107,7 +107,7 @@ def assert_same_weights(folder: Path, other: Path, **tolerance: Any) -> None:
                 "steps": 2,
                 "num_tokens": 24,  # the tail below the tree
                 "kl": "policy_to_base",
-                "baseline": "leave_one_out",
+                "advantage": "leave_one_out",
                 "micro_batch": 32,
                 "snr_every": 2,
             },
@@ -125,7 +125,9 @@ def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
         ours_alone = {
             line: count
             for line, count in waits.items()
-            if not any(word in line for word in ("tinycats/models/", "network.py", ".to(self.device)"))
+            if not any(
+                word in line for word in ("tinycats/models/", "network.py", ".to(self.device)")
+            )
         }
         # tokens of each level, measurements, rewards, the gradient's norm
         assert sum(ours_alone.values()) <= STEPS * (LEVELS + 3), ours_alone

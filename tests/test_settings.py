@@ -126,7 +126,7 @@ UNUSUAL: dict[str, Any] = {
         "checkpoint_seconds": 17,
         "snr_every": 1,
     },
-    "variants": {"blog": None, "mine": {"baseline": "leave_one_out", "kl": "policy_to_base"}},
+    "variants": {"blog": None, "mine": {"advantage": "leave_one_out", "kl": "policy_to_base"}},
     "evaluation": {
         "prompts": {"training": ['Once {seed} upon "a"'], "more": ["The {variant} {"]},
         "prompted_with": " {factor}",

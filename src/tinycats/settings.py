@@ -42,7 +42,6 @@ def setting(
     spelled: str = "",
     longest: int | None = None,
     distinct: bool = False,
-    required: bool = False,
 ) -> Any:
     """A field of a class of settings.
 
@@ -55,7 +54,6 @@ def setting(
         pattern, spelled: what the whole text must match, and the same in words.
         longest: most characters of a text.
         distinct: whether the items of a list must differ.
-        required: whether a config file must give a value in spite of the default.
     """
     rules = {k: v for k, v in locals().items() if k != "default"}
     return dataclasses.field(default=default, metadata=rules)
@@ -84,7 +82,7 @@ def check(cls: type[T], found: Any, key: str = "") -> T:
     for name, field in known.items():
         if name in found:
             values[name] = _check(hints[name], field.metadata, found[name], _join(key, name))
-        elif field.default is MISSING or field.metadata["required"]:
+        elif field.default is MISSING:
             raise UserError(
                 f"{_join(key, name)}: this key is missing; expected"
                 f" {expected(hints[name], field.metadata)}"

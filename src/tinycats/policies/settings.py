@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from tinycats.program import UserError
 from tinycats.settings import setting
 
 
@@ -31,30 +33,61 @@ class SharedSettings(CompletionSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantSettings:
-    """What a variant sets."""
+class MethodSettings:
+    """What a policy is trained by: see docs/methods.md and :mod:`tinycats.policies.objective`."""
 
-    baseline: str = setting(
-        "none",
-        "what is subtracted from the reward",
-        choices=("none", "mean", "leave_one_out"),
-        required=True,
+    advantage: str = setting(
+        "reward",
+        "what multiplies a completion's log-probability",
+        choices=("reward", "mean", "leave_one_out", "standardised"),
     )
     kl: str = setting(
         "base_to_policy",
-        "direction of the KL term",
-        choices=("base_to_policy", "policy_to_base"),
-        required=True,
+        "the KL term",
+        choices=("base_to_policy", "policy_to_base", "in_reward", "k3"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(VariantSettings, SharedSettings):
+class VariantSettings(MethodSettings):
+    """What a variant sets; null leaves the study's own."""
+
+    steps: int | None = setting(None, "training.steps of this variant", minimum=1)
+    batch_size: int | None = setting(None, "training.batch_size of this variant", minimum=1)
+    learning_rate: float | None = setting(None, "training.learning_rate of this variant", above=0)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Advantage and KL, and whatever else is not the default."""
+        always = ("advantage", "kl")
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in always or getattr(self, field.name) != field.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(MethodSettings, SharedSettings):
     """Everything that the result of one run depends on, models and code aside."""
 
     # above 1e12 the penalty has no further effect, and the factor names a folder
     kl_factor: float = setting(help="the post's KL_FACTOR (0, 6000)", minimum=0, maximum=1e12)
     seed: int = setting(0, "seed of the random numbers", minimum=0)
+
+    def check_combination(self) -> None:
+        """Refuse settings that exclude each other.
+
+        Raises:
+            UserError: one line that names the settings, the values found and what is expected.
+        """
+        compared = self.advantage in ("leave_one_out", "standardised")
+        if self.batch_size < 2 and (compared or self.snr_every):
+            what = f"advantage {self.advantage}" if compared else "snr_every"
+            raise UserError(
+                f"batch_size: {self.batch_size} leaves nothing to compare a completion with;"
+                f" expected at least 2 with {what}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

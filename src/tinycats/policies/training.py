@@ -80,7 +80,8 @@ class Trainer:
         state_file: path of the checkpoint, which exists while the run is unfinished.
 
     Raises:
-        UserError: the prompt leaves no token to generate, or the model's context is too short.
+        UserError: settings exclude each other, the prompt leaves no token to generate, or the
+            model's context is too short.
     """
 
     def __init__(
@@ -95,16 +96,7 @@ class Trainer:
     ) -> None:
         self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
         self.settings, self.identity, self.state_file = settings, identity, state_file
-        for key, known in (
-            ("baseline", objective.BASELINES),
-            ("kl", objective.KL_DIRECTIONS),
-            ("precision", ("fp32", "bf16")),
-        ):
-            if getattr(settings, key) not in known:
-                raise UserError(
-                    f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
-                    f" {', '.join(known)}"
-                )
+        settings.check_combination()
         self.prompt_ids = encode(tokenizer, settings.prompt)
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
@@ -145,13 +137,11 @@ class Trainer:
             [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
         )
         rewards = distinct[rollout.index]
-        advantage = objective.advantages(rewards, s.baseline)
+        drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient)
+        advantage = objective.advantages(drawn, s.advantage, s.kl)
         loss = objective.loss_value(
-            advantage.double(),
-            rollout.log_prob,
-            getattr(rollout, f"kl_{s.kl}"),
-            self.coefficient,
-            s.num_tokens,
+            *(advantage.double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
+            *(self.coefficient, s.num_tokens),
         )
         snr = float("nan")
         if s.snr_every and self.step % s.snr_every == 0:
