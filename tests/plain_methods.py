@@ -62,7 +62,7 @@ def measured(
     return stacked(each, new_tokens)
 
 
-def advantages(m: Measured, rewards: Tensor, advantage: str, coefficient: float) -> Tensor:
+def advantages(m: Measured, rewards: Tensor, advantage: str, coefficient: float, n: int) -> Tensor:
     """A(s), ``(batch,)``; ``rewards`` hold a penalty already where the KL term is ``in_reward``."""
     size = len(rewards)
     if advantage == "reward":
@@ -73,17 +73,30 @@ def advantages(m: Measured, rewards: Tensor, advantage: str, coefficient: float)
         return rewards - (rewards.sum() - rewards) / (size - 1)
     if advantage == "standardised":
         return (rewards - rewards.mean()) / (rewards.std(unbiased=False) + 1e-6)
+    if advantage == "best_of_n":  # of equal rewards the first wins
+        groups = rewards.view(-1, n)
+        return (n * (torch.arange(n) == groups.argmax(1)[:, None])).to(rewards.dtype).flatten()
+    if advantage == "tilt":
+        d = (m.log_prob - m.log_prob_base).detach().sum(1)
+        weights = torch.exp(rewards / coefficient - d)
+        return size * weights / weights.sum()
     raise AssertionError(f"the oracle has no advantage {advantage}")
 
 
 def loss(
-    m: Measured, rewards: Tensor, advantage: str, kl: str, num_tokens: int, coefficient: float
+    m: Measured,
+    rewards: Tensor,
+    advantage: str,
+    kl: str,
+    num_tokens: int,
+    coefficient: float,
+    n: int = 2,
 ) -> Tensor:
-    """The surrogate of a batch: ``rewards`` is ``(batch,)``, ``coefficient`` is per nat."""
+    """The surrogate of a batch: ``rewards`` is ``(batch,)``, ``coefficient`` is per nat, groups have ``n``."""
     d = m.log_prob - m.log_prob_base
     if kl == "in_reward":
         rewards = rewards - coefficient * d.detach().sum(1)
-    a = advantages(m, rewards, advantage, coefficient)[:, None].expand_as(d)
+    a = advantages(m, rewards, advantage, coefficient, n)[:, None].expand_as(d)
     if kl == "policy_to_base":
         kls = m.policy_to_base.detach()
         a = a - coefficient * (kls.flip(1).cumsum(1).flip(1) - kls)
@@ -92,5 +105,6 @@ def loss(
         "policy_to_base": m.policy_to_base,
         "in_reward": torch.zeros_like(d),
         "k3": torch.exp(-d) - 1 + d,
+        "none": torch.zeros_like(d),
     }[kl]
     return (-a * m.log_prob + coefficient * penalty).sum(1).mean() / num_tokens

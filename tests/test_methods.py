@@ -115,6 +115,9 @@ def reward_term(toy: Toy, rewards: Tensor, advantage: str) -> Tensor:
     if advantage == "standardised":  # of two completions: ±1, but for the 1e-6
         half = (rewards[:, None] - rewards[None]) / 2
         return -(p[:, None] * held[None] * half / (half.abs() + 1e-6)).sum()
+    if advantage == "best_of_n":  # of two: P(s wins) = P(R ≤ R(s))² − P(R < R(s))²
+        below = torch.stack([held[rewards < own].sum() for own in rewards])
+        return -(((below + held) ** 2 - below**2) * p.log()).sum()
     share = 1 / 2 if advantage == "mean" else 1  # (B − 1) / B
     return -share * (p * rewards).sum()
 
@@ -166,6 +169,8 @@ def optimal() -> Toy:
         *itertools.product(["reward", "leave_one_out"], ["policy_to_base", "in_reward"], [True]),
         *itertools.product(["reward", "leave_one_out"], ["base_to_policy", "k3"], [False]),
         ("standardised", "policy_to_base", False),
+        ("best_of_n", "policy_to_base", False),
+        ("tilt", "none", True),
     ],
 )
 def test_the_optimal_policy_is_the_fixed_point_of_some(
@@ -176,3 +181,23 @@ def test_the_optimal_policy_is_the_fixed_point_of_some(
         for toy in (tabular(None), optimal())
     )
     assert (there < 1e-12 * elsewhere) if fixed else (there > 1e-2 * elsewhere)
+
+
+def test_tilt_descends_the_divergence_from_the_optimal_policy_with_a_bias_of_order_one_over_batch() -> (
+    None
+):
+    toy = tabular(None)
+    target = (toy.measured.log_prob_base.sum(1) + toy.rewards / C).softmax(0)
+    whole = toy.gradient((target * (target.log() - toy.p.log())).sum() / NUM_TOKENS)
+    bias = {
+        batch: (expected_gradient(toy, "tilt", "none", batch) - whole).norm() / whole.norm()
+        for batch in (2, 4)
+    }
+    assert bias[4] < 0.65 * bias[2]
+    assert bias[4] < 0.5
+
+
+def test_groups_of_best_of_n_follow_the_order_of_drawing() -> None:
+    rewards = torch.tensor([0.1, 0.3, 0.3, 0.9, -0.2, -0.1])
+    drawn = objective.Drawn(rewards, torch.zeros(6, dtype=torch.float64), 0.1, n=3)
+    assert objective.best_of_n(drawn).tolist() == [0, 3, 0, 3, 0, 0]

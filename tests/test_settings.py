@@ -126,7 +126,17 @@ UNUSUAL: dict[str, Any] = {
         "checkpoint_seconds": 17,
         "snr_every": 1,
     },
-    "variants": {"blog": None, "mine": {"advantage": "leave_one_out", "kl": "policy_to_base"}},
+    "variants": {
+        "blog": None,
+        "mine": {
+            "advantage": "best_of_n",
+            "kl": "policy_to_base",
+            "n": 3,
+            "steps": 3,
+            "batch_size": 15,
+            "learning_rate": 1.5e-4,
+        },
+    },
     "evaluation": {
         "prompts": {"training": ['Once {seed} upon "a"'], "more": ["The {variant} {"]},
         "prompted_with": " {factor}",
@@ -204,7 +214,8 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     commands = planned(checkout, UNUSUAL)
     training, evaluation = UNUSUAL["training"], dict(UNUSUAL["evaluation"])
     evaluation["prompts"] = {**default["evaluation"]["prompts"], **evaluation["prompts"]}
-    known = {**training, **evaluation, "kl_factor": 7.5, "seed": 11, **UNUSUAL["variants"]["mine"]}
+    mine = UNUSUAL["variants"]["mine"]
+    known = {**training, **evaluation, "kl_factor": 7.5, "seed": 11, **mine}
 
     (policy,) = commands_of(commands, "train_policy")
     (completions,) = commands_of(commands, "sample_completions")
@@ -238,6 +249,9 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         listed = after(commands_of(commands, script)[0], "--concept-words")
         assert json.loads(listed) == UNUSUAL["concept_words"]
     assert after(commands_of(commands, "make_tables")[0], "--batch-size") == "13"
+    assert json.loads(after(commands_of(commands, "make_tables")[0], "--batch-size-of")) == {
+        "mine": 15
+    }
     record = json.loads(after(commands_of(commands, "write_config")[0], "--config"))
     assert record == {
         **UNUSUAL,

@@ -91,6 +91,28 @@ def changed(path: str, value):
             {"mine": {"advantage": "leave_one_out", "batch_size": 1}},
             "variants.mine: batch_size: 1 leaves nothing to compare",
         ),
+        (
+            "variants",
+            {"mine": {"advantage": "tilt"}},
+            "variants.mine: kl: base_to_policy found with advantage tilt, expected none",
+        ),
+        ("variants", {"mine": {"kl": "none"}}, "kl: none found with advantage reward, expected"),
+        (
+            "variants",
+            {"mine": {"advantage": "tilt", "kl": "none"}},
+            "variants.mine: advantage: tilt found with KL factor 0, expected factors above 0",
+        ),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n"}},
+            "n: null found with advantage best_of_n",
+        ),
+        ("variants", {"mine": {"n": 4}}, "n: 4 found with advantage reward, expected"),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n", "n": 3}},
+            "variants.mine: n: 3 found, expected a divisor of batch_size = 1000",
+        ),
         ("variants", {"../out": {"advantage": "mean", "kl": "base_to_policy"}}, "variants"),
         (
             "variants",

@@ -47,6 +47,7 @@ class Drawn:
     rewards: Tensor  # (batch,) R(s)
     log_ratio: Tensor  # (batch,) Σ_t log π(s_t|s_<t) − log p_base(s_t|s_<t), nats
     coefficient: float  # c, reward units per nat
+    n: int = 1  # completions in a group, for best_of_n
 
 
 def reward(drawn: Drawn) -> Tensor:
@@ -80,9 +81,35 @@ def standardised(drawn: Drawn) -> Tensor:
     return centred / (centred.pow(2).mean().sqrt() + 1e-6)
 
 
+def best_of_n(drawn: Drawn) -> Tensor:
+    """A = n for the best of each n consecutive completions, else 0: the winners are imitated.
+
+    RAFT (Dong et al. 2023, arXiv 2304.06767), or best-of-n distillation with the policy as its own
+    teacher. The reward term is the cross-entropy of π to the best-of-n distribution of π itself:
+    only the order of the rewards counts, and there is no fixed target. Groups follow the order in
+    which the completions were drawn; of equal rewards the first wins.
+    """
+    groups = drawn.rewards.view(-1, drawn.n)
+    winners = torch.zeros_like(groups).scatter_(1, groups.argmax(1, keepdim=True), drawn.n)
+    return winners.flatten()
+
+
+def tilt(drawn: Drawn) -> Tensor:
+    """A = B · w(s) with w ∝ exp(R/c) · p_base/π and Σ w = 1: distillation of the optimal policy.
+
+    With these importance weights the loss is the cross-entropy of π to π* ∝ p_base · exp(R/c), the
+    best policy for a penalty of c per nat of KL(π‖p_base): generative distributional control
+    (Khalifa et al. 2021, arXiv 2012.11635; Korbak et al. 2022, arXiv 2206.00761). It descends
+    KL(π*‖π), not KL(π‖π*), and holds the penalty itself. Self-normalised weights are biased by
+    O(1/B), and noisy while few completions carry most of the weight; at π = π* all are equal.
+    """
+    exponent = drawn.rewards.double() / drawn.coefficient - drawn.log_ratio
+    return (len(drawn.rewards) * exponent.softmax(0)).to(drawn.rewards.dtype)
+
+
 #: Name in the config → the function from a batch to its advantages ``(batch,)``.
 ADVANTAGES: dict[str, Callable[[Drawn], Tensor]] = {
-    f.__name__: f for f in (reward, mean, leave_one_out, standardised)
+    f.__name__: f for f in (reward, mean, leave_one_out, standardised, best_of_n, tilt)
 }
 
 
@@ -95,7 +122,7 @@ def advantages(drawn: Drawn, advantage: str, kl: str) -> Tensor:
 
 
 class Kl:
-    """No KL term. A subclass overrides where its penalty enters.
+    """No KL term, as for `tilt`, or with KL factor 0. A subclass overrides where its penalty enters.
 
     Attributes:
         sum_name: the sum over a completion, an attribute of a rollout, that the loss's value has; or
@@ -207,6 +234,7 @@ KLS: dict[str, Kl] = {
     "policy_to_base": PolicyToBase(),
     "in_reward": InReward(),
     "k3": K3(),
+    "none": Kl(),
 }
 
 
@@ -250,7 +278,7 @@ def logit_gradient(
     With softmax logits, ∂(−w log π(a)) = w (π − 1_a); :data:`KLS` have ∂KL. Equal prefixes are one
     state, so ``visits`` and the summed weights carry the counts: deduplication changes no gradient.
     """
-    term = KLS[kl] if coefficient else Kl()
+    term = KLS[kl] if coefficient else KLS["none"]
     pushed = torch.zeros_like(visits).index_add_(0, state, weight)  # Σ of weights at each state
     gradient = term.logit_gradient(log_p.exp(), log_p, log_p_base, pushed, coefficient * visits)
     gradient.index_put_((state, token), -weight, accumulate=True)

@@ -39,13 +39,14 @@ class MethodSettings:
     advantage: str = setting(
         "reward",
         "what multiplies a completion's log-probability",
-        choices=("reward", "mean", "leave_one_out", "standardised"),
+        choices=("reward", "mean", "leave_one_out", "standardised", "best_of_n", "tilt"),
     )
     kl: str = setting(
         "base_to_policy",
         "the KL term",
-        choices=("base_to_policy", "policy_to_base", "in_reward", "k3"),
+        choices=("base_to_policy", "policy_to_base", "in_reward", "k3", "none"),
     )
+    n: int | None = setting(None, "completions in a group, for best_of_n alone", minimum=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +82,33 @@ class TrainingSettings(MethodSettings, SharedSettings):
         Raises:
             UserError: one line that names the settings, the values found and what is expected.
         """
-        compared = self.advantage in ("leave_one_out", "standardised")
+        tilt, best_of_n = self.advantage == "tilt", self.advantage == "best_of_n"
+        compared = self.advantage in ("leave_one_out", "standardised", "tilt")
         if self.batch_size < 2 and (compared or self.snr_every):
             what = f"advantage {self.advantage}" if compared else "snr_every"
             raise UserError(
                 f"batch_size: {self.batch_size} leaves nothing to compare a completion with;"
                 f" expected at least 2 with {what}"
+            )
+        if tilt != (self.kl == "none"):
+            raise UserError(
+                f"kl: {self.kl} found with advantage {self.advantage}, expected none with advantage"
+                " tilt, which holds the penalty itself, and a KL term with every other; KL factor 0"
+                " is for no penalty"
+            )
+        if tilt and self.kl_factor == 0:
+            raise UserError(
+                "advantage: tilt found with KL factor 0, expected factors above 0, since its"
+                " weights are exp(R/c)"
+            )
+        if best_of_n != (self.n is not None):
+            raise UserError(
+                f"n: {'null' if self.n is None else self.n} found with advantage {self.advantage},"
+                " expected a whole number of at least 2 with best_of_n and null with every other"
+            )
+        if self.n and self.batch_size % self.n:
+            raise UserError(
+                f"n: {self.n} found, expected a divisor of batch_size = {self.batch_size}"
             )
 
 

@@ -137,7 +137,7 @@ class Trainer:
             [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
         )
         rewards = distinct[rollout.index]
-        drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient)
+        drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient, s.n or 1)
         advantage = objective.advantages(drawn, s.advantage, s.kl)
         loss = objective.loss_value(
             *(advantage.double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
