@@ -77,7 +77,7 @@ def advantages(m: Measured, rewards: Tensor, advantage: str, coefficient: float,
         groups = rewards.view(-1, n)
         return (n * (torch.arange(n) == groups.argmax(1)[:, None])).to(rewards.dtype).flatten()
     if advantage == "tilt":
-        d = (m.log_prob - m.log_prob_base).detach().sum(1)
+        d = (m.log_prob - m.log_prob_base).sum(1)
         weights = torch.exp(rewards / coefficient - d)
         return size * weights / weights.sum()
     raise AssertionError(f"the oracle has no advantage {advantage}")
@@ -91,14 +91,20 @@ def loss(
     num_tokens: int,
     coefficient: float,
     n: int = 2,
+    drawn: Measured | None = None,
+    clip: float = 0.2,
 ) -> Tensor:
-    """The surrogate of a batch: ``rewards`` is ``(batch,)``, ``coefficient`` is per nat, groups have ``n``."""
+    """The surrogate of a batch: ``rewards`` is ``(batch,)``, ``coefficient`` is per nat, groups have ``n``.
+
+    Where ``drawn`` is given, ``m`` is of the same completions under other weights: PPO's loss.
+    """
     d = m.log_prob - m.log_prob_base
+    first = (drawn or m).held()
     if kl == "in_reward":
-        rewards = rewards - coefficient * d.detach().sum(1)
-    a = advantages(m, rewards, advantage, coefficient, n)[:, None].expand_as(d)
+        rewards = rewards - coefficient * (first.log_prob - first.log_prob_base).sum(1)
+    a = advantages(first, rewards, advantage, coefficient, n)[:, None].expand_as(d)
     if kl == "policy_to_base":
-        kls = m.policy_to_base.detach()
+        kls = first.policy_to_base
         a = a - coefficient * (kls.flip(1).cumsum(1).flip(1) - kls)
     penalty = {
         "base_to_policy": m.base_to_policy,
@@ -107,4 +113,8 @@ def loss(
         "k3": torch.exp(-d) - 1 + d,
         "none": torch.zeros_like(d),
     }[kl]
-    return (-a * m.log_prob + coefficient * penalty).sum(1).mean() / num_tokens
+    gain = a * m.log_prob
+    if drawn is not None:
+        ratio = (m.log_prob - first.log_prob).exp()
+        gain = torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a)
+    return (coefficient * penalty - gain).sum(1).mean() / num_tokens

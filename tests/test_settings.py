@@ -129,9 +129,11 @@ UNUSUAL: dict[str, Any] = {
     "variants": {
         "blog": None,
         "mine": {
-            "advantage": "best_of_n",
+            "advantage": "leave_one_out",
             "kl": "policy_to_base",
-            "n": 3,
+            "n": None,
+            "updates_per_batch": 2,
+            "clip": 0.3,
             "steps": 3,
             "batch_size": 15,
             "learning_rate": 1.5e-4,

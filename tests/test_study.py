@@ -107,6 +107,11 @@ def changed(path: str, value):
             {"mine": {"advantage": "best_of_n"}},
             "n: null found with advantage best_of_n",
         ),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n", "n": 4, "updates_per_batch": 2}},
+            "updates_per_batch: 2 found with advantage best_of_n, expected 1",
+        ),
         ("variants", {"mine": {"n": 4}}, "n: 4 found with advantage reward, expected"),
         (
             "variants",

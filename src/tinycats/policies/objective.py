@@ -8,7 +8,8 @@ its reward, N = NUM_TOKENS counts the prompt's tokens too. The loss is
 
 with A = R and KL_t = KL(p_base‖π) at the state s_<t as the post has them (docs/methods.md says how
 this differs from the formula it is usually explained with), and c the KL coefficient per nat. A
-method is an advantage A of :data:`ADVANTAGES` and a KL term of :data:`KLS`.
+method is an advantage A of :data:`ADVANTAGES`, a KL term of :data:`KLS`, and an update: one per batch,
+or several with PPO's clipped ratio (:func:`clipped`).
 
 A tensor named ``log_p`` holds log π and ``log_p_base`` log p_base, each ``(states, vocabulary)``.
 """
@@ -239,6 +240,23 @@ KLS: dict[str, Kl] = {
 
 
 # ---------------------------------------------------------------------------- the loss
+
+
+def clipped(advantage: Tensor, log_ratio: Tensor, clip: float) -> Tensor:
+    """The weight of each token in the gradient of PPO's loss, ``(tokens,)`` (arXiv 1707.06347).
+
+    PPO's loss has −min(ρA, clamp(ρ, 1−ε, 1+ε)·A) in place of −A·log π, where ρ = π/π_drawn is of one
+    token, as is usual for language models, not of the completion. ∂ρ = ρ·∂log π, so the weight is ρA,
+    or 0 where the minimum is the clamped term. At ρ = 1, the first update, this is A: REINFORCE.
+
+    Args:
+        advantage: A of each token taken, as drawn.
+        log_ratio: log ρ, nats.
+        clip: ε.
+    """
+    ratio = log_ratio.exp()
+    outside = torch.where(advantage > 0, ratio > 1 + clip, ratio < 1 - clip)
+    return torch.where(outside, 0.0, ratio * advantage)
 
 
 def kl_sum(rollout: Any, kl: str) -> Tensor:

@@ -28,6 +28,8 @@ the device. The host synchronises once per level, to read the tokens drawn, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -92,6 +94,26 @@ class Sampler:
         for row, ids in enumerate(token_ids):
             tokens[row, : len(ids)] = torch.tensor(ids)
         return self._grow(tokens, None, keep_graph)
+
+    def again(self, rollout: Rollout, keep_graph: bool = False) -> Rollout:
+        """The same completions and levels, measured under the policy's present weights.
+
+        What the base computed is taken from ``rollout``, also after :meth:`backward`.
+        """
+        levels: list[Level] = []
+        for depth, level in enumerate(rollout.levels):
+            tail = depth == self.tree_depth
+            passed = self.passes.states(
+                *(levels, level.inputs, level.parents, level.select),
+                keep_graph=keep_graph and not tail,
+                keep_cache=not tail,
+                of_base=(level.hidden_base, level.cache_base),
+            )
+            _, measured = self.passes.measure(
+                passed, level.state, level.token, None, keep_graph and not tail
+            )
+            levels.append(replace(level, cache=passed.cache, graph=passed.graph, **measured))
+        return Rollout.of(levels, rollout.tokens)
 
     def _grow(self, tokens: Tensor, u: Tensor | None, keep_graph: bool) -> Rollout:
         """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
@@ -245,13 +267,17 @@ class Sampler:
         coefficient: float,
         kl: str,
         num_tokens: int,
+        drawn: Rollout | None = None,
+        clip: float = 0.2,
     ) -> None:
         """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``.
 
         A level's graph, cache and log-probabilities are released once used, so call this only once.
+        Where ``drawn`` is given, the batch as measured when it was drawn, and ``rollout`` is it
+        :meth:`again`, the policy gradient is PPO's, with ``clip`` as its ε.
         """
         scale = 1.0 / (len(advantage) * num_tokens)
-        weights = self._token_weights(rollout, advantage, coefficient, kl)
+        weights = self._token_weights(rollout, advantage, coefficient, kl, drawn, clip)
         for depth in reversed(range(len(rollout.levels))):
             level = rollout.levels[depth]
             rows, length = level.inputs.shape
@@ -282,18 +308,27 @@ class Sampler:
             rollout.levels[depth] = level.released()
 
     def _token_weights(
-        self, rollout: Rollout, advantage: Tensor, coefficient: float, kl: str
+        self,
+        rollout: Rollout,
+        advantage: Tensor,
+        coefficient: float,
+        kl: str,
+        drawn: Rollout | None,
+        clip: float,
     ) -> list[Tensor]:
         """Weight of every entry of every level; what comes after a token is summed from the end."""
         term = objective.KLS[kl]
         after = torch.zeros(len(advantage))
         result: list[Tensor] = []
-        for level in reversed(rollout.levels):
+        first = drawn or rollout
+        for level, then in zip(reversed(rollout.levels), reversed(first.levels), strict=True):
             kls = torch.zeros(len(advantage), self.new_tokens + 1)
-            kls[level.sample, level.step] = level.kl_policy_to_base[level.state]
+            kls[level.sample, level.step] = then.kl_policy_to_base[level.state]
             later = kls.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
             kl_after = after[level.sample] + later[level.sample, level.step + 1]
             weight = term.token_advantages(advantage[level.sample], kl_after, coefficient)
+            if drawn is not None:
+                weight = objective.clipped(weight, level.log_prob - then.log_prob, clip)
             log_ratio = level.log_prob - level.log_prob_base
             result.append(term.token_weights(weight, log_ratio, coefficient))
             after = after + later[:, 0]

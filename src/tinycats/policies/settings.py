@@ -47,6 +47,10 @@ class MethodSettings:
         choices=("base_to_policy", "policy_to_base", "in_reward", "k3", "none"),
     )
     n: int | None = setting(None, "completions in a group, for best_of_n alone", minimum=2)
+    updates_per_batch: int = setting(
+        1, "updates for each batch, from the second on with PPO's clipped ratio", minimum=1
+    )
+    clip: float = setting(0.2, "PPO's ε, how far a token's ratio may move", above=0, maximum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,11 @@ class TrainingSettings(MethodSettings, SharedSettings):
             raise UserError(
                 f"n: {'null' if self.n is None else self.n} found with advantage {self.advantage},"
                 " expected a whole number of at least 2 with best_of_n and null with every other"
+            )
+        if self.updates_per_batch > 1 and (tilt or best_of_n):
+            raise UserError(
+                f"updates_per_batch: {self.updates_per_batch} found with advantage {self.advantage},"
+                " expected 1: its loss is a cross-entropy, and clipping is for a policy gradient"
             )
         if self.n and self.batch_size % self.n:
             raise UserError(

@@ -1,7 +1,7 @@
 """Training a policy: the loop, its records, and a state that survives being killed.
 
 Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
-over the prefix tree and takes one AdamW step. Random numbers depend on (seed, step) alone, so a run
+over the prefix tree and takes one AdamW step, or several with PPO's clipped ratio. Random numbers depend on (seed, step) alone, so a run
 that was killed and resumes from its checkpoint equals the uninterrupted run, byte for byte on CPUs.
 """
 
@@ -146,22 +146,39 @@ class Trainer:
         snr = float("nan")
         if s.snr_every and self.step % s.snr_every == 0:
             snr = self.signal_to_noise(rollout, advantage)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.sampler.backward(rollout, advantage, self.coefficient, s.kl, s.num_tokens)
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not (np.isfinite(float(loss)) and np.isfinite(norm)):
-            kept = f"; the last good state is kept in {self.state_file}"
-            raise UserError(
-                f"training.learning_rate: {s.learning_rate} gave a loss of {float(loss)} with a"
-                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
-                f"{kept if self.state_file.exists() else ''}"
-            )
-        self.optimizer.step()
+        norm = self.update(rollout, advantage, float(loss), None)
+        for _ in range(s.updates_per_batch - 1):
+            again = self.sampler.again(rollout, keep_graph=True)
+            self.update(again, advantage, float(loss), rollout)
         self.step += 1
         self.record(
             rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
         )
+
+    def update(
+        self, rollout: Rollout, advantage: Tensor, loss: float, drawn: Rollout | None
+    ) -> float:
+        """One update from a batch, clipped against the batch as ``drawn``; the gradient's norm.
+
+        Raises:
+            UserError: loss or gradient is not finite.
+        """
+        s = self.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        self.sampler.backward(
+            rollout, advantage, self.coefficient, s.kl, s.num_tokens, drawn, s.clip
+        )
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            kept = f"; the last good state is kept in {self.state_file}"
+            raise UserError(
+                f"training.learning_rate: {s.learning_rate} gave a loss of {loss} with a"
+                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
+                f"{kept if self.state_file.exists() else ''}"
+            )
+        self.optimizer.step()
+        return norm
 
     def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
         """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
