@@ -112,6 +112,12 @@ def changed(path: str, value):
             {"mine": {"advantage": "best_of_n", "n": 4, "updates_per_batch": 2}},
             "updates_per_batch: 2 found with advantage best_of_n, expected 1",
         ),
+        (
+            "variants",
+            {"mine": {"target_kl": 2}},
+            "variants.mine: target_kl: 2 found with KL factor 0, expected factors above 0",
+        ),
+        ("variants", {"mine": {"stop_at_kl": 0}}, "stop_at_kl: 0 found, expected a number above 0"),
         ("variants", {"mine": {"n": 4}}, "n: 4 found with advantage reward, expected"),
         (
             "variants",
@@ -326,3 +332,10 @@ def test_a_variant_sets_what_others_leave_to_the_study():
     recorded = study.record["variants"]
     assert recorded["blog"] == DEFAULT["variants"]["blog"]
     assert recorded["fast"] == {"advantage": "reward", "kl": "base_to_policy", **variants["fast"]}
+
+
+def test_the_controller_needs_as_many_completions_as_a_batch_has():
+    config = changed("variants", {"mine": {"target_kl": 2, "horizon": 999}})
+    config["training"]["kl_factors"] = [6000]
+    with pytest.raises(UserError, match="horizon: 999 found, expected at least batch_size = 1000"):
+        Study.check(config)

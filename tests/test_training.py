@@ -161,6 +161,8 @@ def test_a_run_trains_and_records(world: World) -> None:
     assert all(row["gradient_snr"] == "" for row in training)
     run = json.loads((world.undisturbed / "run.json").read_text())
     assert run["new_tokens"] == 4
+    assert run["steps_taken"] == STEPS
+    assert run["kl_coefficient_per_nat"] == 6000 / 50257 == run["last_kl_coefficient_per_nat"]
     assert run["settings"]["learning_rate"] == 1e-3
     base = (world.model / "model.safetensors").read_bytes()
     assert results(world.undisturbed)["weights"] != base
@@ -417,6 +419,7 @@ def test_requests_that_cannot_be_met_are_one_line(
         "is more than the model's context of 8": {"base_model": short},
         '--prompt: "" found, expected text, not blank': {"prompt": ""},
         '--advantage: "best" found, expected one of reward,': {"advantage": "best"},
+        "kl: none found with advantage reward, expected none with": {"kl": "none"},
         '--kl: "sideways" found, expected one of base_to_policy,': {"kl": "sideways"},
         '--precision: "fp8" found, expected one of fp32, bf16': {"precision": "fp8"},
         "no such model folder": {"base_model": tmp_path / "nowhere"},

@@ -301,3 +301,20 @@ def logit_gradient(
     gradient = term.logit_gradient(log_p.exp(), log_p, log_p_base, pushed, coefficient * visits)
     gradient.index_put_((state, token), -weight, accumulate=True)
     return gradient
+
+
+def adapted(coefficient: float, kl: float, target: float, batch: int, horizon: int) -> float:
+    """The KL coefficient after a batch, by the controller of Ziegler et al. (arXiv 1909.08593).
+
+    c ← c · (1 + e · batch / horizon), e = (KL / target − 1) clamped to ±0.2, as in their code, where
+    the paper's K is batch / horizon.
+
+    Args:
+        coefficient: c of the batch.
+        kl: the batch's mean KL(π‖p_base), exact, nats.
+        target: the KL to hold, nats.
+        batch: completions in the batch.
+        horizon: completions over which c adapts.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * batch / horizon)

@@ -51,6 +51,15 @@ class MethodSettings:
         1, "updates for each batch, from the second on with PPO's clipped ratio", minimum=1
     )
     clip: float = setting(0.2, "PPO's ε, how far a token's ratio may move", above=0, maximum=1)
+    stop_at_kl: float | None = setting(
+        None, "the first batch with more KL(policy‖base), nats, is the last; null: never", above=0
+    )
+    target_kl: float | None = setting(
+        None,
+        "KL(policy‖base) that the KL coefficient is adapted to, nats; null: it is constant",
+        above=0,
+    )
+    horizon: int = setting(10000, "completions over which the coefficient adapts", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +123,15 @@ class TrainingSettings(MethodSettings, SharedSettings):
             raise UserError(
                 f"updates_per_batch: {self.updates_per_batch} found with advantage {self.advantage},"
                 " expected 1: its loss is a cross-entropy, and clipping is for a policy gradient"
+            )
+        if self.target_kl and self.kl_factor == 0:
+            raise UserError(
+                f"target_kl: {self.target_kl:g} found with KL factor 0, expected factors above 0,"
+                " since the factor is where the adapted coefficient begins"
+            )
+        if self.target_kl and self.horizon < self.batch_size:
+            raise UserError(
+                f"horizon: {self.horizon} found, expected at least batch_size = {self.batch_size}"
             )
         if self.n and self.batch_size % self.n:
             raise UserError(

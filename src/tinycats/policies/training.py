@@ -154,6 +154,11 @@ class Trainer:
         self.record(
             rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
         )
+        if s.target_kl is not None:
+            kl = self.rows[-1]["kl_policy_to_base_nats"]
+            self.coefficient = objective.adapted(
+                self.coefficient, kl, s.target_kl, s.batch_size, s.horizon
+            )
 
     def update(
         self, rollout: Rollout, advantage: Tensor, loss: float, drawn: Rollout | None
@@ -261,6 +266,8 @@ class Trainer:
             for _ in progress(
                 range(self.step, self.settings.steps), self.settings.steps - self.step, "steps"
             ):
+                if self.has_passed_kl():  # also where a state was written just then
+                    break
                 self.take_step()
                 self.seconds_before = already + time.monotonic() - started
                 due = time.monotonic() - saved >= checkpoint_seconds
@@ -271,12 +278,20 @@ class Trainer:
                     log.warning("asked to stop at step %d; run again to go on", self.step)
                     raise Terminated(128 + asked[0])
 
+    def has_passed_kl(self) -> bool:
+        """Whether the last batch had more KL(policy‖base) than ``stop_at_kl``."""
+        stop = self.settings.stop_at_kl
+        return bool(
+            stop is not None and self.rows and self.rows[-1]["kl_policy_to_base_nats"] > stop
+        )
+
     def save_state(self) -> None:
         """Write the checkpoint atomically."""
         temporary = self.state_file.with_name(self.state_file.name + ".tmp")
         state = {
             "identity": self.identity,
             "step": self.step,
+            "coefficient": self.coefficient,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": json.dumps(self.rows),
@@ -323,7 +338,7 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.top = json.loads(state["rows"]), json.loads(state["top"])
-        self.step = state["step"]
+        self.step, self.coefficient = state["step"], state["coefficient"]
         self.seconds_before = state["seconds"]
         log.info("going on from step %d of %d", self.step, self.settings.steps)
 
