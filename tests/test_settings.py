@@ -260,7 +260,7 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     record = json.loads(after(commands_of(commands, "write_config")[0], "--config"))
     assert record == {
         **UNUSUAL,
-        "variants": {"mine": UNUSUAL["variants"]["mine"]},
+        "variants": {"mine": {key: value for key, value in mine.items() if value is not None}},
         "evaluation": evaluation,
     }
 
@@ -269,6 +269,23 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         program("train_policy"), tmp_path / "out", models, "--settings", json.dumps(given)
     )
     assert found == given
+
+
+@pytest.mark.slow
+def test_the_study_of_methods_trains_each_of_them(checkout: Path) -> None:
+    """config/methods.yaml as Snakemake plans it: every choice, at five strengths and three seeds."""
+    config = yaml.safe_load((ROOT / "config/methods.yaml").read_text(encoding="utf-8"))
+    runs = [
+        json.loads(after(words, "--settings"))
+        for words in commands_of(planned(checkout, config), "train_policy")
+    ]
+    assert len(runs) == len({json.dumps(run) for run in runs}) == 8 * 5 * 3
+    for field in fields(TrainingSettings):
+        if field.name in ("advantage", "kl"):
+            assert {run[field.name] for run in runs} == set(field.metadata["choices"])
+    assert {run["n"] for run in runs if run["advantage"] == "best_of_n"} == {4}
+    clipped = [run for run in runs if run["updates_per_batch"] > 1]
+    assert {run["steps"] * run["updates_per_batch"] for run in clipped} == {100}
 
 
 @pytest.mark.slow

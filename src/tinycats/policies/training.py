@@ -1,8 +1,9 @@
 """Training a policy: the loop, its records, and a state that survives being killed.
 
 Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
-over the prefix tree and takes one AdamW step, or several with PPO's clipped ratio. Random numbers depend on (seed, step) alone, so a run
-that was killed and resumes from its checkpoint equals the uninterrupted run, byte for byte on CPUs.
+over the prefix tree and takes one AdamW step, or several with PPO's clipped ratio. Random numbers
+depend on (seed, step) alone, so a run that was killed and resumes from its checkpoint equals the
+uninterrupted run, byte for byte on CPUs.
 """
 
 from __future__ import annotations
