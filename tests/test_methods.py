@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tinycats.policies import objective
 
-PROMPT, NEW_TOKENS, NUM_TOKENS, C = [3, 1, 4], 3, 6, 0.6
+PROMPT, NEW_TOKENS, NUM_TOKENS, C = [3, 1, 4], 2, 5, 0.6
 #: a coefficient for which the optimal policy is far from the base
 FAR = 0.1
 
@@ -46,10 +46,10 @@ class Toy(NamedTuple):
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:
-    """A GPT-Neo with a vocabulary of 6 and 3 new tokens, 156 completions."""
-    model = ladder_steps.gpt_neo(vocabulary=6).double()
+    """A GPT-Neo with a vocabulary of 5 and 2 new tokens: 21 completions."""
+    model = ladder_steps.gpt_neo(vocabulary=5).double()
     base = ladder_steps.moved(model, by=0.2)
-    completions = ladder_steps.all_completions()
+    completions = ladder_steps.all_completions(5, NEW_TOKENS)
     generator = torch.Generator().manual_seed(2)
     rewards = torch.rand(len(completions), generator=generator, dtype=torch.float64)
     measured = plain_methods.measured(model, base, PROMPT, completions, NEW_TOKENS)

@@ -80,7 +80,8 @@ def run_of(wildcards):
 # In completions of four tokens, as in the post. The 6 tokens of its prompt are subtracted.
 def training_minutes(wildcards, input, attempt):
     run = run_of(wildcards)
-    work = run.steps * run.batch_size * max(4, run.num_tokens - 6) // 4 * run.updates_per_batch
+    completions = run.steps * run.batch_size * run.updates_per_batch
+    work = completions * max(4, run.num_tokens - 6) // 4
     return minutes(work)(wildcards, input, attempt)
 
 
