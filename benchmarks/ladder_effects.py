@@ -78,8 +78,8 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
             rollout.index
         ]
 
-    def gradient(baseline: str, kl: str, drawn: Any, values: Any, kl_factor: float) -> Any:
-        tree.BASELINE, tree.KL = baseline, kl
+    def gradient(advantage: str, kl: str, drawn: Any, values: Any, kl_factor: float) -> Any:
+        tree.ADVANTAGE, tree.KL = advantage, kl
         policy.zero_grad()
         tree.loss(policy, base, prompt_ids, drawn, values, n, kl_factor, end)
         parameters = [p.grad for p in policy.parameters() if p.grad is not None]
@@ -93,11 +93,11 @@ def gradients(args: argparse.Namespace) -> dict[str, float]:
     reward_none, reward_loo, post, whole = [], [], [], []
     for _ in range(args.batches):
         drawn, values = draw()
-        reward_none.append(gradient("none", "base_to_policy", drawn, values, 0.0))
+        reward_none.append(gradient("reward", "base_to_policy", drawn, values, 0.0))
         reward_loo.append(gradient("leave_one_out", "base_to_policy", drawn, values, 0.0))
         zero = torch.zeros_like(values)
-        post.append(gradient("none", "base_to_policy", drawn, zero, KL_FACTOR))
-        whole.append(gradient("none", "policy_to_base", drawn, zero, KL_FACTOR))
+        post.append(gradient("reward", "base_to_policy", drawn, zero, KL_FACTOR))
+        whole.append(gradient("reward", "policy_to_base", drawn, zero, KL_FACTOR))
     a, b = torch.stack(post).mean(0), torch.stack(whole).mean(0)
     return {
         "signal_to_noise_none": signal_to_noise(reward_none),

@@ -104,7 +104,7 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
         num_tokens=prompt_tokens + args.new_tokens,
         learning_rate=0.0,
         weight_decay=0.01,
-        baseline="leave_one_out",
+        advantage="leave_one_out",
         kl="policy_to_base",
         precision=args.precision,
     )

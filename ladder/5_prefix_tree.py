@@ -14,18 +14,26 @@ import time
 import torch
 
 from tinycats.language_model.network import network_with_onednn
-from tinycats.policies.objective import advantages, kl_coefficient_per_nat, loss_value
+from tinycats.policies.objective import (
+    Drawn,
+    advantages,
+    kl_coefficient_per_nat,
+    kl_sum,
+    loss_value,
+)
 from tinycats.policies.rollout import Sampler
 
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
-BASELINE, KL = "leave_one_out", "policy_to_base"
+ADVANTAGE, KL = "leave_one_out", "policy_to_base"
 
 
 def objective(tree, rollout, rewards, num_tokens, kl_factor):
     """The loss of a batch as a number; also adds its gradient to the policy's."""
-    advantage, coefficient = advantages(rewards, BASELINE), kl_coefficient_per_nat(kl_factor)
+    coefficient = kl_coefficient_per_nat(kl_factor)
+    drawn = Drawn(rewards, rollout.log_ratio, coefficient)
+    advantage = advantages(drawn, ADVANTAGE, KL)
     tree.backward(rollout, advantage, coefficient, KL, num_tokens)
-    kls = getattr(rollout, f"kl_{KL}")  # (batch,), summed over the new tokens
+    kls = kl_sum(rollout, KL)  # (batch,), summed over the new tokens
     return loss_value(advantage, rollout.log_prob, kls, coefficient, num_tokens)
 
 

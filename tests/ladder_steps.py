@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinycats.policies.objective import BASELINES
-
 LADDER = Path(__file__).parents[1] / "ladder"
 END = 0
 
@@ -34,20 +32,20 @@ def step(number: int) -> Any:
     return module
 
 
-def plain(baseline: str, kl: str) -> Any:
-    """Step 1's way of computing with any baseline and KL, taken from the steps that bring them."""
+def plain(advantage: str, kl: str) -> Any:
+    """Step 1's way of computing with an advantage and KL of the ladder, taken from the steps that bring them."""
     module = step(1)
     if kl == "policy_to_base":
         module.kl, module.objective = step(3).kl, step(3).objective
     raw = module.objective if kl == "base_to_policy" else _without_baseline(module.objective)
-    if baseline == "leave_one_out":
+    if advantage == "leave_one_out":
         module.objective = step(2).objective if kl == "base_to_policy" else step(3).objective
-    else:  # the ladder has no step for it; one that is not known here is taken at its word
-        own = {"none": lambda rewards: rewards, "mean": lambda rewards: rewards - rewards.mean()}
-        advantages = own.get(baseline) or BASELINES[baseline]
+    elif advantage == "mean":  # the ladder has no step for it
         module.objective = lambda log_probs, kls, rewards, *rest: raw(
-            log_probs, kls, advantages(rewards), *rest
+            log_probs, kls, rewards - rewards.mean(), *rest
         )
+    else:
+        module.objective = raw
     return module
 
 

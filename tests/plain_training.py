@@ -63,13 +63,13 @@ class PlainTraining:
         return tokens
 
     def advantages(self, rewards: Tensor) -> Tensor:
-        """What multiplies the log-probability of each completion, by the config's baseline."""
+        """What multiplies the log-probability of each completion, by the config's advantage."""
         total, size = rewards.sum(), len(rewards)
         baseline = {
-            "none": torch.zeros(size),
+            "reward": torch.zeros(size),
             "mean": (total / size).expand(size),
             "leave_one_out": (total - rewards) / max(1, size - 1),
-        }[self.settings.baseline]
+        }[self.settings.advantage]
         return rewards - baseline
 
     def gradient(self, tokens: Tensor, alive: Tensor, advantage: Tensor) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ def make_study(
             "kl_factors": [0, 1500, 6000],
             "seeds": list(range(seeds)),
         },
-        "variants": {"blog": {"baseline": "none", "kl": "base_to_policy"}},
+        "variants": {"blog": {"advantage": "reward", "kl": "base_to_policy"}},
         "evaluation": {"prompts": PROMPTS, "prompted_with": " a cat", "new_tokens": tokens},
     }
     write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))

@@ -77,7 +77,7 @@ SCALARS = st.one_of(
     st.datetimes(),
 )
 KEYS = st.one_of(
-    st.sampled_from(["training", "other", "baseline", "kl", "steps", "a b", "a\n", "x" * 300]),
+    st.sampled_from(["training", "other", "advantage", "kl", "steps", "a b", "a\n", "x" * 300]),
     st.text(max_size=5),
     st.integers(),
     st.none(),

@@ -21,6 +21,7 @@ import yaml
 from snakemake.utils import update_config
 from tiny_model import ROOT, copy_tracked, environment
 
+from tinycats.policies.objective import Drawn
 from tinycats.program import UserError
 from tinycats.study import Study
 
@@ -155,13 +156,14 @@ def test_a_config(document: str, text: str) -> None:
     assert study.record
 
 
-def test_a_new_baseline() -> None:
-    ((_, text),) = [block for block in blocks("python") if "rewards: Tensor" in block[1]]
-    space: dict[str, object] = {"Tensor": torch.Tensor}
+def test_a_new_advantage() -> None:
+    ((_, text),) = [block for block in blocks("python") if "drawn: Drawn" in block[1]]
+    space: dict[str, object] = {"Tensor": torch.Tensor, "Drawn": Drawn}
     exec(text, space)  # the example of docs/extending.md
-    (function,) = (value for name, value in space.items() if name.endswith("baseline"))
-    assert callable(function)
-    assert function(torch.tensor([1.0, 3.0])).tolist() == [-2.0, 0.0]
+    below_best = space["below_best"]
+    assert callable(below_best)
+    drawn = Drawn(torch.tensor([1.0, 3.0]), torch.zeros(2), 0.1)
+    assert below_best(drawn).tolist() == [-2.0, 0.0]
 
 
 # ---------------------------------------------------------------------------- programs

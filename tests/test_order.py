@@ -23,9 +23,9 @@ from tinycats.study import Study
 CONFIG = {
     **yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")),
     "variants": {
-        "loo": {"baseline": "leave_one_out", "kl": "policy_to_base"},
-        "blog": {"baseline": "none", "kl": "base_to_policy"},
-        "a": {"baseline": "mean", "kl": "base_to_policy"},
+        "loo": {"advantage": "leave_one_out", "kl": "policy_to_base"},
+        "blog": {"advantage": "reward", "kl": "base_to_policy"},
+        "a": {"advantage": "mean", "kl": "base_to_policy"},
     },
 }
 

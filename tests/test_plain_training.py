@@ -58,7 +58,7 @@ def settings(**more: Any) -> TrainingSettings:
             learning_rate=2e-3,
             weight_decay=0.3,
             kl_factor=6000.0,
-            baseline="none",
+            advantage="reward",
             kl="base_to_policy",
             seed=5,
         ),
@@ -111,18 +111,18 @@ def assert_same(trainer: Trainer, plain: PlainTraining) -> None:
 
 
 COMBINATIONS = [
-    (factor, baseline, kl)
+    (factor, advantage, kl)
     for factor in (0.0, 6000.0)
-    for baseline in ("none", "mean", "leave_one_out")
+    for advantage in ("reward", "mean", "leave_one_out")
     for kl in ("base_to_policy", "policy_to_base")
 ]
 
 
-@pytest.mark.parametrize(("factor", "baseline", "kl"), COMBINATIONS)
+@pytest.mark.parametrize(("factor", "advantage", "kl"), COMBINATIONS)
 def test_training_equals_training_written_plainly(
-    tied: Any, tokenizer: Any, tmp_path: Path, factor: float, baseline: str, kl: str
+    tied: Any, tokenizer: Any, tmp_path: Path, factor: float, advantage: str, kl: str
 ) -> None:
-    asked = settings(kl_factor=factor, baseline=baseline, kl=kl, snr_every=2)
+    asked = settings(kl_factor=factor, advantage=advantage, kl=kl, snr_every=2)
     plain = plainly(tied, tokenizer, asked)
     assert_same(trained(tied, tokenizer, asked, tmp_path), plain)
     rows = plain.rows
@@ -174,7 +174,7 @@ def test_parts_of_the_work_change_nothing(
 ) -> None:
     """Levels of several chunks, micro-batches, the tail; the head's bias learns too."""
     network = request.getfixturevalue(model)
-    asked = settings(kl="policy_to_base", baseline="leave_one_out", kl_factor=factor, snr_every=1)
+    asked = settings(kl="policy_to_base", advantage="leave_one_out", kl_factor=factor, snr_every=1)
     plain = plainly(network, tokenizer, asked)
     for part, (constants, tree_depth, more) in PARTS.items():
         with pytest.MonkeyPatch.context() as patch:
@@ -218,6 +218,8 @@ def test_bf16_is_the_precision_of_the_body_alone(
 
 
 def test_one_completion_has_no_others_to_be_compared_with() -> None:
-    assert objective.advantages(torch.tensor([0.25, 0.75]), "leave_one_out").tolist() == [-0.5, 0.5]
+    drawn = objective.Drawn(torch.tensor([0.25, 0.75]), torch.zeros(2), 0.1)
+    found = objective.advantages(drawn, "leave_one_out", "base_to_policy")
+    assert found.tolist() == [-0.5, 0.5]
     with pytest.raises(UserError, match="at least 2"):
-        objective.advantages(torch.tensor([0.5]), "leave_one_out")
+        settings(advantage="leave_one_out", batch_size=1).check_combination()

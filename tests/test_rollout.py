@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import ladder_steps
+import plain_methods
 import pytest
 import torch
 from scipy import stats
@@ -37,7 +40,7 @@ def completions(rollout):
     ],
 )
 def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options):
-    """Early ends, duplicates, micro-batches, short and long: within 1e-5 of the plain loop."""
+    """Every method; early ends, duplicates, micro-batches, short and long: within 1e-5."""
     vocabulary = 12 if new_tokens == 4 else 64  # few tokens: many duplicates and early ends
     base = ladder_steps.MODELS[architecture](vocabulary)
     policy = ladder_steps.moved(base)
@@ -48,28 +51,33 @@ def test_gradient_equals_the_plain_loop(architecture, new_tokens, batch, options
         assert len(rollout.token_ids) < batch, "no duplicates: the case is not tested"
         assert any(len(ids) < new_tokens for ids in drawn), "no early end: the case is not tested"
     rewards = torch.rand(batch, generator=uniform_generator(1, 0))
-    num_tokens, end = len(PROMPT) + new_tokens, ladder_steps.END
-    for baseline in list(objective.BASELINES)[:: 2 if new_tokens == 244 else 1]:
-        for kl in objective.KL_DIRECTIONS:
-            if new_tokens == 244 and (baseline == "none") != (kl == "base_to_policy"):
-                continue  # the plain loop is slow there: the post's own and its opposite
-            coefficient = objective.kl_coefficient_per_nat(6000)
-            policy.zero_grad(set_to_none=True)
-            again = tree.follow([tuple(ids) for ids in drawn], keep_graph=new_tokens == 4)
-            advantage = objective.advantages(rewards, baseline)
-            tree.backward(again, advantage, coefficient, kl, num_tokens)
-            found = {n: p.grad.clone() for n, p in policy.named_parameters()}
-            value = objective.loss_value(
-                *(advantage, again.log_prob, getattr(again, f"kl_{kl}")),
-                *(coefficient, num_tokens),
-            )
-            plain = ladder_steps.plain(baseline, kl)
-            expected_value, expected = ladder_steps.loss_and_gradients(
-                plain, policy, base, PROMPT, drawn, rewards, num_tokens, 6000, end
-            )
-            if kl == "base_to_policy":  # the other's surrogate has another value by design
-                assert float(value) == pytest.approx(expected_value, rel=1e-5, abs=1e-6)
-            ladder_steps.assert_same_gradients(found, expected, 1e-5)
+    num_tokens = len(PROMPT) + new_tokens
+    plain = plain_methods.measured(policy, base, PROMPT, drawn, new_tokens)
+    parameters = dict(policy.named_parameters())
+    coefficient = objective.kl_coefficient_per_nat(6000)
+    others = [name for name in objective.ADVANTAGES if name != "tilt"]
+    terms = [name for name in objective.KLS if name != "none"]
+    combinations = list(itertools.product(others, terms))
+    if new_tokens > 4 or options:  # slow: each advantage and each KL once
+        combinations = list(zip(others, itertools.cycle(terms), strict=False))
+    combinations.append(("tilt", "none"))
+    for advantage, kl in combinations:
+        policy.zero_grad(set_to_none=True)
+        again = tree.follow([tuple(ids) for ids in drawn], keep_graph=new_tokens == 4)
+        facts = objective.Drawn(rewards, again.log_ratio, coefficient, n=3)
+        found = objective.advantages(facts, advantage, kl)
+        value = objective.loss_value(
+            *(found, again.log_prob, objective.kl_sum(again, kl)),
+            *(coefficient, num_tokens),
+        )
+        tree.backward(again, found, coefficient, kl, num_tokens)
+        ours = {n: p.grad.clone() for n, p in parameters.items()}
+        expected = plain_methods.loss(plain, rewards, advantage, kl, num_tokens, coefficient, 3)
+        gradients = torch.autograd.grad(expected, list(parameters.values()), retain_graph=True)
+        if kl != "policy_to_base":  # the surrogate has another value
+            assert float(value) == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+        theirs = dict(zip(parameters, gradients, strict=True))
+        ladder_steps.assert_same_gradients(ours, theirs, 1e-5)
 
 
 @pytest.mark.parametrize("architecture", ladder_steps.MODELS)
@@ -140,3 +148,52 @@ def test_bf16_stays_near_fp32():
     assert cosine > 0.99
     same = sampler(base, base, 4, "bf16").sample(100, uniform_generator(0, 0))
     assert same.kl_base_to_policy.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("architecture", ladder_steps.MODELS)
+@pytest.mark.parametrize(
+    ("new_tokens", "options"),
+    [(4, {}), (4, {"micro_batch": 7, "tree_depth": 2}), (20, {"tree_depth": 3, "micro_batch": 64})],
+)
+def test_clipped_update_equals_the_plain_loop(architecture, new_tokens, options):
+    """A batch measured again after the weights have moved, some tokens beyond the clip."""
+    base = ladder_steps.MODELS[architecture](12)
+    policy, later = ladder_steps.moved(base), ladder_steps.moved(base, seed=5)
+    tree = sampler(policy, base, new_tokens, **options)
+    rollout = tree.sample(24, uniform_generator(0, 0), keep_graph=True)
+    drawn = completions(rollout)
+    then = plain_methods.measured(policy, base, PROMPT, drawn, new_tokens).held()
+    rewards = torch.rand(24, generator=uniform_generator(1, 0))
+    num_tokens, coefficient, clip = len(PROMPT) + new_tokens, 0.1, 0.2
+    parameters = dict(policy.named_parameters())
+    tree.backward(rollout, rewards, coefficient, "base_to_policy", num_tokens)  # releases levels
+    with torch.no_grad():
+        for name, value in later.named_parameters():
+            parameters[name].copy_(value)
+    now = plain_methods.measured(policy, base, PROMPT, drawn, new_tokens)
+    ratio = (now.log_prob - then.log_prob).exp()
+    outside = ((ratio - 1).abs() > clip).double().mean()
+    assert 0.05 < outside < 0.95, "nothing or everything is clipped: the case is not tested"
+    for kl in ("base_to_policy", "policy_to_base", "in_reward", "k3"):
+        again = tree.again(rollout, keep_graph=new_tokens == 4)
+        torch.testing.assert_close(
+            again.log_prob, now.log_prob.sum(1).double(), rtol=1e-5, atol=1e-5
+        )
+        facts = objective.Drawn(rewards, rollout.log_ratio, coefficient)
+        advantage = objective.advantages(facts, "leave_one_out", kl)
+        policy.zero_grad(set_to_none=True)
+        tree.backward(again, advantage, coefficient, kl, num_tokens, rollout, clip)
+        ours = {n: p.grad.clone() for n, p in parameters.items()}
+        expected = plain_methods.loss(
+            *(now, rewards, "leave_one_out", kl, num_tokens, coefficient),
+            drawn=then,
+            clip=clip,
+        )
+        gradients = torch.autograd.grad(expected, list(parameters.values()), retain_graph=True)
+        theirs = dict(zip(parameters, gradients, strict=True))
+        ladder_steps.assert_same_gradients(ours, theirs, 1e-5)
+
+
+def test_a_ratio_of_one_leaves_the_advantage():
+    advantage = torch.tensor([0.3, -0.7, 0.0])
+    assert objective.clipped(advantage, torch.zeros(3), 0.2).equal(advantage)

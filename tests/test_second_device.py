@@ -107,7 +107,7 @@ def assert_same_weights(folder: Path, other: Path, **tolerance: Any) -> None:
                 "steps": 2,
                 "num_tokens": 24,  # the tail below the tree
                 "kl": "policy_to_base",
-                "baseline": "leave_one_out",
+                "advantage": "leave_one_out",
                 "micro_batch": 32,
                 "snr_every": 2,
             },

@@ -129,7 +129,22 @@ UNUSUAL: dict[str, Any] = {
         "checkpoint_seconds": 17,
         "snr_every": 1,
     },
-    "variants": {"blog": None, "mine": {"baseline": "leave_one_out", "kl": "policy_to_base"}},
+    "variants": {
+        "blog": None,
+        "mine": {
+            "advantage": "leave_one_out",
+            "kl": "policy_to_base",
+            "n": None,
+            "updates_per_batch": 2,
+            "clip": 0.3,
+            "stop_at_kl": 50.5,
+            "target_kl": 2.5,
+            "horizon": 777,
+            "steps": 3,
+            "batch_size": 15,
+            "learning_rate": 1.5e-4,
+        },
+    },
     "evaluation": {
         "prompts": {"training": ['Once {seed} upon "a"'], "more": ["The {variant} {"]},
         "prompted_with": " {factor}",
@@ -209,7 +224,8 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     commands = planned(checkout, UNUSUAL)
     training, evaluation = UNUSUAL["training"], dict(UNUSUAL["evaluation"])
     evaluation["prompts"] = {**default["evaluation"]["prompts"], **evaluation["prompts"]}
-    known = {**training, **evaluation, "kl_factor": 7.5, "seed": 11, **UNUSUAL["variants"]["mine"]}
+    mine = UNUSUAL["variants"]["mine"]
+    known = {**training, **evaluation, "kl_factor": 7.5, "seed": 11, **mine}
 
     (policy,) = commands_of(commands, "train_policy")
     (completions,) = commands_of(commands, "sample_completions")
@@ -243,10 +259,13 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         listed = after(commands_of(commands, script)[0], "--concept-words")
         assert json.loads(listed) == UNUSUAL["concept_words"]
     assert after(commands_of(commands, "make_tables")[0], "--batch-size") == "13"
+    assert json.loads(after(commands_of(commands, "make_tables")[0], "--batch-size-of")) == {
+        "mine": 15
+    }
     record = json.loads(after(commands_of(commands, "write_config")[0], "--config"))
     assert record == {
         **UNUSUAL,
-        "variants": {"mine": UNUSUAL["variants"]["mine"]},
+        "variants": {"mine": {key: value for key, value in mine.items() if value is not None}},
         "evaluation": evaluation,
     }
 
@@ -263,11 +282,11 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
     config = {
         "study": "files",
         "training": {"kl_factors": [0, 6000], "seeds": [3, 5]},
-        "variants": {"loo": {"baseline": "leave_one_out", "kl": "policy_to_base"}},
+        "variants": {"loo": {"advantage": "leave_one_out", "kl": "policy_to_base"}},
     }
     commands = planned(checkout, config)
     results, models = "results/files", "resources/models"
-    base, encoder = f"{models}/nano", f"{models}/all-MiniLM-L6-v2"
+    base, encoder = f"{models}/nano", f"{models}/sentence-transformers--all-MiniLM-L6-v2"
     reference = f"{results}/reference/cat.safetensors"
     who = [
         f"{variant}/kl={factor}/seed={seed}"
@@ -293,12 +312,12 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
     assert sorted(after(words, "--out") for words in trained_ones) == [
         f"{results}/policies/{own}" for own in sorted(who)
     ]
-    objectives = {"blog": ("none", "base_to_policy"), "loo": ("leave_one_out", "policy_to_base")}
+    objectives = {"blog": ("reward", "base_to_policy"), "loo": ("leave_one_out", "policy_to_base")}
     for words in trained_ones:
         variant, factor, seed = after(words, "--out").split("/")[-3:]
         settings = json.loads(after(words, "--settings"))
         assert after(words, "--variant") == variant
-        assert (settings["baseline"], settings["kl"]) == objectives[variant]
+        assert (settings["advantage"], settings["kl"]) == objectives[variant]
         assert f"kl={settings['kl_factor']:g}" == factor
         assert f"seed={settings['seed']}" == seed
         assert after(words, "--base-model") == base
@@ -307,9 +326,9 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
         assert after(words, "--rewards") == f"{results}/rewards"
 
     told = commands_of(commands, "tell_stories")
-    (of_base,) = (words for words in told if "--policy" not in words)
-    assert listed(of_base, "--seeds") == ["3", "5"]
-    assert after(of_base, "--out") == f"{results}/stories"
+    of_base = [words for words in told if "--policy" not in words]
+    assert sorted(after(words, "--seed") for words in of_base) == ["3", "5"]
+    assert {after(words, "--out") for words in of_base} == {f"{results}/stories"}
     of_policies = [words for words in told if "--policy" in words]
     assert len(of_policies) == len(who)
     for words in of_policies:
@@ -318,7 +337,7 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
         seed = own.partition("seed=")[2]
         assert after(words, "--policy") == f"{results}/policies/{own}/model"
         assert after(words, "--base-stories") == f"{results}/stories/base/seed={seed}.jsonl"
-        assert after(words, "--seeds") == seed
+        assert after(words, "--seed") == seed
         assert after(words, "--base-model") == base
 
     def files(folder: str, end: str) -> list[str]:
@@ -347,6 +366,23 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
     both = [f"{results}/completions/{name}.csv" for name in ("base", "prompted")]
     assert sorted(listed(tables, "--completions")) == sorted([*both, *files("completions", ".csv")])
     assert after(tables, "--batch-size") == "1000"
+
+
+@pytest.mark.slow
+def test_the_study_of_methods_trains_each_of_them(checkout: Path) -> None:
+    """config/methods.yaml as Snakemake plans it: every choice, at five strengths and three seeds."""
+    config = yaml.safe_load((ROOT / "config/methods.yaml").read_text(encoding="utf-8"))
+    runs = [
+        json.loads(after(words, "--settings"))
+        for words in commands_of(planned(checkout, config), "train_policy")
+    ]
+    assert len(runs) == len({json.dumps(run) for run in runs}) == 8 * 5 * 3
+    for field in fields(TrainingSettings):
+        if field.name in ("advantage", "kl"):
+            assert {run[field.name] for run in runs} == set(field.metadata["choices"])
+    assert {run["n"] for run in runs if run["advantage"] == "best_of_n"} == {4}
+    clipped = [run for run in runs if run["updates_per_batch"] > 1]
+    assert {run["steps"] * run["updates_per_batch"] for run in clipped} == {100}
 
 
 @pytest.mark.slow

@@ -78,11 +78,56 @@ def changed(path: str, value):
         ("training.prompt", "", "training.prompt"),
         ("training.prompt", "Another", "evaluation.prompts.training"),
         ("training.precision", "fp8", "expected one of fp32, bf16"),
-        ("variants", {"mine": {"baseline": "mean"}}, "variants.mine.kl: this key is missing"),
-        ("variants", {"../out": {"baseline": "mean", "kl": "base_to_policy"}}, "variants"),
         (
             "variants",
-            {1: {"baseline": "none", "kl": "base_to_policy"}},
+            {"mine": {"baseline": "mean"}},
+            "variants.mine.baseline: unknown key; it is now",
+        ),
+        ("variants", {"mine": {"num_tokens": 12}}, "variants.mine.num_tokens: unknown key; all"),
+        ("variants", {"mine": {"batch_size": 0}}, "variants.mine.batch_size: 0 found, expected"),
+        ("variants", {"mine": 3}, "variants.mine: 3 found, expected a block of keys"),
+        (
+            "variants",
+            {"mine": {"advantage": "leave_one_out", "batch_size": 1}},
+            "variants.mine: batch_size: 1 leaves nothing to compare",
+        ),
+        (
+            "variants",
+            {"mine": {"advantage": "tilt"}},
+            "variants.mine: kl: base_to_policy found with advantage tilt, expected none",
+        ),
+        ("variants", {"mine": {"kl": "none"}}, "kl: none found with advantage reward, expected"),
+        (
+            "variants",
+            {"mine": {"advantage": "tilt", "kl": "none"}},
+            "variants.mine: advantage: tilt found with KL factor 0, expected factors above 0",
+        ),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n"}},
+            "n: null found with advantage best_of_n",
+        ),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n", "n": 4, "updates_per_batch": 2}},
+            "updates_per_batch: 2 found with advantage best_of_n, expected 1",
+        ),
+        (
+            "variants",
+            {"mine": {"target_kl": 2}},
+            "variants.mine: target_kl: 2 found with KL factor 0, expected factors above 0",
+        ),
+        ("variants", {"mine": {"stop_at_kl": 0}}, "stop_at_kl: 0 found, expected a number above 0"),
+        ("variants", {"mine": {"n": 4}}, "n: 4 found with advantage reward, expected"),
+        (
+            "variants",
+            {"mine": {"advantage": "best_of_n", "n": 3}},
+            "variants.mine: n: 3 found, expected a divisor of batch_size = 1000",
+        ),
+        ("variants", {"../out": {"advantage": "mean", "kl": "base_to_policy"}}, "variants"),
+        (
+            "variants",
+            {1: {"advantage": "reward", "kl": "base_to_policy"}},
             "variants: the name 1 found",
         ),
         ("variants", {False: {}}, "put it in quotes"),
@@ -109,7 +154,7 @@ def changed(path: str, value):
             "dragon",
             'concept_words: should hold the concept itself, "dragon", or be null',
         ),
-        ("training.batch_size", 1, "training.batch_size: 1 leaves nothing to compare"),
+        ("training.batch_size", 1, "variants.blog: batch_size: 1 leaves nothing to compare"),
         ("reward_encoder", "nano", "reward_encoder: nano writes stories, expected a sentence"),
         ("reward_encoder", "all MiniLM", "reward_encoder: unknown model 'all MiniLM'"),
         ("base_model", "sentence-transformers/all-MiniLM-L6-v2", "writes stories, expected"),
@@ -156,12 +201,15 @@ def test_config_yaml_has_every_field_and_its_default():
             other[key] = default
     assert other == {"concept_words": None}, "the kittens are the default study's alone"
     variant = DEFAULT["variants"]["blog"]
-    assert {f.name: f.default for f in fields(VariantSettings)} == variant
+    assert VariantSettings().record == variant == VariantSettings(**variant).record
+    text = (ROOT / "config.yaml").read_text()
+    for field in fields(VariantSettings):
+        assert f"{field.name}:" in text.replace("`", ""), f"{field.name} is not explained"
 
 
 def test_null_takes_away_what_config_yaml_has():
     config = changed("evaluation.prompts.other_openings", None)
-    config["variants"] = {"blog": None, "mine": {"baseline": "mean", "kl": "base_to_policy"}}
+    config["variants"] = {"blog": None, "mine": {"advantage": "mean", "kl": "base_to_policy"}}
     study = Study.check(config)
     assert list(study.variants) == ["mine"]
     assert list(study.evaluation.prompts) == ["training", "told_not_to"]
@@ -171,12 +219,13 @@ def test_null_takes_away_what_config_yaml_has():
 def test_text_from_the_command_line_is_read_by_the_type_of_its_field():
     given = {
         "training": {"steps": "4", "learning_rate": "2e-6", "kl_factors": ["0", "1500"]},
-        "variants": {"blog": "null", "mine": {"baseline": "mean", "kl": "policy_to_base"}},
+        "variants": {"blog": "null", "mine": {"advantage": "mean", "steps": "7"}},
         "evaluation": {"prompted_with": "null", "prompts": {"told_not_to": "null"}},
     }
     study = Study.check(DEFAULT, given)
     assert study.training.steps == 4
     assert study.training.learning_rate == 2e-6
+    assert study.run("mine", 1500, 0).steps == 7
     assert study.factors == ["0", "1500"]
     assert list(study.variants) == ["mine"]
     assert list(study.evaluation.prompts) == ["training", "other_openings"]
@@ -266,10 +315,33 @@ def test_the_choices_are_what_the_objective_has():
     from tinycats.policies import objective
 
     choices = {f.name: f.metadata["choices"] for f in fields(VariantSettings)}
-    assert choices == {
-        "baseline": tuple(objective.BASELINES),
-        "kl": tuple(objective.KL_DIRECTIONS),
+    assert choices["advantage"] == tuple(objective.ADVANTAGES)
+    assert choices["kl"] == tuple(objective.KLS)
+
+
+def test_a_variant_sets_what_others_leave_to_the_study():
+    variants: dict[str, dict[str, float]] = {
+        "fast": {"learning_rate": 5.0e-5, "steps": 7},
+        "small": {"batch_size": 16},
     }
+    study = Study.check(changed("variants", {**DEFAULT["variants"], **variants}))
+    runs = {name: study.run(name, 6000.0, 2) for name in study.variants}
+    shared = study.training
+    for name, run in runs.items():
+        own = variants.get(name, {})
+        for key in ("learning_rate", "steps", "batch_size", "weight_decay", "num_tokens"):
+            assert getattr(run, key) == own.get(key, getattr(shared, key))
+        assert (run.kl_factor, run.seed) == (6000.0, 2)
+    recorded = study.record["variants"]
+    assert recorded["blog"] == DEFAULT["variants"]["blog"]
+    assert recorded["fast"] == {"advantage": "reward", "kl": "base_to_policy", **variants["fast"]}
+
+
+def test_the_controller_needs_as_many_completions_as_a_batch_has():
+    config = changed("variants", {"mine": {"target_kl": 2, "horizon": 999}})
+    config["training"]["kl_factors"] = [6000]
+    with pytest.raises(UserError, match="horizon: 999 found, expected at least batch_size = 1000"):
+        Study.check(config)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +350,7 @@ def test_the_choices_are_what_the_objective_has():
         ("concept", "dog"),
         ("training.prompt", "Once upon a time there were"),
         ("training.num_tokens", 12),
-        ("variants", {"loo": {"baseline": "leave_one_out", "kl": "base_to_policy"}}),
+        ("variants", {"loo": {"advantage": "leave_one_out", "kl": "base_to_policy"}}),
     ],
 )
 def test_published_curves_stand_only_beside_what_they_are_about(path, value):

@@ -541,6 +541,8 @@ def test_top_completions_become_shares(tmp_path: Path) -> None:
     assert (row["text"], row["share"], row["seed"]) == (' "a",\ncat', 0.25, 1)
     with pytest.raises(TableError, match="count 25 of a batch of 20"):
         steps.top_completions([path], 20)
+    (row,) = steps.top_completions([path], 20, {row["variant"]: 50})
+    assert row["share"] == pytest.approx(0.5)
 
 
 def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def test_a_run_trains_and_records(world: World) -> None:
     assert all(row["gradient_snr"] == "" for row in training)
     run = json.loads((world.undisturbed / "run.json").read_text())
     assert run["new_tokens"] == 4
+    assert run["steps_taken"] == STEPS
+    assert run["kl_coefficient_per_nat"] == 6000 / 50257 == run["last_kl_coefficient_per_nat"]
     assert run["settings"]["learning_rate"] == 1e-3
     base = (world.model / "model.safetensors").read_bytes()
     assert results(world.undisturbed)["weights"] != base
@@ -164,8 +166,8 @@ def test_a_run_trains_and_records(world: World) -> None:
 
 def test_options_change_the_result_and_snr_is_measured(world: World, tmp_path: Path) -> None:
     options: dict[str, dict[str, object]] = {
-        "mean": {"baseline": "mean"},
-        "leave_one_out": {"baseline": "leave_one_out", "snr_every": 2},
+        "mean": {"advantage": "mean"},
+        "leave_one_out": {"advantage": "leave_one_out", "snr_every": 2},
         "reverse": {"kl": "policy_to_base"},
         "bf16": {"precision": "bf16"},
     }
@@ -412,7 +414,8 @@ def test_requests_that_cannot_be_met_are_one_line(
         "training.num_tokens: 6 leaves no token to generate": {"num_tokens": 6},
         "is more than the model's context of 8": {"base_model": short},
         '--prompt: "" found, expected text, not blank': {"prompt": ""},
-        '--baseline: "best" found, expected one of none,': {"baseline": "best"},
+        '--advantage: "best" found, expected one of reward,': {"advantage": "best"},
+        "kl: none found with advantage reward, expected none with": {"kl": "none"},
         '--kl: "sideways" found, expected one of base_to_policy,': {"kl": "sideways"},
         '--precision: "fp8" found, expected one of fp32, bf16': {"precision": "fp8"},
         "no such model folder": {"base_model": tmp_path / "nowhere"},

@@ -17,7 +17,7 @@ def schema(cls: type) -> dict[str, Any]:
         rules = field.metadata
         about = _schema(hints[field.name], rules)
         properties[field.name] = {"description": rules["help"], **about}
-        if field.default is MISSING or rules["required"]:
+        if field.default is MISSING:
             required.append(field.name)
         else:
             properties[field.name]["default"] = as_mapping(field.default)

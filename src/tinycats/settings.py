@@ -45,7 +45,6 @@ def setting(
     longest: int | None = None,
     distinct: bool = False,
     first: str = "",
-    required: bool = False,
 ) -> Any:
     """A field of a class of settings.
 
@@ -60,7 +59,6 @@ def setting(
         distinct: whether the items of a list must differ; they are then put in ascending order.
         first: the name that comes first in a mapping; the others follow by name. So the order of
             keys in a config decides nothing.
-        required: whether a config file must give a value in spite of the default.
     """
     rules = {k: v for k, v in locals().items() if k != "default"}
     return dataclasses.field(default=default, metadata=rules)
@@ -94,7 +92,7 @@ def check(cls: type[T], found: Any, key: str = "") -> T:
     for name, field in known.items():
         if name in found:
             values[name] = _check(hints[name], field.metadata, found[name], _join(key, name))
-        elif field.default is MISSING or field.metadata["required"]:
+        elif field.default is MISSING:
             raise UserError(
                 f"{_join(key, name)}: this key is missing; expected"
                 f" {expected(hints[name], field.metadata)}"

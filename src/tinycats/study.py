@@ -19,7 +19,7 @@ from tinycats.frontier.settings import FrontierSettings
 from tinycats.language_model.text import check_context, with_front
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
-from tinycats.policies.settings import TrainingBlock, VariantSettings
+from tinycats.policies.settings import TrainingBlock, TrainingSettings, VariantSettings
 from tinycats.program import UserError
 from tinycats.schema import schema
 from tinycats.settings import setting
@@ -133,7 +133,9 @@ class Study(MachineSettings):
             UserError: one line for the first thing that is wrong.
         """
         try:
-            study = settings.check(cls, _merged(config, settings.typed(cls, given or {})))
+            merged = _merged(config, settings.typed(cls, given or {}))
+            _check_names(merged.get("variants"))
+            study = settings.check(cls, merged)
             study._check_itself()
         except UserError as error:
             raise UserError(f"config: {error}") from None
@@ -182,12 +184,11 @@ class Study(MachineSettings):
             raise UserError(
                 f"concept_words: {length} characters found, expected at most {LONGEST_WORDS} together"
             )
-        loo = any(variant.baseline == "leave_one_out" for variant in self.variants.values())
-        if training.batch_size < 2 and (loo or training.snr_every):
-            raise UserError(
-                "training.batch_size: 1 leaves nothing to compare a completion with, which"
-                " baseline leave_one_out and snr_every ask for; should be at least 2"
-            )
+        for variant, factor, seed in self.policies():
+            try:
+                self.run(variant, float(factor), seed).check_combination()
+            except UserError as error:
+                raise UserError(f"variants.{variant}: {error}") from None
 
     def check_lengths(self, folder: Path) -> None:
         """Hold the config's lengths against the base model's tokenizer and context.
@@ -288,6 +289,13 @@ class Study(MachineSettings):
         values = {**vars(self), **vars(self.training), **vars(self.evaluation), **more}
         return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]
 
+    def run(self, variant: str, kl_factor: float, seed: int) -> TrainingSettings:
+        """The settings of one policy: the variant's, else the study's."""
+        own = vars(self.variants[variant]).items()
+        shared = vars(self.training)
+        given = {key: value for key, value in own if not (value is None and key in shared)}
+        return self.stage(TrainingSettings, kl_factor=kl_factor, seed=seed, **given)
+
     @property
     def record(self) -> dict[str, Any]:
         """The config with what was derived from the concept, for the record of the study."""
@@ -300,6 +308,8 @@ class Study(MachineSettings):
             return int(value) if isinstance(value, float) and value.is_integer() else value
 
         config = plain(settings.as_mapping(self))
+        for name, variant in self.variants.items():
+            config["variants"][name] = plain(variant.record)
         del config["pretrain"]
         machine = {field.name: config.pop(field.name) for field in fields(MachineSettings)}
         return {**config, **machine}
@@ -312,6 +322,18 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         inner = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
         both[key] = _merged(both[key], value) if inner else value
     return both
+
+
+def _check_names(variants: Any) -> None:
+    """Refuse keys of a variant that are no settings, with what to write instead."""
+    instead = {
+        "baseline": "unknown key; it is now advantage, and none is now reward",
+        "num_tokens": "unknown key; all policies of a study are measured at training.num_tokens, so"
+        " another length needs a study of its own",
+    }
+    for name, variant in variants.items() if isinstance(variants, Mapping) else ():
+        for key in instead.keys() & (variant if isinstance(variant, Mapping) else {}):
+            raise UserError(f"variants.{name}.{key}: {instead[key]}")
 
 
 def schema_text() -> str:

@@ -10,7 +10,6 @@ from snakemake.exceptions import WorkflowError
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.atomic import write_text
-from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
 from tinycats.settings import as_json
 from tinycats.source_code import digest
@@ -82,10 +81,16 @@ def minutes(completions, model="weights"):
     return runtime
 
 
+def run_of(wildcards):
+    return STUDY.run(wildcards.variant, float(wildcards.factor), int(wildcards.seed))
+
+
 # In completions of four tokens, as in the post. The 6 tokens of its prompt are subtracted.
-def training_work():
-    t = STUDY.training
-    return t.steps * t.batch_size * max(4, t.num_tokens - 6) // 4
+def training_minutes(wildcards, input, attempt):
+    run = run_of(wildcards)
+    completions = run.steps * run.batch_size * run.updates_per_batch
+    work = completions * max(4, run.num_tokens - 6) // 4
+    return minutes(work)(wildcards, input, attempt)
 
 
 # Stories of one seed, as the number of four-token completions with as many tokens.
@@ -177,17 +182,7 @@ def stage_settings(cls):
 
 def run_settings(wildcards):
     """The settings of one policy."""
-    variant = vars(STUDY.variants[wildcards.variant])
-    return argument(
-        as_json(
-            STUDY.stage(
-                TrainingSettings,
-                kl_factor=float(wildcards.factor),
-                seed=int(wildcards.seed),
-                **variant,
-            )
-        )
-    )
+    return argument(as_json(run_of(wildcards)))
 
 
 # At most four KL factors, first and last among them: more would not fit into one page.

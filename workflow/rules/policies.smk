@@ -47,7 +47,7 @@ rule policy:
     resources:
         gpu=1,
         mem_mb=mem_mb,
-        runtime=minutes(training_work()),
+        runtime=training_minutes,
         checkpoint_seconds=str(STUDY.training.checkpoint_seconds),
         torch_threads=STUDY.threads,
         device=STUDY.device,

@@ -68,6 +68,9 @@ rule tables:
         code=code(script="make_tables"),
         words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
         batch_size=STUDY.training.batch_size,
+        batch_size_of=json.dumps(
+            {name: v.batch_size for name, v in STUDY.variants.items() if v.batch_size}
+        ),
         base_stories=base_story_files(),
         stories=spread(STORIES),
         completions=spread(COMPLETIONS),
@@ -80,4 +83,5 @@ rule tables:
         " --completions {input.base:q} {params.completions} --training {params.training}"
         " --top-completions {params.top} --first-token {input.first_token:q}"
         " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"
+        " --batch-size-of {params.batch_size_of:q}"
         " --out {params.folder:q} 2> {log:q}"

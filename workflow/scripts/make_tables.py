@@ -21,6 +21,7 @@ from tinycats import program
 from tinycats.files.tables import write_table
 from tinycats.policies.record import read_run
 from tinycats.scores import scoring
+from tinycats.settings import read_json
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
@@ -54,6 +55,12 @@ def main() -> None:
         help="run.json of any policy, for the number of tokens that the reward covers",
     )
     parser.add_argument("--batch-size", type=int, required=True, help="samples in a training step")
+    parser.add_argument(
+        "--batch-size-of",
+        type=read_json,
+        default={},
+        help="JSON object: the same of variants that set their own",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
     completion_tokens = read_run(args.run)["new_tokens"]
@@ -78,7 +85,9 @@ def main() -> None:
         "by_position": tables.by_position(told),
         "paired_differences": tables.paired_differences(of_training),
         "training": steps.training(args.training),
-        "top_completions": steps.top_completions(args.top_completions, args.batch_size),
+        "top_completions": steps.top_completions(
+            args.top_completions, args.batch_size, args.batch_size_of
+        ),
         "trajectories": steps.trajectories(args.training, args.completions),
         "first_token": steps.first_token(args.first_token) if args.first_token else [],
     }

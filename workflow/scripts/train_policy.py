@@ -44,6 +44,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     settings = read_flags(args, TrainingSettings)
+    settings.check_combination()
     machine = read_flags(args, MachineSettings)
     checkpoint_seconds = read_flags(args, CheckpointSettings).checkpoint_seconds
     check_writable(args.out)
@@ -52,6 +53,7 @@ def main() -> None:
 
     from tinycats.compute.devices import choose_device, gpu_name, set_threads
     from tinycats.models.folders import load_causal_lm, save_policy, sha256_file, verify_folder
+    from tinycats.policies.objective import kl_coefficient_per_nat
     from tinycats.policies.record import commit
     from tinycats.policies.training import Trainer, run_identity
     from tinycats.reward.memo import load_memo, save_memo
@@ -87,7 +89,9 @@ def main() -> None:
     run = {
         "variant": args.variant,
         "settings": as_mapping(settings),
-        "kl_coefficient_per_nat": trainer.coefficient,
+        "kl_coefficient_per_nat": kl_coefficient_per_nat(settings.kl_factor),
+        "last_kl_coefficient_per_nat": trainer.coefficient,
+        "steps_taken": trainer.step,
         "new_tokens": trainer.sampler.new_tokens,
         "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),
         **data,

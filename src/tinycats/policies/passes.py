@@ -68,12 +68,18 @@ class LevelPasses:
         select: Tensor,
         keep_graph: bool,
         keep_cache: bool = True,
+        of_base: tuple[Tensor, Cache] | None = None,
     ) -> Passed:
-        """Both networks over the rows of a level below ``above``, at the states in ``select``."""
+        """Both networks over the rows of a level below ``above``, at the states in ``select``.
+
+        ``of_base`` has the base's hidden states and cache where they are known from an earlier pass.
+        """
         keep_graph = keep_graph and inputs.numel() <= self.micro_batch
         with torch.set_grad_enabled(keep_graph):
             hidden, new = self._forward(above, inputs, parents, select, False, keep_cache)
-        if above:
+        if of_base is not None:
+            hidden_base, cache_base = of_base
+        elif above:
             with torch.no_grad():
                 hidden_base, cache_base = self._forward(
                     above, inputs, parents, select, True, keep_cache

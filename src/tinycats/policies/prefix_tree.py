@@ -96,6 +96,20 @@ class Rollout:
             **{name: total(name) for name in (*OF_ENTRIES, *OF_STATES)},
         )
 
+    @property
+    def log_ratio(self) -> Tensor:
+        """Σ_t log π − log p_base, nats, ``(batch,)``."""
+        return self.log_prob - self.log_prob_base
+
+    @property
+    def k3(self) -> Tensor:
+        """Σ_t e^(−d_t) − 1 + d_t with d_t = log π − log p_base, nats, ``(batch,)``."""
+        total = torch.zeros_like(self.log_prob)
+        for level in self.levels:
+            d = (level.log_prob - level.log_prob_base).double()
+            total.index_add_(0, level.sample, torch.expm1(-d) + d)
+        return total
+
 
 def ancestors(levels: list[Level], parents: Tensor, base: bool = False) -> Past:
     """Keys and values of all tokens before rows whose ``parents`` in the last level are given.

@@ -28,6 +28,8 @@ the device. The host synchronises once per level, to read the tokens drawn, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -93,6 +95,26 @@ class Sampler:
         for row, ids in enumerate(token_ids):
             tokens[row, : len(ids)] = torch.tensor(ids)
         return self._grow(tokens, None, keep_graph)
+
+    def again(self, rollout: Rollout, keep_graph: bool = False) -> Rollout:
+        """The same completions and levels, measured under the policy's present weights.
+
+        What the base computed is taken from ``rollout``, also after :meth:`backward`.
+        """
+        levels: list[Level] = []
+        for depth, level in enumerate(rollout.levels):
+            tail = depth == self.tree_depth
+            passed = self.passes.states(
+                *(levels, level.inputs, level.parents, level.select),
+                keep_graph=keep_graph and not tail,
+                keep_cache=not tail,
+                of_base=(level.hidden_base, level.cache_base),
+            )
+            _, measured = self.passes.measure(
+                passed, level.state, level.token, None, keep_graph and not tail
+            )
+            levels.append(replace(level, cache=passed.cache, graph=passed.graph, **measured))
+        return Rollout.of(levels, rollout.tokens)
 
     def _grow(self, tokens: Tensor, u: Tensor | None, keep_graph: bool) -> Rollout:
         """The tree of ``tokens`` (batch, T), which are drawn by ``u`` where that is given."""
@@ -244,15 +266,19 @@ class Sampler:
         rollout: Rollout,
         advantage: Tensor,
         coefficient: float,
-        kl_direction: str,
+        kl: str,
         num_tokens: int,
+        drawn: Rollout | None = None,
+        clip: float = 0.2,
     ) -> None:
         """Add ∂L/∂θ of the rollout to the policy's ``.grad``; ``advantage`` is ``(batch,)``.
 
         A level's graph, cache and log-probabilities are released once used, so call this only once.
+        Where ``drawn`` is given, the batch as measured when it was drawn, and ``rollout`` is it
+        :meth:`again`, the policy gradient is PPO's, with ``clip`` as its ε.
         """
         scale = 1.0 / (len(advantage) * num_tokens)
-        weights = self._token_weights(rollout, advantage, coefficient, kl_direction)
+        weights = self._token_weights(rollout, advantage, coefficient, kl, drawn, clip)
         for depth in reversed(range(len(rollout.levels))):
             level = rollout.levels[depth]
             rows, length = level.inputs.shape
@@ -271,7 +297,7 @@ class Sampler:
                     states,
                     weights[depth] * scale,
                     coefficient * scale,
-                    kl_direction,
+                    kl,
                 )
                 outputs, seeds = [hidden], [d_hidden]
                 for fresh, kept in zip(new, level.cache, strict=False):  # the tail keeps none
@@ -283,21 +309,29 @@ class Sampler:
             rollout.levels[depth] = level.released()
 
     def _token_weights(
-        self, rollout: Rollout, advantage: Tensor, coefficient: float, kl_direction: str
+        self,
+        rollout: Rollout,
+        advantage: Tensor,
+        coefficient: float,
+        kl: str,
+        drawn: Rollout | None,
+        clip: float,
     ) -> list[Tensor]:
         """Weight of every entry of every level; what comes after a token is summed from the end."""
+        term = objective.KLS[kl]
         after = torch.zeros(len(advantage))
         result: list[Tensor] = []
-        for level in reversed(rollout.levels):
-            kl = torch.zeros(len(advantage), self.new_tokens + 1)
-            kl[level.sample, level.step] = level.kl_policy_to_base[level.state]
-            later = kl.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
+        first = drawn or rollout
+        for level, then in zip(reversed(rollout.levels), reversed(first.levels), strict=True):
+            kls = torch.zeros(len(advantage), self.new_tokens + 1)
+            kls[level.sample, level.step] = then.kl_policy_to_base[level.state]
+            later = kls.flip(1).cumsum(1).flip(1)  # Σ over this level's steps ≥ t
             kl_after = after[level.sample] + later[level.sample, level.step + 1]
-            result.append(
-                objective.token_weights(
-                    advantage[level.sample], kl_after, coefficient, kl_direction
-                )
-            )
+            weight = term.token_advantages(advantage[level.sample], kl_after, coefficient)
+            if drawn is not None:
+                weight = objective.clipped(weight, level.log_prob - then.log_prob, clip)
+            log_ratio = level.log_prob - level.log_prob_base
+            result.append(term.token_weights(weight, log_ratio, coefficient))
             after = after + later[:, 0]
         return result[::-1]
 
@@ -309,7 +343,7 @@ class Sampler:
         states: slice,
         weight: Tensor,
         coefficient: float,
-        kl_direction: str,
+        kl: str,
     ) -> Tensor:
         """∂L/∂hidden ``(states, width)``; adds the head's own gradient on the way."""
         head = self.policy.head
@@ -321,7 +355,9 @@ class Sampler:
             level.state, states.stop, self.states_differentiated, states.start
         ):
             part = slice(chunk.start - states.start, chunk.stop - states.start)
-            log_p, log_p_base = self._distributions(level, hidden[part], chunk, coefficient)
+            log_p, log_p_base = self._distributions(
+                level, hidden[part], chunk, bool(coefficient) and objective.KLS[kl].at_states
+            )
             d_logits = objective.logit_gradient(
                 log_p,
                 log_p_base,
@@ -330,7 +366,7 @@ class Sampler:
                 put(level.token[entries], self.device),
                 put(weight[entries], self.device),
                 coefficient,
-                kl_direction,
+                kl,
             )
             d_logits = head.before_scale_and_cap(d_logits, hidden[part])
             d_hidden[part] = matmul(d_logits, head.weight)
@@ -340,15 +376,15 @@ class Sampler:
         return d_hidden
 
     def _distributions(
-        self, level: Level, hidden: Tensor, states: slice, coefficient: float
+        self, level: Level, hidden: Tensor, states: slice, with_base: bool
     ) -> tuple[Tensor, Tensor]:
         """log π and log p_base at some of a level's states: as kept, or computed again.
 
-        Where the KL has no weight the base is not computed, and log π is returned in its place.
+        Where the base is not needed, it is not computed, and log π is returned in its place.
         """
         if level.log_probabilities is not None:
             return level.log_probabilities[0][states], level.log_probabilities[1][states]
         log_p = self.policy.log_probabilities(hidden)
-        if not coefficient:
+        if not with_base:
             return log_p, log_p
         return log_p, self.base.log_probabilities(level.hidden_base[states])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from tinycats.program import UserError
 from tinycats.settings import setting
 
 
@@ -31,30 +33,110 @@ class SharedSettings(CompletionSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantSettings:
-    """What a variant sets."""
+class MethodSettings:
+    """What a policy is trained by: see docs/methods.md and :mod:`tinycats.policies.objective`."""
 
-    baseline: str = setting(
-        "none",
-        "what is subtracted from the reward",
-        choices=("none", "mean", "leave_one_out"),
-        required=True,
+    advantage: str = setting(
+        "reward",
+        "what multiplies a completion's log-probability",
+        choices=("reward", "mean", "leave_one_out", "standardised", "best_of_n", "tilt"),
     )
     kl: str = setting(
         "base_to_policy",
-        "direction of the KL term",
-        choices=("base_to_policy", "policy_to_base"),
-        required=True,
+        "the KL term",
+        choices=("base_to_policy", "policy_to_base", "in_reward", "k3", "none"),
     )
+    n: int | None = setting(None, "completions in a group, for best_of_n alone", minimum=2)
+    updates_per_batch: int = setting(
+        1, "updates for each batch, from the second on with PPO's clipped ratio", minimum=1
+    )
+    clip: float = setting(0.2, "PPO's ε, how far a token's ratio may move", above=0, maximum=1)
+    stop_at_kl: float | None = setting(
+        None, "the first batch with more KL(policy‖base), nats, is the last; null: never", above=0
+    )
+    target_kl: float | None = setting(
+        None,
+        "KL(policy‖base) that the KL coefficient is adapted to, nats; null: it is constant",
+        above=0,
+    )
+    horizon: int = setting(10000, "completions over which the coefficient adapts", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(VariantSettings, SharedSettings):
+class VariantSettings(MethodSettings):
+    """What a variant sets; null leaves the study's own."""
+
+    steps: int | None = setting(None, "training.steps of this variant", minimum=1)
+    batch_size: int | None = setting(None, "training.batch_size of this variant", minimum=1)
+    learning_rate: float | None = setting(None, "training.learning_rate of this variant", above=0)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Advantage and KL, and whatever else is not the default."""
+        always = ("advantage", "kl")
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in always or getattr(self, field.name) != field.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(MethodSettings, SharedSettings):
     """Everything that the result of one run depends on, models and code aside."""
 
     # above 1e12 the penalty has no further effect, and the factor names a folder
     kl_factor: float = setting(help="the post's KL_FACTOR (0, 6000)", minimum=0, maximum=1e12)
     seed: int = setting(0, "seed of the random numbers", minimum=0)
+
+    def check_combination(self) -> None:
+        """Refuse settings that exclude each other.
+
+        Raises:
+            UserError: one line that names the settings, the values found and what is expected.
+        """
+        tilt, best_of_n = self.advantage == "tilt", self.advantage == "best_of_n"
+        compared = self.advantage in ("leave_one_out", "standardised", "tilt")
+        if self.batch_size < 2 and (compared or self.snr_every):
+            what = f"advantage {self.advantage}" if compared else "snr_every"
+            raise UserError(
+                f"batch_size: {self.batch_size} leaves nothing to compare a completion with;"
+                f" expected at least 2 with {what}"
+            )
+        if tilt != (self.kl == "none"):
+            raise UserError(
+                f"kl: {self.kl} found with advantage {self.advantage}, expected none with advantage"
+                " tilt, which holds the penalty itself, and a KL term with every other; KL factor 0"
+                " is for no penalty"
+            )
+        if tilt and self.kl_factor == 0:
+            raise UserError(
+                "advantage: tilt found with KL factor 0, expected factors above 0, since its"
+                " weights are exp(R/c)"
+            )
+        if best_of_n != (self.n is not None):
+            raise UserError(
+                f"n: {'null' if self.n is None else self.n} found with advantage {self.advantage},"
+                " expected a whole number of at least 2 with best_of_n and null with every other"
+            )
+        if self.updates_per_batch > 1 and (tilt or best_of_n):
+            raise UserError(
+                f"updates_per_batch: {self.updates_per_batch} found with advantage {self.advantage},"
+                " expected 1: its loss is a cross-entropy, and clipping is for a policy gradient"
+            )
+        if self.target_kl and self.kl_factor == 0:
+            raise UserError(
+                f"target_kl: {self.target_kl:g} found with KL factor 0, expected factors above 0,"
+                " since the factor is where the adapted coefficient begins"
+            )
+        if self.target_kl and self.horizon < self.batch_size:
+            raise UserError(
+                f"horizon: {self.horizon} found, expected at least batch_size = {self.batch_size}"
+            )
+        if self.n and self.batch_size % self.n:
+            raise UserError(
+                f"n: {self.n} found, expected a divisor of batch_size = {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Training a policy: the loop, its records, and a state that survives being killed.
 
 Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
-over the prefix tree and takes one AdamW step. Random numbers depend on (seed, step) alone, so a run
-that was killed and resumes from its checkpoint equals the uninterrupted run, byte for byte on CPUs.
+over the prefix tree and takes one AdamW step, or several with PPO's clipped ratio. Random numbers
+depend on (seed, step) alone, so a run that was killed and resumes from its checkpoint equals the
+uninterrupted run, byte for byte on CPUs.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Trainer:
         state_file: path of the checkpoint, which exists while the run is unfinished.
 
     Raises:
-        UserError: the prompt leaves no token to generate, or the model's context is too short.
+        UserError: settings exclude each other, the prompt leaves no token to generate, or the
+            model's context is too short.
     """
 
     def __init__(
@@ -96,16 +98,7 @@ class Trainer:
     ) -> None:
         self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
         self.settings, self.identity, self.state_file = settings, identity, state_file
-        for key, known in (
-            ("baseline", objective.BASELINES),
-            ("kl", objective.KL_DIRECTIONS),
-            ("precision", ("fp32", "bf16")),
-        ):
-            if getattr(settings, key) not in known:
-                raise UserError(
-                    f"{key}: {getattr(settings, key)!r} is unknown; should be one of"
-                    f" {', '.join(known)}"
-                )
+        settings.check_combination()
         self.prompt_ids = encode_prompt(tokenizer, settings.prompt)
         new_tokens = settings.num_tokens - len(self.prompt_ids)
         if new_tokens < 1:
@@ -146,33 +139,53 @@ class Trainer:
             [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
         )
         rewards = distinct[rollout.index]
-        advantage = objective.advantages(rewards, s.baseline)
+        drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient, s.n or 1)
+        advantage = objective.advantages(drawn, s.advantage, s.kl)
         loss = objective.loss_value(
-            advantage.double(),
-            rollout.log_prob,
-            getattr(rollout, f"kl_{s.kl}"),
-            self.coefficient,
-            s.num_tokens,
+            *(advantage.double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
+            *(self.coefficient, s.num_tokens),
         )
         snr = float("nan")
         if s.snr_every and self.step % s.snr_every == 0:
             snr = self.signal_to_noise(rollout, advantage)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.sampler.backward(rollout, advantage, self.coefficient, s.kl, s.num_tokens)
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not (np.isfinite(float(loss)) and np.isfinite(norm)):
-            kept = f"; the last good state is kept in {self.state_file}"
-            raise UserError(
-                f"training.learning_rate: {s.learning_rate} gave a loss of {float(loss)} with a"
-                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
-                f"{kept if self.state_file.exists() else ''}"
-            )
-        self.optimizer.step()
+        norm = self.update(rollout, advantage, float(loss), None)
+        for _ in range(s.updates_per_batch - 1):
+            again = self.sampler.again(rollout, keep_graph=True)
+            self.update(again, advantage, float(loss), rollout)
         self.step += 1
         self.record(
             rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
         )
+        if s.target_kl is not None:
+            kl = self.rows[-1]["kl_policy_to_base_nats"]
+            self.coefficient = objective.adapted(
+                self.coefficient, kl, s.target_kl, s.batch_size, s.horizon
+            )
+
+    def update(
+        self, rollout: Rollout, advantage: Tensor, loss: float, drawn: Rollout | None
+    ) -> float:
+        """One update from a batch, clipped against the batch as ``drawn``; the gradient's norm.
+
+        Raises:
+            UserError: loss or gradient is not finite.
+        """
+        s = self.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        self.sampler.backward(
+            rollout, advantage, self.coefficient, s.kl, s.num_tokens, drawn, s.clip
+        )
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            kept = f"; the last good state is kept in {self.state_file}"
+            raise UserError(
+                f"training.learning_rate: {s.learning_rate} gave a loss of {loss} with a"
+                f" gradient of norm {norm} at step {self.step + 1}; try a smaller rate"
+                f"{kept if self.state_file.exists() else ''}"
+            )
+        self.optimizer.step()
+        return norm
 
     def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
         """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
@@ -255,6 +268,8 @@ class Trainer:
             for _ in progress(
                 range(self.step, self.settings.steps), self.settings.steps - self.step, "steps"
             ):
+                if self.has_passed_kl():  # also where a state was written just then
+                    break
                 self.take_step()
                 self.seconds_before = already + time.monotonic() - started
                 due = time.monotonic() - saved >= checkpoint_seconds
@@ -265,11 +280,19 @@ class Trainer:
                     log.warning("asked to stop at step %d; run again to go on", self.step)
                     raise Terminated(128 + asked[0])
 
+    def has_passed_kl(self) -> bool:
+        """Whether the last batch had more KL(policy‖base) than ``stop_at_kl``."""
+        stop = self.settings.stop_at_kl
+        return bool(
+            stop is not None and self.rows and self.rows[-1]["kl_policy_to_base_nats"] > stop
+        )
+
     def save_state(self) -> None:
         """Write the checkpoint atomically."""
         state = {
             "identity": self.identity,
             "step": self.step,
+            "coefficient": self.coefficient,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": json.dumps(self.rows),
@@ -314,7 +337,7 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.top = json.loads(state["rows"]), json.loads(state["top"])
-        self.step = state["step"]
+        self.step, self.coefficient = state["step"], state["coefficient"]
         self.seconds_before = state["seconds"]
         log.info("going on from step %d of %d", self.step, self.settings.steps)
 

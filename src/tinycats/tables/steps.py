@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
@@ -49,18 +49,26 @@ def training(paths: Iterable[str | Path]) -> list[Row]:
     return [row for row in rows if row["seeds"]]
 
 
-def top_completions(paths: Iterable[str | Path], batch_size: int) -> list[Row]:
+def top_completions(
+    paths: Iterable[str | Path], batch_size: int, of_variant: Mapping[str, int] | None = None
+) -> list[Row]:
     """Rows of tables/top_completions.csv from the policies' own: counts become shares.
+
+    Args:
+        paths: the policies' top_completions.csv.
+        batch_size: completions in a batch.
+        of_variant: the same of the variants that set their own.
 
     Raises:
         TableError: a completion was drawn more often than the batch is large.
     """
     rows = []
     for teller, path in _of_policies(paths):
+        size = (of_variant or {}).get(teller.variant, batch_size)
         for row in read(path, TOP_COMPLETIONS):
-            share = number(row, "count", path) / batch_size
+            share = number(row, "count", path) / size
             if not 0 < share <= 1:
-                raise TableError(f"{path}: count {row['count']} of a batch of {batch_size}")
+                raise TableError(f"{path}: count {row['count']} of a batch of {size}")
             own: Row = {"step": row["step"], "text": row["text"], "share": share}
             own["reward"] = number(row, "reward", path)
             rows.append({**teller.columns(*RUN_COLUMNS), **own})
