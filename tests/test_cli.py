@@ -19,7 +19,7 @@ from tiny_model import ROOT, encoder_folder, environment, program, write_model
 from warm_start import Started
 
 from tinycats.language_model.network import Network
-from tinycats.models.folders import load_causal_lm, sha256_file, write_manifest
+from tinycats.models.folders import folder_identity, load_causal_lm, write_manifest
 from tinycats.policies.record import check_policy
 from tinycats.program import UserError
 from tinycats.reward.model import RewardEncoder, save_reference
@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(base, {"source": "made in a test"})
     encoder = encoder_folder()
     vector = RewardEncoder(encoder).embed(["cat"])[0]
-    save_reference(home / "cat.safetensors", "cat", vector, sha256_file(encoder / WEIGHTS))
+    save_reference(home / "cat.safetensors", "cat", vector, folder_identity(encoder))
     train = [*program("train_policy"), "--base-model", base, "--encoder", encoder]
     train += ["--reference", home / "cat.safetensors", "--out", home / POLICY]
     train += ["--kl-factor", "6000", "--steps", "5", "--batch-size", "24", "--threads", "1"]

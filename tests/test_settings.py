@@ -195,15 +195,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Arguments that give train_policy.py a tiny base model, the encoder and a concept."""
-    from tinycats.models.folders import sha256_file, write_manifest
+    from tinycats.models.folders import folder_identity, write_manifest
     from tinycats.reward.model import RewardEncoder, save_reference
 
     folder = tmp_path_factory.mktemp("models")
     base, encoder = write_model(folder / "tiny"), encoder_folder()
     write_manifest(base, {"source": "made in a test"})
     vector = RewardEncoder(encoder).embed(["cat"])[0]
-    sha256 = sha256_file(encoder / "model.safetensors")
-    save_reference(folder / "cat.safetensors", "cat", vector, sha256)
+    save_reference(folder / "cat.safetensors", "cat", vector, folder_identity(encoder))
     words = ["--base-model", base, "--encoder", encoder, "--reference", folder / "cat.safetensors"]
     return [*map(str, words), "--device", "cpu", "--threads", "1"]
 

@@ -86,7 +86,7 @@ class Study(MachineSettings):
     )
     reward_encoder: str = setting(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "the sentence encoder of the reward, a Hub id",
+        "the sentence encoder of the reward, a Hub id or a folder",
         longest=settings.LONGEST_TEXT,
     )
     reward_encoder_revision: str | None = setting(
@@ -94,7 +94,7 @@ class Study(MachineSettings):
     )
     reward_encoder_sources: tuple[str, ...] = setting(
         ("package", "hub"),
-        "where to look for the encoder, in order: package, hub, or a folder",
+        "where to look for the Hub id of the encoder, in order: package, hub, or a folder",
         longest=settings.LONGEST_TEXT,
     )
     concept: str = setting(

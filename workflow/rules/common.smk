@@ -50,7 +50,9 @@ _program = (
     f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} exec {shlex.quote(_python)}"
     f" {shlex.quote(str(ROOT / 'workflow/scripts'))}/$name.py"
 )
-_function = f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
+_function = (
+    f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
+)
 _function = _function.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_function}")
 
@@ -151,6 +153,17 @@ def base_story_files():
 
 def story_files():
     return base_story_files() + per_policy(STORIES)
+
+
+def policy_files(folder):
+    """What later stages read in a policy's folder besides its weights."""
+    names = (
+        "model/config.json",
+        "model/tokenizer.json",
+        "model/manifest.json",
+        layout.RUN.name,
+    )
+    return [f"{folder}/{name}" for name in names]
 
 
 def policy_weights():
@@ -264,6 +277,14 @@ from tinycats.models.sources import local_files
 BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
 NANO = shipped("workflow/resources/nano")
+
+
+def encoder_files():
+    """The files of the encoder's folder or of folders among its sources."""
+    places = [STUDY.reward_encoder, *STUDY.reward_encoder_sources]
+    folders = [place for place in places if Path(place).is_dir()]
+    return [path for place in folders for path in local_files(place, NANO, "encoder")]
+
 
 try:
     STUDY.check_lengths(Path(NANO if STUDY.base_model == "nano" else BASE_MODEL))

@@ -34,14 +34,14 @@ rule base_model:
         " --out {params.folder:q} 2> {log}"
 
 
+# An encoder's further files (tokenizer, pooling) depend on its kind; the manifest has a checksum of each.
 rule reward_encoder:
+    input:
+        as_it_is(encoder_files()),
     output:
         weights=f"{REWARD_ENCODER}/model.safetensors",
         config=f"{REWARD_ENCODER}/config.json",
-        tokenizer=f"{REWARD_ENCODER}/tokenizer.json",
         modules=f"{REWARD_ENCODER}/modules.json",
-        pooling=f"{REWARD_ENCODER}/1_Pooling/config.json",
-        sentence=f"{REWARD_ENCODER}/sentence_bert_config.json",
         manifest=f"{REWARD_ENCODER}/manifest.json",
     log:
         "logs/models/reward_encoder.log",

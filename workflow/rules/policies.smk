@@ -3,8 +3,8 @@
 
 rule reference:
     input:
-        encoder=f"{REWARD_ENCODER}/model.safetensors",
-        manifest=f"{REWARD_ENCODER}/manifest.json",
+        encoder=rules.reward_encoder.output.weights,
+        files=rules.reward_encoder.output,
     output:
         f"{RESULTS}/{layout.REFERENCE.format(concept=STUDY.concept_slug)}",
     log:
@@ -26,10 +26,10 @@ rule reference:
 # A killed job resumes from its checkpoint, which is no output: Snakemake would delete it.
 rule policy:
     input:
-        weights=f"{BASE_MODEL}/model.safetensors",
-        manifest=f"{BASE_MODEL}/manifest.json",
-        encoder=f"{REWARD_ENCODER}/model.safetensors",
+        weights=rules.base_model.output.weights,
+        encoder=rules.reward_encoder.output.weights,
         reference=rules.reference.output[0],
+        files=[*rules.base_model.output, *rules.reward_encoder.output],
     output:
         weights=f"{POLICY}/{layout.WEIGHTS.name}",
         config=f"{POLICY}/model/config.json",

@@ -7,8 +7,9 @@ rule scores:
         prompted=stories_of(layout.PROMPTED),
         policies=per_policy(STORIES),
         forgetting=per_policy(FORGETTING),
-        encoder=f"{REWARD_ENCODER}/model.safetensors",
-        tokenizer=f"{BASE_MODEL}/tokenizer.json",
+        encoder=rules.reward_encoder.output.weights,
+        tokenizer=rules.base_model.output.tokenizer,
+        files=[*rules.base_model.output, *rules.reward_encoder.output],
         reference=rules.reference.output[0],
         run=run_files()[0],
     output:

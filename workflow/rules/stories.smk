@@ -8,8 +8,8 @@ from tinycats.stories.settings import BaseStoriesSettings, StoriesSettings
 # leaves these as they are.
 rule base_stories:
     input:
-        weights=f"{BASE_MODEL}/model.safetensors",
-        manifest=f"{BASE_MODEL}/manifest.json",
+        weights=rules.base_model.output.weights,
+        files=rules.base_model.output,
     output:
         base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
         prompted=f"{RESULTS}/{layout.STORIES.pattern(layout.PROMPTED.kind)}",
@@ -39,8 +39,9 @@ rule base_stories:
 
 rule stories:
     input:
-        weights=f"{BASE_MODEL}/model.safetensors",
-        policy=f"{POLICY}/{layout.WEIGHTS.name}",
+        weights=rules.base_model.output.weights,
+        policy=rules.policy.output.weights,
+        files=[*rules.base_model.output, *policy_files(POLICY)],
         base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
     output:
         stories=STORIES,
@@ -75,10 +76,15 @@ rule stories:
 # same ones, whose rewards it finds in the memo, since a model's random numbers follow from its name.
 rule completions:
     input:
-        weights=f"{BASE_MODEL}/model.safetensors",
-        encoder=f"{REWARD_ENCODER}/model.safetensors",
+        weights=rules.base_model.output.weights,
+        encoder=rules.reward_encoder.output.weights,
         reference=rules.reference.output[0],
         policies=policy_weights(),
+        files=[
+            *rules.base_model.output,
+            *rules.reward_encoder.output,
+            *(path for end in policy_files(POLICY) for path in per_policy(end)),
+        ],
     output:
         base=f"{RESULTS}/{layout.COMPLETIONS.of(layout.BASE)}",
         prompted=f"{RESULTS}/{layout.COMPLETIONS.of(layout.PROMPTED)}",

@@ -19,12 +19,12 @@ def main() -> None:
     if not args.concept.strip():
         raise program.UserError("concept is empty; it should be a word or a few, such as cat")
 
-    from tinycats.models.folders import sha256_file, verify_folder
+    from tinycats.models.folders import folder_identity, verify_folder
     from tinycats.reward.model import RewardEncoder, save_reference
 
     verify_folder(args.encoder)
     vector = RewardEncoder(args.encoder).embed([args.concept])[0]
-    save_reference(args.out, args.concept, vector, sha256_file(args.encoder / "model.safetensors"))
+    save_reference(args.out, args.concept, vector, folder_identity(args.encoder))
 
 
 if __name__ == "__main__":

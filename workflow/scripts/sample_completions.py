@@ -52,23 +52,23 @@ def main() -> None:
 
     from tinycats.completions.collector import Collector, pool_of
     from tinycats.compute.devices import choose_device, set_threads
-    from tinycats.models.folders import load_causal_lm, sha256_file, verify_folder
+    from tinycats.models.folders import folder_identity, load_causal_lm, verify_folder
     from tinycats.policies.record import check_policy
     from tinycats.reward.memo import load_memo, save_memo
-    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
+    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, vector_sha256
 
     set_threads(machine.threads)
     device = choose_device(machine.device)
     verify_folder(args.encoder)
-    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
-    concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
+    encoder_identity = folder_identity(args.encoder)
+    concept = load_reference(args.reference, encoder_identity=encoder_identity)
     # the order in which they are named decides nothing
     policies = sorted(args.policies, key=lambda folder: ModelId.from_path(folder).order())
     for folder in policies:
         expected = {"prompt": settings.prompt, "num_tokens": settings.num_tokens}
-        check_policy(folder, args.base_model, expected, args.reference)
+        check_policy(folder, args.base_model, expected, vector_sha256(concept))
     reward = RewardModel(RewardEncoder(args.encoder, device), concept)
-    known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
+    known = load_memo(reward, args.rewards, encoder_identity) if args.rewards else 0
     base, tokenizer = load_causal_lm(args.base_model, device)
     shape = settings.prompt, settings.num_tokens, settings.micro_batch
     collector = Collector(base, tokenizer, reward, *shape)
@@ -81,7 +81,7 @@ def main() -> None:
         collector.draw_policy(who, policy, settings.policy_completions)
         del policy
     if args.rewards:
-        save_memo(reward, args.rewards, encoder_sha256, known)
+        save_memo(reward, args.rewards, encoder_identity, known)
 
     write_tables(collector, prompted, args.out)
 

@@ -59,14 +59,13 @@ def main() -> None:
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.text import encode_prompt, rewarded_text
-    from tinycats.models.folders import load_tokenizer, sha256_file, verify_folder
+    from tinycats.models.folders import folder_identity, load_tokenizer, verify_folder
     from tinycats.reward.model import RewardEncoder, load_reference
 
     set_threads(args.threads)
     verify_folder(args.encoder)
     encoder = RewardEncoder(args.encoder, choose_device(args.device))
-    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
-    reference = load_reference(args.reference, encoder_sha256=encoder_sha256)
+    reference = load_reference(args.reference, encoder_identity=folder_identity(args.encoder))
     tokenizer = load_tokenizer(args.tokenizer)
 
     @functools.cache

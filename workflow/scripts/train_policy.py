@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tinycats import __version__, layout, program
 from tinycats.compute.settings import MachineSettings
-from tinycats.files.atomic import check_writable, write_text
+from tinycats.files.atomic import check_writable, write_sealed
 from tinycats.files.tables import write_table
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.policies.settings import CheckpointSettings, TrainingSettings
@@ -51,39 +51,48 @@ def main() -> None:
     import torch
     import transformers
 
-    from tinycats.compute.devices import choose_device, gpu_name, set_threads
-    from tinycats.models.folders import load_causal_lm, save_policy, sha256_file, verify_folder
+    from tinycats.compute.devices import arithmetic, choose_device, gpu_name, set_threads
+    from tinycats.models.folders import (
+        folder_identity,
+        load_causal_lm,
+        save_policy,
+        sha256_file,
+        verify_folder,
+    )
     from tinycats.policies.objective import kl_coefficient_per_nat
     from tinycats.policies.record import commit
     from tinycats.policies.training import Trainer, run_identity
     from tinycats.reward.memo import load_memo, save_memo
-    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference
+    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, vector_sha256
     from tinycats.source_code import digest
 
     threads, device = set_threads(machine.threads), choose_device(machine.device)
     verify_folder(args.encoder)
     policy, tokenizer = load_causal_lm(args.base_model, device)
     base, _ = load_causal_lm(args.base_model, device)
-    encoder_sha256 = sha256_file(args.encoder / "model.safetensors")
-    concept = load_reference(args.reference, encoder_sha256=encoder_sha256)
+    encoder_identity = folder_identity(args.encoder)
+    concept = load_reference(args.reference, encoder_identity=encoder_identity)
     reward = RewardModel(RewardEncoder(args.encoder, device), concept)
-    known = load_memo(reward, args.rewards, encoder_sha256) if args.rewards else 0
+    known = load_memo(reward, args.rewards, encoder_identity) if args.rewards else 0
     data = {
         "base_model_sha256": sha256_file(args.base_model / "model.safetensors"),
+        "base_model_identity": folder_identity(args.base_model),
         "tokenizer_sha256": sha256_file(args.base_model / "tokenizer.json"),
-        "encoder_sha256": encoder_sha256,
-        "reference_sha256": sha256_file(args.reference),
+        "encoder_sha256": sha256_file(args.encoder / "model.safetensors"),
+        "encoder_identity": encoder_identity,
+        "reference_sha256": vector_sha256(concept),
     }
     trainer = Trainer(
         *(policy, base, tokenizer, reward, settings),
         identity=run_identity(settings, data, digest(Path(__file__))),
         state_file=args.out / layout.STATE.name,
+        machine={"threads": threads, **arithmetic(device)},
     )
     started = time.time()
     trainer.run(checkpoint_seconds)
 
     if args.rewards:
-        save_memo(reward, args.rewards, encoder_sha256, known)
+        save_memo(reward, args.rewards, encoder_identity, known)
     save_policy(policy, tokenizer, args.out / "model")
     write_table(args.out / "top_completions.csv", trainer.top, TOP_COMPLETIONS)
     run = {
@@ -94,9 +103,11 @@ def main() -> None:
         "steps_taken": trainer.step,
         "new_tokens": trainer.sampler.new_tokens,
         "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),
+        "policy_identity": folder_identity(args.out / "model"),
         **data,
         "device": (platform.processor() or "cpu") if device == "cpu" else gpu_name(device),
         "threads": threads,
+        "computed_on": trainer.computed_on,
         "seconds": round(trainer.seconds_before, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -108,7 +119,7 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
     }
-    write_text(args.out / layout.RUN.name, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    write_sealed(args.out / layout.RUN.name, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     write_table(args.out / "training.csv", trainer.rows, TRAINING)
     trainer.state_file.unlink(missing_ok=True)
 

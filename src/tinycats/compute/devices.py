@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import platform
 import re
 import tempfile
 from pathlib import Path
@@ -98,6 +99,19 @@ def gpu_name(where: str | device) -> str:
 
     name: str = torch.get_device_module(where).get_device_name(where)
     return name
+
+
+def arithmetic(where: str | device) -> dict[str, str]:
+    """What rounding depends on besides code and threads: library, processor and its instructions."""
+    import torch
+
+    cpu = torch.device(where).type == "cpu"
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": "cpu" if cpu else gpu_name(where),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability() if cpu else "",
+    }
 
 
 def suited(sizes: dict[str, int], where: device) -> int:

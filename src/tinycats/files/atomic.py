@@ -1,8 +1,9 @@
 """Files that are written whole or not at all, and known again when they are read.
 
-Beside each table, stories file or file of tensors lies ``.sha256/<name>.sha256``, a line as ``sha256sum``
-writes it. A changed digit, a file cut short at the end of a line, or two files swapped look like
-good files; only this tells. A file without one was not written by a stage and is taken as it is.
+Beside each file that another stage reads is its checksum ``.sha256/<name>.sha256``, a line as
+``sha256sum`` writes it. A changed digit, a file cut short at the end of a line, and two swapped
+files look like good files; the checksum shows that they are not. A file whose checksum is lost or
+damaged is refused, since nothing else shows whether it is as it was written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import glob
 import hashlib
+import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -18,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from tinycats.program import UserError
 
 FOLDER = ".sha256"
 LOCK = "lock"  # in a temporary folder: whoever fills it holds this file locked
@@ -44,6 +49,12 @@ def remove_leftovers(folder: Path, start: str, end: str = "") -> None:
         with suppress(OSError), open(path / LOCK if path.is_dir() else path, "r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def checksum_file(path: str | Path) -> Path:
+    """Where the checksum of a file is."""
+    path = Path(path)
+    return path.parent / FOLDER / f"{path.name}.sha256"
 
 
 @contextmanager
@@ -93,13 +104,34 @@ def check_writable(folder: str | Path) -> None:
         raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
 
 
+def write_sealed(path: str | Path, text: str) -> None:
+    """Write ``text`` whole or not at all, and its checksum."""
+    write_text(path, text)
+    seal(path)
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write numpy arrays as safetensors, whole or not at all."""
+    """Write numpy arrays as safetensors, whole or not at all, and the checksum.
+
+    The same content gives the same bytes.
+    """
     from safetensors.numpy import save
 
     with whole(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+        temporary.write_bytes(_sorted_header(save(tensors, metadata)))
     seal(path)
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """A safetensors file with the keys of its header sorted; the library's order is random.
+
+    The format: 8 bytes with the header's length, the header as JSON padded to a multiple of 8
+    bytes, the tensors' bytes (https://github.com/huggingface/safetensors#format).
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _digest(path: Path) -> str:
@@ -111,7 +143,7 @@ def seal(path: str | Path) -> None:
     """Write down the checksum of a file that is whole."""
     path, sealed = Path(path), None
     while sealed != (found := _version(path)):  # another process may have written it meanwhile
-        with whole(path.parent / FOLDER / f"{path.name}.sha256") as temporary:
+        with whole(checksum_file(path)) as temporary:
             temporary.write_text(f"{_digest(path)}  {path.name}\n", encoding="utf-8")
         sealed = found
 
@@ -123,17 +155,37 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def problem(path: str | Path) -> str | None:
-    """What is wrong with a file, in one line, or None."""
-    path = Path(path)
-    try:
-        line = (path.parent / FOLDER / f"{path.name}.sha256").read_text(encoding="utf-8")
-        stated = line.split()[0]
-    except (OSError, IndexError, UnicodeDecodeError):
-        return None
+    """What is wrong with a file, in one line, or None.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    path, beside = Path(path), checksum_file(path)
     found = _digest(path)
-    if found == stated:
+    try:
+        line = beside.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return f"{path}: its checksum {beside} is missing; delete {path} and run again"
+    stated = re.fullmatch(r"([0-9a-f]{64})  (.+)\n", line)
+    if stated is None or stated[2] != path.name:
+        return (
+            f"{beside}: found {line[:80]!r}, expected a sha256, two spaces and {path.name}; delete"
+            f" {path} and run again"
+        )
+    if found == stated[1]:
         return None
     return (
         f"{path}: not as it was written (damaged, cut short or swapped): sha256 is {found}, but"
-        f" {FOLDER}/{path.name}.sha256 says {stated}; delete it and run again"
+        f" {FOLDER}/{path.name}.sha256 says {stated[1]}; delete it and run again"
     )
+
+
+def verify(path: str | Path) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        UserError: they differ, or the checksum is missing or damaged.
+        OSError: the file cannot be read.
+    """
+    if found := problem(path):
+        raise UserError(found)

@@ -91,8 +91,7 @@ def read_samples(path: str | Path) -> Samples:
             )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a file of the completions stage: {error}") from error
-    if problem := atomic.problem(path):
-        raise UserError(problem)
+    atomic.verify(path)
     try:
         return Samples(models, log_prob.astype(float), reward.astype(float), counts, others)
     except UserError as error:

@@ -30,6 +30,11 @@ MANIFEST = "manifest.json"
 MAX_UNUSED_ROWS = 1024
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 LONGEST_ID = 96  # characters of a Hub id
+#: files that change no number: hidden ones, documents, pictures, what was measured of an encoder
+_NO_NUMBERS = re.compile(
+    r"(^|/)\.|\.(md|rst|svg|png|jpg|pdf)$|(^|/)(README|LICEN[CS]E|NOTICE)[^/]*$|^probe\.json$",
+    re.IGNORECASE,
+)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -99,6 +104,28 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
                 f" {MANIFEST} says {checksum}; obtain the model again"
             )
     return manifest
+
+
+def folder_identity(folder: str | Path) -> str:
+    """Identity of a model: sha256 over name and sha256 of each file that decides its numbers.
+
+    Those are all files but ``manifest.json``, documents, pictures and hidden files: weights,
+    ``config.json``, the tokenizer's files, and an encoder's ``modules.json``, pooling and so on.
+
+    Raises:
+        UserError: there is no such folder, or nothing is in it.
+    """
+    folder = Path(folder)
+    lines = [
+        f"{name}\0{sha256_file(folder / name)}\n"
+        for name in sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
+        if name != MANIFEST and not _NO_NUMBERS.search(name)
+    ]
+    if not lines:
+        raise UserError(f"{folder}: no model folder; obtain the model again")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def kind_of(model: str) -> str:

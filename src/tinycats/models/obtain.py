@@ -173,10 +173,11 @@ def obtain_reward_encoder(
     """Obtain the reward encoder into folder ``out`` from the first source that has it.
 
     Args:
-        encoder: Hub id of a sentence-transformers model.
+        encoder: Hub id of a sentence-transformers model, or a folder with one.
         out: the model folder; replaced as a whole or not at all.
         pins_file: known commit and checksums, the same whatever the source.
-        sources: in this order: ``package``, ``hub``, or the path of a folder.
+        sources: where to look for a Hub id, in this order: ``package``, ``hub``, or the path of a
+            folder.
         revision: commit, branch or tag on the Hub; None: the pinned one, or else ``main``.
 
     Raises:
@@ -184,7 +185,8 @@ def obtain_reward_encoder(
     """
     pins = Pins(pins_file)
     reasons = []
-    for source in sources:
+    own_folder = kind_of(encoder) == "folder"
+    for source in [encoder] if own_folder else sources:
         try:
             with new_folder(out) as new:
                 if source == "package":
@@ -193,7 +195,7 @@ def obtain_reward_encoder(
                     part = from_hub(encoder, revision, new, "encoder", pins)
                 else:
                     part = from_folder(source, new, "encoder")
-                for name, checksum in part.files.items():
+                for name, checksum in () if own_folder else part.files.items():
                     pins.check_file(encoder, name, checksum, f"{source}: {encoder}")
                 _finish(new, "encoder", f"{source}: {encoder}")
                 encoder_probe.write(new)
@@ -202,7 +204,8 @@ def obtain_reward_encoder(
             log.warning("%s not obtained from %s: %s", encoder, source, error)
             reasons.append(f"{source}: {error}")
             continue
-        commit = part.revision if source == "hub" else None
-        pins.record(encoder, commit, part.files)
+        if not own_folder:
+            commit = part.revision if source == "hub" else None
+            pins.record(encoder, commit, part.files)
         return manifest
     raise UserError(f"{encoder} cannot be obtained from any source: " + "; ".join(reasons))

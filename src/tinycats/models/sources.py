@@ -130,9 +130,14 @@ def choose_files(names: Iterable[str], what: str) -> list[str]:
     return sorted(chosen)
 
 
-def local_files(model: str, nano_folder: str | Path) -> list[str]:
+def local_files(model: str, nano_folder: str | Path, what: str = "both") -> list[str]:
     """The files of a model (or tokenizer) that is ``nano`` or a folder, so that a workflow can
     obtain it again when one is edited; empty for a model of the Hub.
+
+    Args:
+        model: ``nano``, a Hub id, or a folder.
+        nano_folder: where the repository keeps ``nano``.
+        what: as for :func:`choose_files`.
 
     Raises:
         UserError: ``model`` names nothing.
@@ -140,7 +145,7 @@ def local_files(model: str, nano_folder: str | Path) -> list[str]:
     kind = kind_of(model)
     folder = {"nano": Path(nano_folder), "folder": Path(model)}.get(kind)
     try:
-        return [str(path) for path in _files_in(folder, "both")] if folder else []
+        return [str(path) for path in _files_in(folder, what)] if folder else []
     except Unavailable:
         return []  # obtaining it will say what is missing
 

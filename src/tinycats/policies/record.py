@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tinycats import layout
+from tinycats.files.atomic import verify
 from tinycats.files.tables import Row, TableError
+from tinycats.files.text import read_json
 from tinycats.layout import ModelId
-from tinycats.models.folders import sha256_file
+from tinycats.models.folders import folder_identity, sha256_file
 from tinycats.program import UserError
 
 
@@ -37,14 +38,16 @@ def read_run(path: str | Path) -> Row:
     """A policy's run.json.
 
     Raises:
-        TableError: the file is damaged or has no ``new_tokens``.
+        UserError: the file is missing, damaged or another than its stage wrote, or has no ``new_tokens``.
     """
-    try:
-        run: Row = json.loads(Path(path).read_text(encoding="utf-8"))
-        if int(run["new_tokens"]) < 1:
-            raise ValueError("new_tokens is less than 1")
-    except (ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{path}: not a policy's run.json ({error!r})") from error
+    run: Row = read_json(path)
+    new_tokens = run.get("new_tokens")
+    if type(new_tokens) is not int or new_tokens < 1:
+        raise TableError(
+            f"{path}: not a policy's run.json: new_tokens is {new_tokens!r}, expected a whole number"
+            " of at least 1; delete it and run again"
+        )
+    verify(path)
     return run
 
 
@@ -52,7 +55,7 @@ def check_policy(
     folder: Path,
     base_model: Path,
     settings: Mapping[str, Any] | None = None,
-    reference: Path | None = None,
+    reference_sha256: str | None = None,
 ) -> None:
     """Refuse a policy folder that is another study's, or whose weights are another policy's.
 
@@ -60,16 +63,20 @@ def check_policy(
         folder: holds model/ and run.json; ``<variant>/kl=<k>/seed=<s>`` at its end is compared too.
         base_model: folder of the study's base model.
         settings: what run.json's settings should be, as far as the caller knows.
-        reference: the concept's embedding.
+        reference_sha256: identity of the concept's embedding
+            (:func:`tinycats.reward.model.vector_sha256`), if the caller has it.
 
     Raises:
         UserError: something differs; names the folder, both values and what to do.
     """
     run = read_run(folder / layout.RUN.name)
+    model = (folder / layout.WEIGHTS.name).parent
     expected = {
         "policy_sha256": sha256_file(folder / layout.WEIGHTS.name),
+        "policy_identity": folder_identity(model),
         "base_model_sha256": sha256_file(base_model / "model.safetensors"),
-        **({"reference_sha256": sha256_file(reference)} if reference else {}),
+        "base_model_identity": folder_identity(base_model),
+        **({"reference_sha256": reference_sha256} if reference_sha256 else {}),
         **(settings or {}),
     }
     found = {**run.get("settings", {}), **run}

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -80,6 +80,8 @@ class Trainer:
         settings: the settings of the run.
         identity: hash of parameters, code and data; a state with another identity is not used.
         state_file: path of the checkpoint, which exists while the run is unfinished.
+        machine: what the last bits of a step depend on besides the identity: threads, processor,
+            torch. A run that resumes on another machine goes on, and ``computed_on`` has both.
 
     Raises:
         UserError: settings exclude each other, the prompt leaves no token to generate, or the
@@ -95,6 +97,7 @@ class Trainer:
         settings: TrainingSettings,
         identity: str,
         state_file: Path,
+        machine: Mapping[str, Any] | None = None,
     ) -> None:
         self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
         self.settings, self.identity, self.state_file = settings, identity, state_file
@@ -127,6 +130,8 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         self.top: list[dict[str, Any]] = []
         self.seconds_before = 0.0
+        #: the machine of each part of the run, with its first step
+        self.computed_on: list[dict[str, Any]] = [{"first_step": 1, **(machine or {})}]
 
     # ------------------------------------------------------------------ one step
 
@@ -297,6 +302,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "rows": json.dumps(self.rows),
             "top": json.dumps(self.top),
+            "computed_on": json.dumps(self.computed_on),
             "seconds": self.seconds_before,
         }
         state["checksum"] = checksum(state)  # torch's file format does not detect a changed byte
@@ -340,6 +346,21 @@ class Trainer:
         self.step, self.coefficient = state["step"], state["coefficient"]
         self.seconds_before = state["seconds"]
         log.info("going on from step %d of %d", self.step, self.settings.steps)
+        self.note_machine(json.loads(state["computed_on"]))
+
+    def note_machine(self, before: list[dict[str, Any]]) -> None:
+        """Put the parts of the run ``before`` this one into ``computed_on``; log what differs."""
+        now, last = {**self.computed_on[-1], "first_step": self.step + 1}, before[-1]
+        changed = [key for key in now if key != "first_step" and last.get(key) != now[key]]
+        self.computed_on = [*before, now] if changed else before
+        if changed:
+            log.warning(
+                "from step %d on, %s; the last bits of the weights may depend on it",
+                self.step + 1,
+                ", ".join(
+                    f"{key} is {now[key]!r}, before it was {last.get(key)!r}" for key in changed
+                ),
+            )
 
 
 def checksum(state: Any) -> str:

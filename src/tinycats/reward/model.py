@@ -7,6 +7,7 @@ batch-invariant, bit for bit; so a :class:`RewardModel` encodes each distinct te
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,16 +165,29 @@ class RewardModel:
         return torch.from_numpy(np.array([self.memo[text] for text in texts], dtype=np.float32))
 
 
-def save_reference(path: str | Path, concept: str, vector: np.ndarray, encoder_sha256: str) -> None:
-    """Write the concept's unit vector with the concept and the encoder's checksum as metadata."""
-    metadata = {"concept": concept, "encoder_sha256": encoder_sha256}
+def vector_sha256(vector: np.ndarray) -> str:
+    """Identity of a reference embedding: sha256 of its values as little-endian float32."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
+
+
+def save_reference(
+    path: str | Path, concept: str, vector: np.ndarray, encoder_identity: str
+) -> None:
+    """Write the concept's unit vector with the concept and the encoder's identity as metadata."""
+    metadata = {"concept": concept, "encoder_identity": encoder_identity}
     atomic.write_tensors(path, {"embedding": vector.astype(np.float32)}, metadata)
 
 
 def load_reference(
-    path: str | Path, concept: str | None = None, encoder_sha256: str | None = None
+    path: str | Path, concept: str | None = None, encoder_identity: str | None = None
 ) -> np.ndarray:
     """The concept's unit vector, ``(width,)`` float32.
+
+    Args:
+        path: the file that :func:`save_reference` wrote.
+        concept: what it should embed; None: anything.
+        encoder_identity: :func:`tinycats.models.folders.folder_identity` of the encoder that
+            should have made it; None: any.
 
     Raises:
         UserError: the file is damaged, not a unit vector, or of another concept or encoder.
@@ -187,18 +201,18 @@ def load_reference(
         raise UserError(
             f"{path}: damaged reference embedding ({error}); delete it and rerun"
         ) from error
-    if vector.ndim != 1 or abs(float(np.linalg.norm(vector)) - 1) > 1e-4:
+    if vector.ndim != 1 or not abs(float(np.linalg.norm(vector)) - 1) <= 1e-4:  # NaN fails, too
         raise UserError(f"{path}: not a unit vector; delete it and rerun")
     if concept is not None and metadata.get("concept") != concept:
         raise UserError(
             f"{path}: embeds {metadata.get('concept')!r}, not {concept!r}; delete and rerun"
         )
-    if encoder_sha256 is not None and metadata.get("encoder_sha256") != encoder_sha256:
+    found = metadata.get("encoder_identity")
+    if encoder_identity is not None and found != encoder_identity:
         raise UserError(
-            f"{path}: made by another encoder (sha256 {metadata.get('encoder_sha256')}, ours is"
-            f" {encoder_sha256}); delete it and rerun"
+            f"{path}: made by another encoder (identity {found}, ours is {encoder_identity});"
+            " delete it and rerun"
         )
-    if problem := atomic.problem(path):
-        raise UserError(problem)
+    atomic.verify(path)
     result: np.ndarray = vector
     return result

@@ -7,7 +7,6 @@ As the post's ``python sample.py``, with the report's colours: each token is tin
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -267,20 +266,17 @@ def _config(study: str) -> dict[str, Any]:
 
 
 def base_folder(policy: Path) -> Path:
-    """Folder of the base model that a policy was trained from, by its checksum."""
+    """Folder of the base model that a policy was trained from, by its identity."""
+    from tinycats.models.folders import folder_identity
     from tinycats.policies.record import read_run
 
-    wanted = read_run(policy / layout.RUN.name).get("base_model_sha256")
+    wanted = read_run(policy / layout.RUN.name).get("base_model_identity")
     for path in sorted(Path("resources/models").glob("*/manifest.json")):
-        try:
-            files = json.loads(path.read_text(encoding="utf-8"))["files"]
-            if files["model.safetensors"]["sha256"] == wanted:
-                return path.parent
-        except (ValueError, KeyError, TypeError):
-            continue
+        if folder_identity(path.parent) == wanted:
+            return path.parent
     raise UserError(
-        f"resources/models: no folder has the base model of {policy} (sha256 {wanted}); get it with:"
-        " snakemake --cores 1 models"
+        f"resources/models: no folder has the base model of {policy} (identity {wanted}); get it"
+        " with: snakemake --cores 1 models"
     )
 
 
