@@ -50,7 +50,9 @@ _program = (
     f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} exec {shlex.quote(_python)}"
     f" {shlex.quote(str(ROOT / 'workflow/scripts'))}/$name.py"
 )
-_function = f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
+_function = (
+    f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
+)
 _function = _function.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_function}")
 
