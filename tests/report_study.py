@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.files.atomic import write_text
+from tinycats.files.atomic import write_sealed, write_text
 from tinycats.files.tables import write_lines, write_table
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
@@ -77,7 +77,7 @@ def _story(rng: random.Random, group: str, prompt: str, model: str, tokens: int,
 
 
 def _figure(folder: Path, name: str, section: str, order: int, factor: str | None, source: str):
-    write_text(folder / f"{name}.svg", SVG.format(name=name, height=20 * (order % 12)))
+    write_sealed(folder / f"{name}.svg", SVG.format(name=name, height=20 * (order % 12)))
     about = {
         "title": f"Figure {name}",
         "finding": f"The finding of {name} is 3 < 4.",
@@ -87,7 +87,7 @@ def _figure(folder: Path, name: str, section: str, order: int, factor: str | Non
         "order": order,
         "section": section,
     }
-    write_text(folder / f"{name}.json", json.dumps(about))
+    write_sealed(folder / f"{name}.json", json.dumps(about))
 
 
 def make_study(
@@ -260,7 +260,7 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
                 "commit": "0123456789abcdef",
             }
             path = study / f"policies/blog/kl={factor}/seed={seed}/run.json"
-            write_text(path, json.dumps(about))
+            write_sealed(path, json.dumps(about))
     manifest = {
         "source": "embedded",
         "licence": "MIT",

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -411,17 +410,15 @@ def write_study(
     folder: Path, toy: Toy, policies: list[np.ndarray], others: Sequence[dict] = ()
 ) -> None:
     """Files as the completions stage writes them; ``others`` are policies outside the pool."""
-    from safetensors.numpy import save_file
-
     samples = toy.samples(policies, base_draws=3000, draws=1000)
-    save_file(
+    atomic.write_tensors(
+        folder / "log_probs.safetensors",
         {
             "log_prob": np.ascontiguousarray(samples.log_prob),
             "reward": samples.reward.astype(np.float32),
             "counts": np.ascontiguousarray(samples.counts),
         },
-        folder / "log_probs.safetensors",
-        metadata={"models": json.dumps(samples.models), "others": json.dumps(list(others))},
+        {"models": json.dumps(samples.models), "others": json.dumps(list(others))},
     )
 
     def table(path: Path, counts: np.ndarray, log_prob: np.ndarray, kl: float) -> None:
@@ -517,7 +514,7 @@ def test_script_refuses_what_does_not_fit_in_one_line(tmp_path):
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert f"{one}: not as it was written" in done.stderr
-    shutil.rmtree(one.parent / atomic.FOLDER)  # whoever removes the checksums is found too
+    atomic.seal(one)  # whoever makes a new checksum is found too
     done = run_script(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

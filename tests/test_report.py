@@ -19,6 +19,7 @@ from report_study import HOSTILE, SVG, make_study
 
 from tinycats.columns import STUDY_TABLES
 from tinycats.figures.registry import FIGURES, FigureEntry
+from tinycats.files.atomic import write_sealed
 from tinycats.files.tables import read_table, write_table
 from tinycats.layout import ModelId
 from tinycats.program import UserError
@@ -158,10 +159,10 @@ def test_a_new_figure_appears_without_touching_the_template(tmp_path, monkeypatc
     entry = FigureEntry("brand_new", (), "a section of its own", 900)
     monkeypatch.setitem(FIGURES, "brand_new", entry)
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
-    (results / "figures/brand_new.svg").write_text(SVG.format(name="brand_new", height=9))
+    write_sealed(results / "figures/brand_new.svg", SVG.format(name="brand_new", height=9))
     about = json.loads((results / "figures/what_broke.json").read_text())
     about |= {"title": "Brand new", "alt": "Something unseen", "section": "a section of its own"}
-    (results / "figures/brand_new.json").write_text(json.dumps(about))
+    write_sealed(results / "figures/brand_new.json", json.dumps(about))
     (results / "figures/of_an_earlier_study.svg").write_text(SVG.format(name="x", height=9))
     study = read_study(results, models)
     page = report.render(study, "snakemake")
@@ -352,7 +353,7 @@ def test_published_curves_are_named_only_where_they_are_drawn(study, tmp_path):
     path = results / "figures/training_metrics_0.json"
     about = json.loads(path.read_text())
     about["alt"] += "; rings show TinyStories-33M, published, one run."
-    path.write_text(json.dumps(about))
+    write_sealed(path, json.dumps(about))
     study = read_study(results, models)
     page = report.render(study, "x")
     assert heading in page
@@ -381,3 +382,34 @@ def test_a_study_that_was_made_smaller_shows_only_its_own(tmp_path):
     assert "training_metrics_1500" not in names
     # the two of make_study name no model, and one of seed 0 is not counted
     assert {stage: jobs for stage, _, jobs, _ in study.benchmarks}["policies"] == 2
+
+
+def test_a_figure_that_was_changed_is_refused(tmp_path):
+    results, models = make_study(tmp_path, per_training_prompt=1, per_other_prompt=1)
+    for name in ("frontier.json", "frontier.svg"):
+        path = results / "figures" / name
+        before = path.read_text()
+        path.write_text(before.replace("3", "4", 1))
+        with pytest.raises(UserError, match=rf"{name}: not as it was written"):
+            read_study(results, models)
+        path.write_text(before)
+    checksum = results / "figures/.sha256/frontier.json.sha256"
+    for damaged in ("", "7", None):
+        checksum.unlink() if damaged is None else checksum.write_text(damaged)
+        with pytest.raises(UserError, match=r"frontier\.json") as error:
+            read_study(results, models)
+        assert str(error.value).count("\n") == 0
+
+
+def test_policies_of_different_machines_are_said_to_be(tmp_path):
+    results, models = make_study(tmp_path, per_training_prompt=1, per_other_prompt=1)
+    for path, threads in zip(sorted(results.rglob("run.json")), (1, 2, 2, 2, 2, 2), strict=True):
+        about = json.loads(path.read_text())
+        about["computed_on"] = [{"first_step": 1, "threads": threads, "machine": "x86_64"}]
+        write_sealed(path, json.dumps(about))
+    study = read_study(results, models)
+    sentence = "The policies were not all trained alike (threads 1, 2):"
+    assert sentence in report.render(study, "x")
+    assert sentence in markdown_results.render(study, "x", results / "results.md")
+    one = [about for about in study.runs.values() if about["computed_on"][0]["threads"] == 2]
+    assert words.different_machines(one) == ""

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -190,7 +189,7 @@ def test_damaged_stories_are_named(study: Path, damage, message: str) -> None:
     path = study / "stories/base/seed=0.jsonl"
     damaged = damage(path.read_text(encoding="utf-8"))
     path.write_text(damaged, encoding="utf-8")
-    shutil.rmtree(path.parent / atomic.FOLDER)  # so that it is not known by its checksum
+    atomic.seal(path)  # as if a stage had written it so
     with pytest.raises(TableError, match=message) as error:
         score(study)
     assert str(path) in str(error.value)
@@ -551,12 +550,12 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     lines += [f"base,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
     # two ids with the same text count together; seed 1 gives the token nothing
     lines += ["policy,blog,0,0, cat,0.5", "policy,blog,0,0, cat,0.1", "policy,blog,0,1,t00,0.02"]
-    path.write_text("\n".join(lines) + "\n")
+    atomic.write_sealed(path, "\n".join(lines) + "\n")
     rows = steps.first_token(path)
     assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]
     policy = {r["token"]: r["probability"] for r in rows if r["model"] == "policy"}
     assert policy == pytest.approx({" cat": 0.3, "t00": 0.01})
-    path.write_text(lines[0] + "\nbase,,,0,x,0.7\nbase,,,0,y,0.7\n")
+    atomic.write_sealed(path, lines[0] + "\nbase,,,0,x,0.7\nbase,,,0,y,0.7\n")
     with pytest.raises(TableError, match=r"first_token\.csv: probabilities .* add up to 1\.4"):
         steps.first_token(path)
 
@@ -594,7 +593,7 @@ def test_a_text_that_a_spreadsheet_would_compute(tmp_path: Path, text: str) -> N
 def test_damaged_tables_are_named(tmp_path: Path, damage, message: str) -> None:
     path = write_training(tmp_path, 0, [0.125, 0.25])
     path.write_text(damage(path.read_text()), errors="surrogateescape")
-    shutil.rmtree(path.parent / atomic.FOLDER)  # so that it is not known by its checksum
+    atomic.seal(path)  # as if a stage had written it so
     with pytest.raises(TableError, match=message) as error:
         steps.training([path])
     assert str(path) in str(error.value)
@@ -617,7 +616,7 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     told = sorted(str(p) for p in study.glob("stories/**/seed=?.jsonl"))
     training = write_training(study, 0, [0.1, 0.2])
     run_file = training.with_name("run.json")
-    run_file.write_text(json.dumps({"new_tokens": 2}))
+    atomic.write_sealed(run_file, json.dumps({"new_tokens": 2}))
 
     def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]

@@ -36,7 +36,9 @@ def main() -> None:
     base.add_argument("--nano", type=Path, default=nano, help="folder that holds nano")
     encoder = which.add_parser("reward-encoder", parents=[common], help="the sentence encoder")
     encoder.add_argument("--model", required=True, help="Hub id of the encoder, or a folder")
-    encoder.add_argument("--sources", nargs="+", required=True, help="of a Hub id: package, hub or a folder")
+    encoder.add_argument(
+        "--sources", nargs="+", required=True, help="of a Hub id: package, hub or a folder"
+    )
     args = parser.parse_args()
 
     if args.which == "base-model":

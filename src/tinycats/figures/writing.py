@@ -17,7 +17,7 @@ from tinycats.figures.fonts import missing_glyphs
 from tinycats.figures.reading import Tables
 from tinycats.figures.registry import find
 from tinycats.figures.style import Drawing
-from tinycats.files.atomic import whole, write_text
+from tinycats.files.atomic import whole, write_sealed
 
 DOTS_PER_INCH = 200
 
@@ -81,7 +81,7 @@ def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
     if missing:
         drawing.finding += f" Boxes stand for characters that no font here has: {' '.join(missing)}"
     alt = f"{drawing.finding} {drawing.alt}"
-    write_text(Path(f"{prefix}.svg"), _described(svg, alt))
+    write_sealed(Path(f"{prefix}.svg"), _described(svg, alt))
     document = {"title": drawing.title, "finding": drawing.finding, "alt": alt, **words}
-    write_text(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    write_sealed(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     pyplot.close(drawing.figure)

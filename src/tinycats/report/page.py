@@ -81,6 +81,7 @@ def facts(study: Study) -> dict[str, Any]:
         "prompted_with": (study.config.get("evaluation") or {}).get("prompted_with", ""),
         "parameters": list(flatten(study.config)),
         "run": run_facts(study),
+        "different_machines": words.different_machines(study.runs.values()),
     }
 
 

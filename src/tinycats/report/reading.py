@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
 from tinycats.figures.registry import figure_names
+from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
 from tinycats.layout import POLICY, ModelId, canonical
@@ -133,13 +134,20 @@ def models_of(config: Mapping[str, Any], path: Path) -> list[ModelId]:
         raise UserError(f"{path}: not the config of a study ({error!r})") from error
 
 
+def _verified_json(path: Path) -> dict[str, Any]:
+    about = read_json(path)
+    verify(path)
+    return about
+
+
 def read_figures(folder: Path, names: Iterable[str]) -> tuple[DrawnFigure, ...]:
     """Those of these figures that are drawn, each an SVG with a JSON, in the report's order."""
     figures = []
     for path in (folder / f"{name}.svg" for name in names):
         if not path.exists():
             continue
-        about = read_json(path.with_suffix(".json"))
+        verify(path)
+        about = _verified_json(path.with_suffix(".json"))
         if missing := _FIGURE_KEYS - set(about):
             raise UserError(f"{path.with_suffix('.json')}: lacks {', '.join(sorted(missing))}")
         try:
@@ -266,7 +274,7 @@ def read_study(
         figures=read_figures(folder / "figures", figures),
         stories=tuple(read_stories(folder, models_used, tables["scores/stories.csv"])),
         runs={
-            model.stem: read_json(folder / layout.RUN.of(model))
+            model.stem: _verified_json(folder / layout.RUN.of(model))
             for model in models_used
             if model.is_policy
         },

@@ -209,6 +209,27 @@ def headline_comparison(
     return found[0] if found else None
 
 
+def different_machines(runs: Iterable[Mapping[str, Any]]) -> str:
+    """A sentence where policies, or parts of one, were trained on different machines; else empty.
+
+    Args:
+        runs: contents of run.json; ``computed_on`` lists the machine of each part of a run.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for part in run.get("computed_on", ()):
+            for key, value in part.items():
+                if key != "first_step":
+                    values.setdefault(key, {})[str(value)] = None
+    differ = [f"{key} {', '.join(found)}" for key, found in values.items() if len(found) > 1]
+    if not differ:
+        return ""
+    return (
+        f"The policies were not all trained alike ({'; '.join(differ)}): sums are rounded differently,"
+        " which changes a policy about as much as another seed does."
+    )
+
+
 def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of frontier/policies.csv averaged over seeds: the share of the possible gain in reward.
 
