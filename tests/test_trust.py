@@ -183,8 +183,10 @@ def test_shared_rewards_are_read_as_they_were_written(encoder: RewardEncoder, me
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", "7", "{}", '{"identity": {}, "rewards": []}', '{"identity": 1, "rewards": {}}', "", "["]
-    + ["[" * 100_000],
+    [
+        *("[]", "7", "{}", '{"identity": {}, "rewards": []}', '{"identity": 1, "rewards": {}}'),
+        *("", "[", "[" * 100_000),
+    ],
     ids=["list", "number", "no keys", "no rewards", "no identity", "empty", "cut short", "deep"],
 )
 def test_a_file_of_another_structure_is_passed_over(
