@@ -24,6 +24,7 @@ from small_disk import small_disk
 from tiny_model import ROOT, copy_tracked, environment, write_model
 from warm_start import Started
 
+from tinycats.files.atomic import write_sealed
 from tinycats.program import UserError
 from tinycats.study import Study
 
@@ -286,7 +287,7 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
         f"{POLICY}/model/model.safetensors",
         change_one_byte,
         f"{RESULTS}/stories/blog/kl=6000/seed=0.jsonl",
-        f"{POLICY}: not a policy of this study: its run.json says policy_sha256",
+        f"{POLICY}: not a policy of this study: its run.json has policy_sha256",
     ),
     "stories swapped": (
         f"{RESULTS}/stories/blog/kl=6000/seed=0.jsonl",
@@ -418,9 +419,9 @@ def test_a_policy_folder_of_another_study(spare: Path, commands: dict[str, str])
     run = spare / POLICY / "run.json"
     other = json.loads(run.read_text())
     other["reference_sha256"] = "1" * 64
-    run.write_text(json.dumps(other))
+    write_sealed(run, json.dumps(other))
     said = failing(spare, commands[f"{RESULTS}/completions/base.csv"])
-    assert f"{POLICY}: not a policy of this study: its run.json says reference_sha256 '111" in said
+    assert f"{POLICY}: not a policy of this study: its run.json has reference_sha256 '111" in said
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""The models of a study, and where its files lie: the one place that knows the grammar of paths.
+"""The models of a study, and where its files lie: the only module that defines the paths.
 
 Everything of a study is below ``results/<study>/``, each stage in a folder of its own. The files of
 one model have its *stem* after the stage's folder, such as ``stories/base/seed=0.jsonl`` or

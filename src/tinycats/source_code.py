@@ -1,8 +1,8 @@
-"""A digest of the code that a program runs: results follow what the code means.
+"""A digest of the code that a program runs, so that a change of the code reruns its rules.
 
-Each rule has the digest of its program as a parameter, so Snakemake reruns what depends on edited
-code. Comments, docstrings and formatting are no part of it: what is hashed is the syntax tree
-(:mod:`ast`), in a form that is the same in every supported version of Python.
+Each rule has the digest of its program as a parameter, and Snakemake reruns a rule whose parameters
+change. The digest is a hash of the syntax tree (:mod:`ast`), in a form that is the same in every
+supported version of Python; comments, docstrings and formatting do not change it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
 def _serialise(value: object, write: Callable[[str], object]) -> None:
     """Write a syntax tree as text, the same in every version of Python.
 
-    Fields that are empty are left out: a newer version's fields are, in code that an older one reads.
+    Empty fields are omitted: a field new in a later Python is empty in code valid for earlier ones.
     """
     if isinstance(value, ast.Constant):
         write(f"(Constant {_constant(value.value)})")

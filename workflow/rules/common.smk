@@ -58,7 +58,7 @@ shell.prefix(f"set -euo pipefail; {_function}")
 
 
 def code(*modules, script):
-    """Digest of a stage's code as a parameter: results follow what the code means."""
+    """Digest of a stage's code as a parameter: a change of the code reruns the stage."""
     return lambda wildcards: digest(ROOT / f"workflow/scripts/{script}.py", *modules)
 
 

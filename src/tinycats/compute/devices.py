@@ -82,7 +82,7 @@ def choose_device(name: str) -> str:
             return f"cuda:{claim_gpu(torch.cuda.device_count())}"
         if name == "cuda":
             raise UserError(
-                "device: cuda was asked for, but torch sees no GPU; auto would use the CPU"
+                "device: cuda is not available to torch; set auto or cpu to use the CPU"
             )
         return "cpu"
     try:

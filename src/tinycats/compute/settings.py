@@ -1,4 +1,4 @@
-"""Settings of the machine: they say how to run and are no part of a result."""
+"""Machine settings: the device and the number of CPU threads."""
 
 from __future__ import annotations
 

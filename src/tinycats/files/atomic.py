@@ -1,9 +1,9 @@
-"""Files that are written whole or not at all, and known again when they are read.
+"""Atomic writes with checksum sidecars.
 
-Beside each file that another stage reads is its checksum ``.sha256/<name>.sha256``, a line as
-``sha256sum`` writes it. A changed digit, a file cut short at the end of a line, and two swapped
-files look like good files; the checksum shows that they are not. A file whose checksum is lost or
-damaged is refused, since nothing else shows whether it is as it was written.
+Each file that another stage reads has a sidecar ``.sha256/<name>.sha256``, a line in the format of
+``sha256sum``. Only the checksum detects a changed digit, a file cut short at the end of a line, or two
+files swapped. A file whose sidecar is lost or damaged is refused, since nothing else shows whether it
+is as it was written.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import IO, Any
 from tinycats.program import UserError
 
 FOLDER = ".sha256"
-LOCK = "lock"  # in a temporary folder: whoever fills it holds this file locked
+LOCK = "lock"  # in a temporary folder: its writer keeps this file locked
 
 
 def create_locked(path: Path) -> IO[bytes]:
     """A new file that is locked until it is closed, from the moment that it has this name.
 
     The system releases the lock however the process ends. Some network file systems have no locks;
-    there, nobody takes the file for a leftover.
+    there, partial files are not removed.
     """
     fresh = path.with_name(path.name + "~")
     file = open(fresh, "xb")  # noqa: SIM115 (the caller closes it)
@@ -43,9 +43,9 @@ def create_locked(path: Path) -> IO[bytes]:
 
 
 def remove_leftovers(folder: Path, start: str, end: str = "") -> None:
-    """Remove what killed processes left half written; what another process writes is locked."""
+    """Remove partial files of killed processes; those that another process is writing are locked."""
     for path in folder.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
-        # missing or locked: somebody else is at work
+        # missing or locked: another process removed it or is writing it
         with suppress(OSError), open(path / LOCK if path.is_dir() else path, "r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
@@ -90,7 +90,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Say now, not after hours of work, that nothing can be written to ``folder``; makes it.
+    """Fail early if ``folder`` is not writable; creates it.
 
     Raises:
         OSError: it cannot be made or written to.

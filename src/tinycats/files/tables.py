@@ -1,7 +1,7 @@
 """Tables as CSV and as JSON lines, checked against their columns when written and when read.
 
-A column that is missing, misspelt or not finite stops the job that made it and not a reader three
-stages later. Which columns a table has is written in its stage's ``columns.py``.
+A column that is missing, misspelt or infinite is an error in the job that writes it, not in a later
+stage that reads it. The columns of a table are defined in its stage's ``columns.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Columns = Mapping[str, str]
 
 
 class TableError(UserError):
-    """A file does not have the columns or values that its stage promises."""
+    """A file does not have the columns or values that its stage defines."""
 
 
 def _check(path: str | Path, found: Iterable[str], columns: Columns) -> None:
@@ -65,7 +65,7 @@ def _is_formula(text: str) -> bool:
 
 
 def format_number(value: Any) -> str:
-    """Numbers as text that is the same on every run: 7 significant digits, no exponent games."""
+    """A value as text: whole numbers below 1e15 in full, others with 7 significant digits."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,11 +1,11 @@
-"""What sentence-transformers computes for an encoder's folder, on a few texts: the probe.
+"""The probe of an encoder: reference vectors that sentence-transformers computes for a few texts.
 
-How a folder wants its texts read is spread over six files: case, truncation, default prompts,
-pooling. :mod:`tinycats.reward.encoder` is faster than sentence-transformers, and is used where it
-gives the same vectors for these texts. Importing sentence-transformers takes several seconds, so
-the vectors are computed once, when the encoder is obtained, and lie in its folder as
-``probe.json``; those of the default encoder come with this package. Each file is bound to the bytes
-of the encoder's files; where none fits, the vectors are computed anew.
+Six files of an encoder configure case, truncation, default prompts and pooling.
+:mod:`tinycats.reward.encoder` is faster than sentence-transformers, and is used if it gives the same
+vectors for these texts. Importing sentence-transformers takes several seconds, so the vectors are
+computed once, when the encoder is obtained, and stored in its folder as ``probe.json``; those of the
+default encoder come with this package. A ``probe.json`` has a digest of the encoder's files; if no
+digest matches, the vectors are recomputed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TEXTS = (
 
 
 def sentence_transformer(folder: str | Path, device: Any = "cpu") -> Any:
-    """sentence-transformers' own model of a folder, in float32; no code but its own is run.
+    """The sentence-transformers model in a folder, in float32; no code from the folder is run.
 
     Raises:
         UserError: it cannot be loaded, or is made of modules that are not sentence-transformers'.

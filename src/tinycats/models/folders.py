@@ -1,8 +1,8 @@
 """Model folders: plain Hugging Face folders with safetensors weights and a ``manifest.json``.
 
-Every model of a study, be it the base model, the reward encoder or a trained policy, lies in a
-folder of its own whose manifest lists each file with its sha256. A folder is written under a
-temporary name and renamed when it is whole, and checked against its manifest before it is used.
+Each model of a study (base model, reward encoder, trained policy) has a separate folder, whose
+manifest lists each file with its sha256. A folder is written under a temporary name, renamed when it
+is complete, and checked against its manifest before it is used.
 How the folders of base model and encoder are obtained: :mod:`tinycats.models.sources`.
 """
 
@@ -101,7 +101,7 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
         if found != checksum:
             raise UserError(
                 f"{file}: wrong bytes (damaged, cut short or swapped): sha256 is {found}, but"
-                f" {MANIFEST} says {checksum}; obtain the model again"
+                f" {MANIFEST} lists {checksum}; obtain the model again"
             )
     return manifest
 

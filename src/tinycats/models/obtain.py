@@ -133,7 +133,7 @@ def obtain_base_model(
         tokenizer_revision: likewise for the tokenizer.
 
     Raises:
-        UserError: it cannot be had (with the reason), or has other bytes than pinned.
+        UserError: it is unavailable (with the reason), or its checksum is not the pinned one.
     """
     pins = Pins(pins_file)
 
@@ -181,7 +181,7 @@ def obtain_reward_encoder(
         revision: commit, branch or tag on the Hub; None: the pinned one, or else ``main``.
 
     Raises:
-        UserError: a source has other bytes than pinned; or none is left, with each one's reason.
+        UserError: a checksum is not the pinned one, or every source is unavailable (with each reason).
     """
     pins = Pins(pins_file)
     reasons = []

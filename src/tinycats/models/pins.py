@@ -12,17 +12,16 @@ from tinycats.files.atomic import write_text
 from tinycats.program import UserError
 
 HEADER = """\
-# Revisions and checksums of models that come from outside this repository. Commit this file.
+# Revisions and checksums of models from outside this repository. Commit this file.
 #
-# By Hub id: the commit, and the sha256 of each file as it is obtained. What is listed is enforced
-# whatever the source (Hub, package or folder): a file with another checksum stops the workflow.
-# What is not listed is never guessed: the first download writes it here, and from then on it
-# holds. To move to another version of a model on purpose, delete its entry (or change it here).
+# By Hub id: the commit, and the sha256 of each file as obtained. Entries apply to every source (Hub,
+# package or folder): a file with another checksum stops the workflow. The first download of a model
+# adds its entry. To use another version of a model, delete or change its entry.
 """
 
 
 class Pins:
-    """The pins file, read afresh for each program and written only with what was unknown.
+    """The pins file, read when a program starts; :meth:`record` only adds entries.
 
     Raises:
         UserError: the file is not of the form ``{id: {revision: …, files: {name: sha256}}}``.

@@ -1,10 +1,10 @@
 """Where models come from: the repository, the Hub, an installed package or a folder.
 
-Each source puts the same files into a model folder (:mod:`tinycats.models.folders`) and is held to the
-same checksums, those of ``config/pins.yaml``, so that which one served is of no consequence. A
-source that is absent or cannot be reached is passed over; one that has other bytes than pinned
-stops everything. Nothing but this module, and only in the ``models`` stage, uses the network.
-Which sources are asked, and in which order: :mod:`tinycats.models.obtain`.
+All sources must yield identical files in the model folder (:mod:`tinycats.models.folders`): they are
+checked against the checksums in ``config/pins.yaml``. A source that is absent or cannot be reached is
+skipped; a checksum that is not the pinned one is an error. In a study, only this module uses the
+network, and only in the ``models`` stage; pretraining can also download its corpus
+(:mod:`tinycats.pretrain.corpus`). The order of the sources: :mod:`tinycats.models.obtain`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def local_files(model: str, nano_folder: str | Path, what: str = "both") -> list
     try:
         return [str(path) for path in _files_in(folder, what)] if folder else []
     except Unavailable:
-        return []  # obtaining it will say what is missing
+        return []  # the models stage reports what is missing
 
 
 def _files_in(folder: Path, what: str) -> list[Path]:
@@ -223,7 +223,7 @@ def from_hub(repo: str, revision: str | None, new: Path, what: str, pins: Pins) 
         Unavailable: the Hub does not answer, or not as a Hub does, or has no such model.
         UserError: the commit is not the pinned one, or a file has other bytes than stated.
     """
-    # the library reads HF_ENDPOINT when it is imported; said again for imports before it was set
+    # passed explicitly: the library reads HF_ENDPOINT at import, which may be before it is set
     endpoint = os.environ.get("HF_ENDPOINT") or None
     where = f"{endpoint or 'Hub'}: {repo}"
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
@@ -241,7 +241,7 @@ def from_hub(repo: str, revision: str | None, new: Path, what: str, pins: Pins) 
             text = f"{endpoint or 'it'} does not answer as the Hub does: {text}"
         raise Unavailable(text) from error
     if not commit:
-        raise Unavailable("did not say which commit it serves")
+        raise Unavailable("returned no commit")
     pins.check_revision(repo, commit)
     licence = info.card_data.get("license") if info.card_data else None
     part = Part("hub", repo, commit, licence if isinstance(licence, str) else None)
@@ -282,10 +282,10 @@ def _check_stated(path: Path, sibling: Any, where: str) -> None:
 
 
 def _transfer_bar() -> type:
-    """Progress bar of one file, which gives up on a server that cuts every transfer short.
+    """Progress bar of one file, which raises an error after :data:`MAX_RESTARTS` restarts.
 
-    huggingface_hub starts again after a cut for as long as each attempt brings some bytes; where
-    a server does not resume, that is for ever. The bar is what it tells of each new start.
+    huggingface_hub retries an interrupted transfer while each attempt receives some bytes; if the
+    server cannot resume, it never stops. A restart is visible as a negative update of the bar.
     """
     from huggingface_hub.utils import tqdm
 

@@ -1,4 +1,4 @@
-"""Where a result came from."""
+"""Provenance of a policy: its run.json, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_policy(
     settings: Mapping[str, Any] | None = None,
     reference_sha256: str | None = None,
 ) -> None:
-    """Refuse a policy folder that is another study's, or whose weights are another policy's.
+    """Check that a policy folder is of this study and that its weights match its run.json.
 
     Args:
         folder: holds model/ and run.json; ``<variant>/kl=<k>/seed=<s>`` at its end is compared too.
@@ -86,6 +86,6 @@ def check_policy(
     for key, value in expected.items():
         if found.get(key) != value:
             raise UserError(
-                f"{folder}: not a policy of this study: its run.json says {key}"
-                f" {found.get(key)!r}, but here it is {value!r}; delete the folder and run again"
+                f"{folder}: not a policy of this study: its run.json has {key}"
+                f" {found.get(key)!r}, expected {value!r}; delete the folder and run again"
             )

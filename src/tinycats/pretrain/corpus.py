@@ -63,7 +63,7 @@ def fetch(dataset: str, revision: str | None, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source: dict[str, Any] = {"dataset": dataset, "files": {}}
-    # beside its place, so that an interrupted download goes on and nothing is kept twice
+    # in the target folder, so that an interrupted download resumes and files are moved, not copied
     download = folder / ".download"
     try:
         source["revision"] = HfApi().dataset_info(dataset, revision=revision).sha

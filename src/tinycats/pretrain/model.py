@@ -1,8 +1,8 @@
 """A compact GPT-Neo for pretraining, in transformers' parameter names (Black et al. 2021).
 
-What is written here *is* a Hugging Face model; what differs is only how the arithmetic is laid
-out: one product for queries, keys and values, the vocabulary in chunks that stay in cache, the
-body in bfloat16 while the parameters stay in float32.
+The saved model *is* a Hugging Face GPT-Neo; only the implementation differs: one matrix product for
+queries, keys and values, the loss in chunks of rows that fit in cache, and activations in bfloat16
+with parameters in float32.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def longest_shared_runs(
 
     The model card reports it to show how far the model's stories copy its training corpus.
 
-    A run of n tokens is known by a polynomial hash mod 2^64 over random numbers for tokens; n is
+    A run of n tokens is identified by a polynomial hash mod 2^64 over random numbers for tokens; n is
     found by bisection, since every part of a shared run is shared.
 
     Args:

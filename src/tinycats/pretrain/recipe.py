@@ -26,7 +26,7 @@ class Recipe:
     layers: int = setting(4, "blocks", minimum=1)
     width: int = setting(256, "width of the hidden state", minimum=1)
     heads: int = setting(4, "attention heads, a divisor of the width", minimum=1)
-    context: int = setting(512, "longest story that the model sees whole, in tokens", minimum=2)
+    context: int = setting(512, "context window, in tokens", minimum=2)
     batch_tokens: int = setting(8192, "tokens in one update", minimum=1)
     epochs: float = setting(9.0, "passes over the training text", above=0)
     muon_learning_rate: float = setting(0.02, "learning rate of the blocks' matrices", above=0)
@@ -36,7 +36,7 @@ class Recipe:
     decay_fraction: float = setting(
         0.4, "last share of the run over which the rate falls to zero", minimum=0, maximum=1
     )
-    gradient_clip: float = setting(1.0, "longest gradient", above=0)
+    gradient_clip: float = setting(1.0, "gradient norm above which gradients are clipped", above=0)
     open_without_end_of_text: float = setting(
         0.25, "share of stories without the opening end-of-text", minimum=0, maximum=1
     )

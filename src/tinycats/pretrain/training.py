@@ -75,7 +75,7 @@ def code_sha256() -> str:
 def load_state(
     file: Path, fixed: dict[str, Any], data: str, decay_start: int, epochs: float
 ) -> dict[str, Any] | None:
-    """The state to go on from, or None; one of another run is set aside with a message.
+    """The state to resume from, or None; one that does not match the run is renamed, with a warning.
 
     The length of a run may change while neither the old nor the new decay has begun.
     """
@@ -161,7 +161,7 @@ class Pretraining:
         self.decay_start = self.steps - round(self.steps * recipe.decay_fraction)
 
     def resume(self) -> None:
-        """Go on from the state of an interrupted run, if there is one that fits."""
+        """Resume from the state of an interrupted run, if there is one that matches."""
         state = load_state(
             self.state_file, self.fixed, self.data, self.decay_start, self.recipe.epochs
         )
@@ -281,8 +281,8 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train; write ``out/curve.csv`` and the best model by validation to ``out/model``.
 
-    Everything unfinished is in ``out/checkpoint``: the best model so far, and the state from which
-    an interrupted run goes on as if it had not been interrupted.
+    ``out/checkpoint`` has the best model so far, and the state from which an interrupted run resumes,
+    with the same result as without the interruption.
 
     Args:
         train, validation: token ids of stories, from :func:`tinycats.pretrain.corpus.encode_stories`.

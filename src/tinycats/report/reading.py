@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,8 @@ def stage_times(
             try:
                 row = json.loads(line)
                 took = float(row["s"])
+                if not 0 <= took < math.inf:
+                    raise ValueError(f"s is {took}")
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}: not a benchmark of Snakemake's ({error!r})") from error
             seconds[stage] = seconds.get(stage, 0.0) + took
