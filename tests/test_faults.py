@@ -339,7 +339,10 @@ def failing(folder: Path, command: str) -> str:
     listed = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True
     ).stdout
-    started = Started(listed.split("\0")[:-1], environment(), folder)
+    function, name, *arguments = listed.split("\0")[:-1]
+    assert function == "run_script"
+    program = f"workflow/scripts/{name}.py"
+    started = Started([sys.executable, program, *arguments], environment(), folder)
     said = started.wait()
     assert started.returncode == 1, said
     return said
