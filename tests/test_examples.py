@@ -45,6 +45,7 @@ ELSEWHERE = {
     "snakemake --unlock": "changes nothing but locks; test_faults.py",
     "snakemake publish": "overwrites docs/; planned by test_workflow.py's study in part",
     "snakemake pretrain": "needs a corpus; test_pretraining.py",
+    "python tests/mutation_run.py": "takes a quarter of an hour",
     "PYTHONPATH=src python benchmarks/": "takes minutes; test_benchmarks.py",
     "PYTHONPATH=src python -m tinycats.study": "test_study.py",
     "PYTHONPATH=src python -m tinycats.columns": "test_tables.py",

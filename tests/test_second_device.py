@@ -131,7 +131,9 @@ def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
         }
         # once: the two texts on which the encoder's layers are compared with the model's own;
         # each step: tokens of each level, measurements, rewards, the gradient's norm
-        assert sum(ours_alone.values()) <= 2 + STEPS * (LEVELS + 3), ours_alone
+        assert sum(ours_alone.values()) <= 2 + STEPS * (LEVELS + 3), "\n".join(
+            f"{n} {line}" for line, n in ours_alone.items()
+        )
 
 
 def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
