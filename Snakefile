@@ -46,12 +46,18 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/pretrain.smk"
 
 
+onsuccess:
+    print(last_words(), end="", file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:
         f"{RESULTS}/{layout.PAGE}",
         f"{RESULTS}/{layout.MARKDOWN}",
         f"{RESULTS}/{layout.PLAYGROUND}",
+    message:
+        f"The study is complete: {RESULTS}"
 
 
 rule models:

@@ -320,16 +320,16 @@ FIGURES = tuple(f"{RESULTS}/figures/{name}.svg" for name in ("scores_by_kl", "to
 
 
 @pytest.fixture(scope="module")
-def commands(study: Path) -> dict[str, str]:
-    """Each file that a job makes and the job's shell command."""
+def commands(study: Path) -> Callable[[str], str]:
+    """The shell command of the job that makes a file: the one with the longest part of its path."""
     said = snakemake(study, "-n", "-p", "--forceall", *TARGETS, *FIGURES)
-    found: dict[str, str] = {}
-    for job in re.split(r"^(?:local)?rule \w+:$", said, flags=re.M)[1:]:
-        outputs = re.search(r"^    output: (.*)", job, re.M)
-        shell = re.search(r"^Shell command: (.*)", job, re.M)
-        if outputs and shell:
-            found |= dict.fromkeys(outputs[1].split(", "), shell[1])
-    return found
+    listed = re.findall(r"^Shell command: (.* --out(?:-prefix)? (\S+).*)", said, re.M)
+    by_place = {place: command for command, place in listed}
+
+    def command(path: str) -> str:
+        return by_place[max((p for p in by_place if path.startswith(p)), key=len)]
+
+    return command
 
 
 def failing(folder: Path, command: str) -> str:
@@ -362,7 +362,7 @@ def spare(study: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("what", list(DAMAGES))
 def test_damage_is_named_by_the_stage_that_reads_it(
-    spare: Path, commands: dict[str, str], what: str
+    spare: Path, commands: Callable[[str], str], what: str
 ) -> None:
     path, damage, target, says = DAMAGES[what]
     (base,) = {p.name for p in (spare / "resources/models").iterdir()} - {
@@ -373,14 +373,16 @@ def test_damage_is_named_by_the_stage_that_reads_it(
         damage(spare / RESULTS / "stories/blog/kl=0/seed=0.jsonl", file)
     else:
         damage(file)
-    said = failing(spare, commands[target])
+    said = failing(spare, commands(target))
     errors = {line for line in said.splitlines() if line.startswith("error: ")}
     assert len(errors) == 1, said
     assert says in errors.pop()
     assert "Traceback" not in said
 
 
-def test_a_full_disk_is_one_line(spare: Path, commands: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(
+    spare: Path, commands: Callable[[str], str], tmp_path: Path
+) -> None:
     """In every stage that reads and writes; test_training.py has training's."""
     results = spare / "results"
     shutil.rmtree(results)
@@ -393,7 +395,7 @@ def test_a_full_disk_is_one_line(spare: Path, commands: dict[str, str], tmp_path
                 if path.is_file():
                     path.unlink()
             filler = disk.fill()
-            said = failing(spare, commands[target])
+            said = failing(spare, commands(target))
             errors = {line.strip() for line in said.splitlines() if "error: " in line}
             assert len(errors) == 1, said
             assert re.fullmatch(
@@ -417,13 +419,13 @@ def test_a_read_only_results_folder_is_said(spare: Path, tmp_path: Path) -> None
     assert "Traceback" not in said
 
 
-def test_a_policy_folder_of_another_study(spare: Path, commands: dict[str, str]) -> None:
+def test_a_policy_folder_of_another_study(spare: Path, commands: Callable[[str], str]) -> None:
     """Copied whole, checksums and all: what it was trained on tells."""
     run = spare / POLICY / "run.json"
     other = json.loads(run.read_text())
     other["reference_sha256"] = "1" * 64
     write_sealed(run, json.dumps(other))
-    said = failing(spare, commands[f"{RESULTS}/completions/base.csv"])
+    said = failing(spare, commands(f"{RESULTS}/completions/base.csv"))
     assert f"{POLICY}: not a policy of this study: its run.json has reference_sha256 '111" in said
     assert "Traceback" not in said
 

@@ -160,9 +160,9 @@ def test_edited_docstrings_comments_and_formatting_rerun_nothing(study):
 def test_an_edited_objective_reruns_policies_and_what_follows(study):
     path = study / "src/tinycats/policies/objective.py"
     with edited(path, "return rewards - rewards.mean()", "return rewards.mean() - rewards"):
-        out = snakemake(study, "-n")
+        out = snakemake(study, "-n", "--quiet", "host")
     jobs = jobs_in(out)
-    policies = re.findall(r"^rule policy:\n(?:    .*\n)*?    reason: (.*)", out, re.M)
+    policies = re.findall(r"^Job \d+: Training: .*\nReason: (.*)", out, re.M)
     assert len(policies) == jobs["policy"] == 4
     assert all(r.startswith("Params have changed since last execution") for r in policies)
     assert {"stories", "completions", "scores", "frontier", "tables", "figure", "report"} <= set(

@@ -1,4 +1,4 @@
-"""What every command-line program of the workflow shares: logging, progress, one-line errors."""
+"""What every command-line program of the workflow shares: logging and one-line errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import logging
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
-T = TypeVar("T")
 log = logging.getLogger("tinycats")
 #: how torch says it, of a GPU and of the CPU
 _SHORT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
@@ -73,18 +70,3 @@ def _one_line(error: Exception) -> str | None:
             " number of stories smaller, or use another device"
         )
     return None
-
-
-def progress(items: Iterable[T], total: int, what: str, every_seconds: float = 20.0) -> Iterator[T]:
-    """Pass ``items`` on, with a bar on a terminal and an occasional line in a log."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, total=total, desc=what, leave=False)
-        return
-    last = time.monotonic()
-    for number, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last >= every_seconds or number == total:
-            log.info("%s: %d of %d", what, number, total)
-            last = time.monotonic()

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
+import time
 
 from snakemake.exceptions import WorkflowError
 
@@ -20,6 +22,7 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
+STARTED = time.time()
 RESULTS = STUDY.results
 VARIANTS = list(STUDY.variants)
 # with the wildcards {variant}, {factor} and {seed}
@@ -85,6 +88,17 @@ def minutes(completions, model="weights"):
 
 def run_of(wildcards):
     return STUDY.run(wildcards.variant, float(wildcards.factor), int(wildcards.seed))
+
+
+# A policy in a rule's message.
+WHO = "KL factor {wildcards.factor}, seed {wildcards.seed}"
+if len(VARIANTS) > 1:
+    WHO = "{wildcards.variant}, " + WHO
+
+
+def training_size(wildcards):
+    run = run_of(wildcards)
+    return f"{run.steps} steps of {run.batch_size} completions"
 
 
 # In completions of four tokens, as in the post. The 6 tokens of its prompt are subtracted.
@@ -215,6 +229,26 @@ def study_command():
     if given := workflow.config_settings.config:
         words += ["--config", *(f"{key}={value}" for key, value in given.items())]
     return shlex.join(words)
+
+
+def last_words():
+    """What a run prints at its end if it made the report."""
+    page, playground = (f"{RESULTS}/{n}" for n in (layout.PAGE, layout.PLAYGROUND))
+    if not os.path.exists(page) or os.path.getmtime(page) < STARTED:
+        return ""
+    tell = f"tinycats tell --compare --study {STUDY.name} --kl {STUDY.factors[-1]}"
+    if VARIANTS[0] != layout.FIRST_VARIANT:
+        tell += f" --variant {VARIANTS[0]}"
+    if STUDY.seeds[0] != 0:
+        tell += f" --seed {STUDY.seeds[0]}"
+    first = "" if shutil.which("tinycats") else "  (first: pip install -e . --no-deps)"
+    return f"""
+The report of the study {STUDY.name}: {page}
+Next:
+  try the policies in a browser: {playground}
+  or in the terminal: {tell}{first}
+  change the concept, the KL factors or the method: README.md, "Change the study"
+"""
 
 
 # ---- figures

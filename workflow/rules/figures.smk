@@ -35,6 +35,8 @@ rule figure:
         variant=VARIANTS[0],
         seed=STUDY.seeds[0],
         published=published_flag,
+    message:
+        "Drawing: {wildcards.name}"
     shell:
         "run_script draw_figure --name {wildcards.name:q}"
         " --results {params.results:q} --concept={params.concept:q}"

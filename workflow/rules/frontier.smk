@@ -28,6 +28,8 @@ rule frontier:
         code=code(script="frontier"),
         settings=stage_settings(FrontierSettings),
         folder=subpath(output.limit, parent=True),
+    message:
+        "Estimating the best achievable reward at each KL"
     shell:
         "run_script frontier --log-probs {input.log_probs:q} --base {input.base:q}"
         " --prompted {input.prompted:q} --settings {params.settings:q}"

@@ -27,6 +27,8 @@ rule base_model:
         revision=as_it_is(STUDY.base_model_revision or ""),
         tokenizer=as_it_is(STUDY.tokenizer or ""),
         tokenizer_revision=as_it_is(STUDY.tokenizer_revision or ""),
+    message:
+        "Getting the base model: {params.model}"
     shell:
         "run_script obtain_models base-model --model {params.model:q}"
         " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
@@ -57,6 +59,8 @@ rule reward_encoder:
         model=as_it_is(STUDY.reward_encoder),
         revision=as_it_is(STUDY.reward_encoder_revision or ""),
         sources=as_it_is(STUDY.reward_encoder_sources),
+    message:
+        "Getting the reward's sentence encoder: {params.model}"
     shell:
         "run_script obtain_models reward-encoder --model {params.model:q}"
         " --revision={params.revision:q} --sources {params.sources:q}"

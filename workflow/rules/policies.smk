@@ -18,6 +18,8 @@ rule reference:
         code=code(script="embed_reference"),
         encoder=subpath(input.encoder, parent=True),
         concept=as_it_is(STUDY.concept),
+    message:
+        "Embedding the concept: {params.concept}"
     shell:
         "run_script embed_reference --encoder {params.encoder:q}"
         " --concept={params.concept:q} --out {output:q} 2> {log:q}"
@@ -58,6 +60,9 @@ rule policy:
         encoder=subpath(input.encoder, parent=True),
         rewards=f"{RESULTS}/{layout.REWARDS}",
         settings=run_settings,
+        size=training_size,
+    message:
+        f"Training: {WHO} ({{params.size}})"
     shell:
         "run_script train_policy --base-model {params.base_model:q}"
         " --encoder {params.encoder:q} --reference {input.reference:q} --out {params.folder:q}"

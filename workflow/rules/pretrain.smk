@@ -54,6 +54,8 @@ rule pretrain_corpus:
     params:
         dataset=lambda wildcards: wildcards.dataset.replace("--", "/"),
         revision=as_it_is(PRETRAINING.corpus_revision or ""),
+    message:
+        "Getting the stories to train on: {params.dataset}"
     shell:
         "run_script pretrain_corpus --dataset {params.dataset:q}"
         " --revision={params.revision:q} --out resources/corpora/{wildcards.dataset:q} 2> {log}"
@@ -81,6 +83,8 @@ rule pretrain_model:
         code=code(script="pretrain"),
         folder=subpath(output.curve, parent=True),
         settings=as_it_is(as_json(PRETRAINING.recipe)),
+    message:
+        f"Pretraining: {PRETRAINING.name} ({{input.train}})"
     shell:
         "run_script pretrain --train {input.train:q} --validation {input.validation:q}"
         " --out {params.folder} --settings {params.settings:q}"
@@ -99,6 +103,8 @@ rule pretrain_figure:
         ENVIRONMENT
     params:
         code=code(script="pretrain_figure"),
+    message:
+        "Drawing the learning curve"
     shell:
         "run_script pretrain_figure --curve {input.curve} --out {output} 2> {log}"
 
@@ -130,6 +136,8 @@ rule pretrain_card:
         encoder=lambda _, input: Path(input.encoder).parent,
         notes=as_it_is(["--notes", PRETRAINING.notes] if PRETRAINING.notes else []),
         machine=["--device", PRETRAINING.device, "--threads", PRETRAINING.threads],
+    message:
+        "Writing the model card: {output.card}"
     shell:
         "run_script model_card --model {params.model} --run {input.run}"
         " --curve {input.curve} --train {input.train:q} --validation {input.validation:q}"

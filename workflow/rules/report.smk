@@ -40,6 +40,8 @@ rule report:
         code=code(script="render_report"),
         results=subpath(output.page, parent=True),
         command=as_it_is(study_command()),
+    message:
+        "Writing the report: {output.page}"
     shell:
         "run_script render_report --results {params.results:q}"
         " --models resources/models --command {params.command:q}"
@@ -81,6 +83,8 @@ rule playground:
         study=STUDY.name,
         factors=playground_factors(),
         prompt=as_it_is(STUDY.training.prompt[:10_000]),  # one word of a command
+    message:
+        "Making the playground: {output}"
     shell:
         "run_script make_playground --study {params.study:q}"
         " --base-model {params.base_model:q}"
@@ -100,6 +104,8 @@ rule study_config:
     params:
         code=code(script="write_config"),
         config=as_it_is(argument(json.dumps(STUDY.record, ensure_ascii=False))),
+    message:
+        "Recording the settings: {output}"
     shell:
         "run_script write_config --config {params.config:q}"
         " --out {output:q} 2> {log:q}"
@@ -134,6 +140,8 @@ rule publish:
         results=subpath(input.page, parent=True),
         folder=subpath(output.page, parent=True),
         command=as_it_is(study_command()),
+    message:
+        "Publishing the study in {params.folder}"
     shell:
         "(cd {params.folder:q}; mkdir -p tables frontier figures; cd -;"
         " cp {input.tables:q} {params.folder:q}/tables;"

@@ -35,6 +35,8 @@ rule scores:
         policies=spread(STORIES),
         forgetting=spread(FORGETTING),
         folder=subpath(output.stories, parent=True),
+    message:
+        "Scoring the stories of all models"
     shell:
         "run_script score --base-stories {input.base:q}"
         " --prompted-stories {input.prompted:q} --policy-stories {params.policies}"
@@ -78,6 +80,8 @@ rule tables:
         training=spread(f"{POLICY}/{layout.TRAINING.name}"),
         top=spread(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
         folder=subpath(output[0], parent=True),
+    message:
+        "Making the tables"
     shell:
         "run_script make_tables --story-scores {input.scores:q}"
         " --set-scores {input.sets:q} --stories {params.base_stories:q} {params.stories}"

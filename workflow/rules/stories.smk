@@ -30,6 +30,8 @@ rule base_stories:
         base_model=subpath(input.weights, parent=True),
         folder=subpath(output[0], ancestor=2),
         settings=stage_settings(BaseStoriesSettings),
+    message:
+        "Telling stories: base model, alone and prompted, seed {wildcards.seed}"
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
@@ -63,6 +65,8 @@ rule stories:
         base_model=subpath(input.weights, parent=True),
         policy=subpath(input.policy, parent=True),
         settings=stage_settings(StoriesSettings),
+    message:
+        f"Telling stories: {WHO}"
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
         " --policy {params.policy:q} --base-stories {input.base:q}"
@@ -111,6 +115,8 @@ rule completions:
         rewards=f"{RESULTS}/{layout.REWARDS}",
         settings=stage_settings(CompletionsSettings),
         folder=subpath(output.first_token, parent=True),
+    message:
+        f"Sampling completions: base model and {len(run_files())} policies"
     shell:
         "run_script sample_completions --base-model {params.base_model:q}"
         " --policies {params.policies} --encoder {params.encoder:q}"

@@ -21,6 +21,7 @@ from tinycats.compute.settings import MachineSettings
 from tinycats.files import atomic
 from tinycats.files.tables import Row, write_table
 from tinycats.layout import ModelId
+from tinycats.progress import progress
 from tinycats.settings import add_flags, read_flags
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def main() -> None:
     collector = Collector(base, tokenizer, reward, *shape)
 
     collector.draw_base(settings.base_completions)
+    log.info("base: %s", collector.last_drawn())
     prompted = collector.draw_prompted(settings.prompted_with, settings.policy_completions)
-    for folder in program.progress(policies, len(policies), "policies"):
+    for folder in progress(policies, len(policies), "policy", collector.last_drawn):
         who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
         collector.draw_policy(who, policy, settings.policy_completions)

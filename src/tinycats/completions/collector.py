@@ -16,8 +16,10 @@ from tinycats.language_model.sampling import uniform_generator
 from tinycats.language_model.text import decode, encode, encode_prompt, rewarded_text
 from tinycats.layout import BASE, PROMPTED
 from tinycats.policies.prefix_tree import Rollout
+from tinycats.policies.record import describe_step
 from tinycats.policies.rollout import Sampler
-from tinycats.program import UserError, progress
+from tinycats.program import UserError
+from tinycats.progress import progress
 from tinycats.reward.model import RewardModel
 
 #: Policies whose completions make up the limit's pool, at most.
@@ -181,6 +183,22 @@ class Collector:
             text = decode(self.tokenizer, [token], special_tokens=True)
             self.first_tokens.append({**who, "token": text, "probability": float(p[token])})
 
+    def last_drawn(self) -> str:
+        """The completions that were drawn last, in words."""
+        rows = self.tables[-1][1]
+        total, first = sum(r["count"] for r in rows), max(rows, key=lambda r: r["count"])
+
+        def mean(column: str) -> float:
+            return float(sum(r["count"] * r[column] for r in rows) / total)
+
+        step = {
+            "reward_mean": mean("reward"),
+            "kl_policy_to_base_nats": mean("kl_policy_to_base_nats"),
+            "distinct_completions": len(rows),
+            "top_1_mass": first["count"] / total,
+        }
+        return describe_step(step, first["text"])
+
     # ------------------------------------------------------------------ log_probs
 
     def log_probs(
@@ -207,7 +225,7 @@ class Collector:
                 i = place[tuple(map(int, entry["token_ids"].split()))]
                 counts[row, i], reward[i] = entry["count"], entry["reward"]
         log_prob = np.zeros((len(tables), len(ids)))
-        for row, model in enumerate(progress(models, len(tables), "log_probs")):
+        for row, model in enumerate(progress(models, len(tables), "model measured")):
             log_prob[row] = self.sampler(network_with_onednn(model)).follow(ids).log_prob.numpy()
         others = [who for i, (who, _) in enumerate(self.tables) if i not in set(members)]
         metadata = {"models": [who for who, _ in tables], "others": others}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,41 @@ def commit() -> str:
     head = git("rev-parse", "--short=12", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no")
     return head + ("+changes" if head and changed else "")
+
+
+def describe_step(row: Row, most_frequent: str) -> str:
+    """A row of training.csv in words, for a log; :func:`read_step` reads it."""
+    return (
+        f"reward {row['reward_mean']:.4f}, KL(policy‖base) {row['kl_policy_to_base_nats']:.4f} nats,"
+        f" {row['distinct_completions']} distinct completions,"
+        f" most frequent {json.dumps(most_frequent, ensure_ascii=False)} ({row['top_1_mass']:.1%})"
+    )
+
+
+def last_step(rows: Sequence[Row], top: Sequence[Row]) -> str:
+    """The last rows of training.csv and of top_completions.csv in words."""
+    step = rows[-1]["step"]
+    return describe_step(rows[-1], next(row["text"] for row in top[-10:] if row["step"] == step))
+
+
+_STEP = re.compile(
+    r"reward (?P<reward>-?[\d.]+), KL\(policy‖base\) (?P<kl>-?[\d.]+) nats,"
+    r" (?P<distinct>\d+) distinct completions, most frequent (?P<text>\".*\") \((?P<share>[\d.]+)%\)"
+)
+
+
+def read_step(text: str) -> Row | None:
+    """The columns of training.csv that :func:`describe_step` wrote, and ``most_frequent``."""
+    found = _STEP.fullmatch(text)
+    if not found:
+        return None
+    return {
+        "reward_mean": float(found["reward"]),
+        "kl_policy_to_base_nats": float(found["kl"]),
+        "distinct_completions": int(found["distinct"]),
+        "top_1_mass": round(float(found["share"]) / 100, 4),
+        "most_frequent": json.loads(found["text"]),
+    }
 
 
 def read_run(path: str | Path) -> Row:

@@ -37,9 +37,11 @@ from tinycats.language_model.text import (
 )
 from tinycats.policies import objective
 from tinycats.policies.prefix_tree import Rollout
+from tinycats.policies.record import last_step
 from tinycats.policies.rollout import Sampler
 from tinycats.policies.settings import TrainingSettings
-from tinycats.program import UserError, progress
+from tinycats.program import UserError
+from tinycats.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -270,8 +272,9 @@ class Trainer:
         started = saved = time.monotonic()
         already = self.seconds_before
         with stop_between_steps() as asked:
+            todo, total = range(self.step, self.settings.steps), self.settings.steps
             for _ in progress(
-                range(self.step, self.settings.steps), self.settings.steps - self.step, "steps"
+                todo, total, "step", lambda: last_step(self.rows, self.top), todo.start
             ):
                 if self.has_passed_kl():  # also where a state was written just then
                     break

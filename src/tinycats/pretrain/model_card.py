@@ -21,7 +21,7 @@ from tinycats.mentions import Mentions
 from tinycats.models.folders import load_causal_lm, sha256_file
 from tinycats.pretrain.corpus import IGNORE, collate, windows
 from tinycats.pretrain.learning_curve import read_curve
-from tinycats.program import progress
+from tinycats.progress import progress
 from tinycats.reward.model import RewardEncoder
 
 #: settings of the samples that the card shows and counts
@@ -83,7 +83,7 @@ def sample(
     found: list[tuple[str, bool]] = []
     batch = 100
     batches = range(0, count, batch)
-    for begin in progress(batches, len(batches), f"sampling {count} × {new_tokens} tokens"):
+    for begin in progress(batches, len(batches), f"sampling stories of {new_tokens} tokens, batch"):
         rows: Tensor = model.generate(
             prompt.expand(min(batch, count - begin), -1),
             attention_mask=torch.ones_like(prompt).expand(min(batch, count - begin), -1),

@@ -34,6 +34,7 @@ from tinycats.pretrain.learning_curve import write_curve
 from tinycats.pretrain.model import StoryModel, bits_per_byte, save_story_model
 from tinycats.pretrain.recipe import Recipe, learning_rate_factor
 from tinycats.program import UserError
+from tinycats.progress import Report
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ class Pretraining:
     def run(self) -> None:
         """Train to the last step, with validations and saved states on the way."""
         now, recipe = self.progress, self.recipe
+        report = Report(self.steps, "step", now.step)
         lap, lap_tokens = time.monotonic(), 0
         while now.step < self.steps:
             for inputs, targets in islice(
@@ -254,11 +256,12 @@ class Pretraining:
             ):
                 lap_tokens += self.update(inputs, targets)
                 last = now.step == self.steps
-                if now.step % 50 == 0:
-                    log.info(
-                        "step %d/%d  epoch %.2f  loss %.4f nats/token  %.0f tokens/s",
-                        *(now.step, self.steps, now.epoch + now.in_epoch / self.steps_per_epoch),
-                        *(now.nats / now.seen, lap_tokens / (time.monotonic() - lap)),
+                if report.due(now.step):
+                    report.write(
+                        now.step,
+                        f"epoch {now.epoch + now.in_epoch / self.steps_per_epoch:.2f},"
+                        f" loss {now.nats / now.seen:.4f} nats per token,"
+                        f" {lap_tokens / (time.monotonic() - lap):.0f} tokens per second",
                     )
                     lap, lap_tokens = time.monotonic(), 0
                 if now.step % recipe.validate_every == 0 or last:

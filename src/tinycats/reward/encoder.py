@@ -29,11 +29,13 @@ from torch import Tensor, nn
 
 from tinycats.compute.devices import put, suited
 from tinycats.compute.linear import fuse_gelu, replace_linear_layers
+from tinycats.progress import EVERY_SECONDS, progress
 
 ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
 TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
 FUSED_ATTENTION_FROM = 32  # tokens; on a CPU shorter texts are faster as plain matrix products
 TOKENS_PER_PASS = {"cpu": 6144, "elsewhere": 2**16}  # 45 and 500 MB at width 384
+EMBEDDING = "embedding texts, part"  # in the log
 
 
 class _Block(nn.Module):
@@ -94,9 +96,10 @@ class PackedBert:
     def __call__(self, token_ids: list[list[int]]) -> Tensor:
         """``(texts, width)`` float32 on the device; each text has at least one token."""
         order = sorted(range(len(token_ids)), key=lambda text: len(token_ids[text]))
+        parts = list(_passes(order, [len(ids) for ids in token_ids], self.tokens_per_pass))
         found = [
             self._encode([token_ids[text] for text in part])
-            for part in _passes(order, [len(ids) for ids in token_ids], self.tokens_per_pass)
+            for part in progress(parts, len(parts), EMBEDDING, after=EVERY_SECONDS)
         ]
         place = torch.empty(len(order), dtype=torch.long)
         place[torch.tensor(order)] = torch.arange(len(order))

@@ -18,13 +18,17 @@ from torch import Tensor, nn
 
 from tinycats.files import atomic
 from tinycats.files.text import read_json
+from tinycats.language_model.sampling import chunks
 from tinycats.models import encoder_probe
 from tinycats.models.sources import in_one_line
 from tinycats.program import UserError
-from tinycats.reward.encoder import PackedBert
+from tinycats.progress import EVERY_SECONDS, progress
+from tinycats.reward.encoder import EMBEDDING, PackedBert
 
 log = logging.getLogger("tinycats")
 
+#: Texts between two looks at the clock, of an encoder that takes one at a time.
+TEXTS_AT_ONCE = 32
 #: Components of unit vectors may differ by this between the fast encoder and sentence-transformers.
 TOLERANCE = 1e-5
 
@@ -84,10 +88,14 @@ class GeneralEncoder:
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """Unit vectors ``(texts, width)``, float32; batch-invariant, bit for bit."""
-        found = self.model.encode(
-            texts, batch_size=1, normalize_embeddings=True, show_progress_bar=False
-        )
-        vectors: np.ndarray = np.asarray(found, "float32")
+        parts = list(chunks(len(texts), TEXTS_AT_ONCE))
+        found = [
+            self.model.encode(
+                texts[part], batch_size=1, normalize_embeddings=True, show_progress_bar=False
+            )
+            for part in progress(parts, len(parts), EMBEDDING, after=EVERY_SECONDS)
+        ]
+        vectors: np.ndarray = np.concatenate(found).astype("float32")
         return vectors
 
 

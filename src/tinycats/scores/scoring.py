@@ -20,6 +20,7 @@ from tinycats.files.tables import Row, TableError, read_lines
 from tinycats.layout import BASE, ModelId
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
+from tinycats.progress import progress
 from tinycats.scores import metrics
 from tinycats.scores.columns import STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
@@ -207,7 +208,8 @@ def score(
     rows: list[Row] = []
     texts: list[tuple[str, str]] = []  # of each row: the text that is rewarded, the whole story
     groups: dict[tuple[ModelId, str], list[str]] = {}
-    for teller, path in stories_of.items():
+    files = progress(stories_of.items(), len(stories_of), "file of stories")
+    for teller, path in files:
         stories = list(read_stories(path))
         if teller.kind == BASE.kind:
             base_of_seed[teller.seed] = stories
@@ -245,6 +247,8 @@ def score(
         rows[i] = {column: rows[i][column] for column in STORIES}
     sets = [
         {**teller.columns(), "prompt_group": group, **score_set(stories_of_group)}
-        for (teller, group), stories_of_group in groups.items()
+        for (teller, group), stories_of_group in progress(
+            groups.items(), len(groups), "set of stories"
+        )
     ]
     return rows, sets

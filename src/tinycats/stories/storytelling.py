@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinycats.language_model.divergence import divergences
 from tinycats.language_model.network import Network
 from tinycats.language_model.sampling import chunks, draw_tokens
 from tinycats.language_model.text import decode, encode, encode_prompt
+from tinycats.progress import progress
 from tinycats.random_numbers import seed_for
 
 #: Tokens in one teacher-forced pass while measuring.
@@ -83,7 +85,12 @@ def sample_stories(
     cache = growing_cache(max(map(len, given)) + new_tokens)
     fed = torch.tensor([ids[:shortest] for ids in given])
     position = shortest
-    while active:
+    longest = max(map(len, given)) - shortest + new_tokens
+    for _ in progress(
+        count(), longest, "token", lambda: f"{len(ended)} of {len(asked)} stories ended"
+    ):
+        if not active:
+            break
         log_p = network.next_log_probabilities(fed, cache)
         index = [min(max(position - len(asked[i].prompt_ids), 0), new_tokens - 1) for i in active]
         u = put(torch.from_numpy(numbers[active, index]), network.device)
@@ -135,7 +142,8 @@ def measure_stories(
     """For each story, per new token: ``log_prob_policy`` and, with a base, ``log_prob_base``,
     ``kl_policy_to_base_nats`` and ``kl_base_to_policy_nats`` (float32, nats)."""
     results: list[dict[str, np.ndarray]] = [{} for _ in told]
-    for members, inputs in _padded(asked, told):
+    parts = list(_padded(asked, told))
+    for members, inputs in progress(parts, len(parts), "measuring stories, part"):
         inputs = inputs.to(policy.device)
         hidden = policy.forward(inputs, [])[0]
         hidden_base = base.forward(inputs, [])[0] if base else hidden
