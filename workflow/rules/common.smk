@@ -93,7 +93,7 @@ def run_of(wildcards):
 # A policy in a rule's message.
 WHO = "KL factor {wildcards.factor}, seed {wildcards.seed}"
 if len(VARIANTS) > 1:
-    WHO = "{wildcards.variant}, " + WHO
+    WHO = f"{{wildcards.variant}}, {WHO}"
 
 
 def training_size(wildcards):
