@@ -638,3 +638,13 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr == "error: --batch-size is 0, should be at least 1\n"
     assert not (study / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["'\r", "\r", "a\rb", "\r\n", "a\nb", 'a"\r', ",\r", "\u2028", "\x85", " "]
+)
+def test_a_text_with_a_line_break_of_any_kind_comes_back(tmp_path: Path, text: str) -> None:
+    """A token may be a carriage return, which csv before Python 3.13 leaves without quotes."""
+    path = tmp_path / "table.csv"
+    write_table(path, [{"a": text, "b": 1.0}, {"a": "b", "b": 2.0}], {"a": "", "b": ""})
+    assert read_table(path, {"a": "", "b": ""}) == [{"a": text, "b": "1"}, {"a": "b", "b": "2"}]

@@ -64,6 +64,13 @@ def _is_formula(text: str) -> bool:
     return False  # a number with a sign
 
 
+def _line(cells: Iterable[str]) -> str:
+    """A line of CSV. Before Python 3.13, csv quotes a cell with a line break of any kind only if the
+    line ends in both: a token may hold a carriage return."""
+    csv.writer(buffer := io.StringIO(), lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
 def format_number(value: Any) -> str:
     """A value as text: whole numbers below 1e15 in full, others with 7 significant digits."""
     if value is None:
@@ -84,16 +91,15 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Co
     Raises:
         TableError: a row has other columns, or an infinite value.
     """
-    writer = csv.writer(buffer := io.StringIO(), lineterminator="\n")
-    writer.writerow(columns)
+    lines = [_line(columns)]
     for row in rows:
         if set(row) != set(columns):
             _check(path, row, columns)
         for column in columns:
             if isinstance(row[column], float) and math.isinf(row[column]):
                 raise TableError(f"{path}: column {column} would be infinite")
-        writer.writerow([_cell(row[column]) for column in columns])
-    write_text(path, buffer.getvalue())
+        lines.append(_line(_cell(row[column]) for column in columns))
+    write_text(path, "".join(lines))
     seal(path)
 
 
