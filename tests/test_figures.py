@@ -221,8 +221,8 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
 ) -> None:
     words = draw(name, results, tmp_path)
     assert words["finding"].endswith(".")
-    assert words["alt"].startswith(words["finding"])
-    assert len(words["alt"]) > len(words["finding"]) + 40
+    assert words["finding"] not in words["alt"]
+    assert len(words["alt"]) > 40
     assert words["section"] in figures.SECTIONS
     assert set(words["source"]) <= {
         *figures.figure_inputs(name, ["0", "6000"], "blog", "3"),
@@ -233,6 +233,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
     ids = [element.attrib["id"] for element in tree.iter() if "id" in element.attrib]
     assert len(ids) == len(set(ids))
     assert style.INK in svg
+    assert svg.count(figures.SHEET) == 1
     assert "<style" not in svg
     assert "<script" not in svg
     assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
@@ -246,7 +247,11 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("frontier", ["0.73 at 3.0 nats", "0.51 at 3.0 nats", "37%", "“ a cat” gives 0.59"]),
+        ("frontier", ["blog reaches a reward of 0.51 at 3.0 nats, 37% of the possible gain"]),
+        (
+            "published",
+            ["at KL factor 0 (published: 0.61 at 16)", "at KL factor 6000 (published: 0.44"],
+        ),
         ("training_metrics_6000", ["from 0.15 to 0.51 (95% interval 0.49 to 0.53)", "4.0 nats"]),
         ("training_all", ["KL factor 0 ends at a reward of 0.73", "200 distinct", "from 600"]),
         ("scores_by_kl", ["20% of the base's", "40% of KL factor 0's", "50% of KL factor 6000's"]),
@@ -266,6 +271,13 @@ def test_findings_state_the_numbers_of_the_tables(
     finding = draw(name, results, tmp_path)["finding"]
     for part in parts:
         assert part in finding
+
+
+def test_with_one_variant_the_first_figure_is_about_kl_factors(tmp_path: Path) -> None:
+    words = draw("frontier", study(tmp_path / "study"), tmp_path)
+    for part in ("0.73 at 3.0 nats", "0.51 at 3.0 nats", "37%", "“ a cat” gives 0.59"):
+        assert part in words["finding"]
+    assert words["title"].startswith("KL factor 6000 achieves 37% of the gain")
 
 
 @pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["blog"]))
@@ -391,7 +403,17 @@ def test_colours_are_one_a_factor() -> None:
     for count in range(1, 9):
         factors = [str(1000 * i) for i in range(count)]
         whos = [BASE, PROMPTED, *(ModelId("policy", "blog", f) for f in factors)]
-        assert len({style.colour(who, factors) for who in whos}) == count + 2
+        assert len({style.colour(who) for who in whos}) == count + 2
+        assert len({style.marker(who, factors) for who in whos}) == count + 2
+
+
+def test_a_kl_factor_has_one_colour_in_every_study() -> None:
+    colours = [style.colour(ModelId("policy", v, "6000")) for v in ("blog", "other")]
+    assert set(colours) == {"#a237fc"}
+    marks = [style.marker(ModelId("policy", "blog", "6000"), f) for f in (["6000"], ["0", "6000"])]
+    assert marks == ["D", "D"]
+    near = style.colour(ModelId("policy", "blog", "5999"))
+    assert near[1:3] == "a2" or near[1:3] == "a3"  # the ramp goes through the fixed colours
 
 
 def test_spread_keeps_labels_apart_and_near() -> None:

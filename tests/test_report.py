@@ -18,7 +18,7 @@ import yaml
 from report_study import HOSTILE, SVG, make_study
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures.registry import FIGURES, FigureEntry
+from tinycats.figures.registry import FIGURES, SHEET, FigureEntry
 from tinycats.files.atomic import write_sealed
 from tinycats.files.tables import read_table, write_table
 from tinycats.layout import ModelId
@@ -126,6 +126,7 @@ def test_a_figure_follows_the_theme_and_stays_to_itself():
     assert "url(#x-1--clip)" in svg
     assert 'href="#x-1--dot"' in svg
     assert "#svg-x-1 *{" in svg
+    assert SHEET not in embeddable(f"<svg>{SHEET}<g/></svg>", "x")
     assert "metadata" not in svg
     assert 'width="600pt"' not in svg
     assert 'width="600"' in svg, "only the root element's size is dropped"

@@ -21,7 +21,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not groups:
         return style.empty("This study has no table by position.")
     entries = [
-        (who.label(), style.colour(who, tables.kl_factors),
+        (who.label(), style.colour(who),
          "_" if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip
@@ -38,7 +38,7 @@ def draw(tables: Tables) -> style.Drawing:
             mine = _line(rows, group, metric, who)
             if not mine or (who in (BASE, PROMPTED) and metric == DISTANCE):
                 continue
-            paint = style.colour(who, tables.kl_factors)
+            paint = style.colour(who)
             x = [(row["position_from"] + row["position_to"] - 1) / 2 for row in mine]
             style.band(ax, x, [interval(row) for row in mine], paint)
             ax.plot(

@@ -30,7 +30,7 @@ def draw(tables: Tables) -> style.Drawing:
     for ax, factor in zip(axes, factors, strict=True):
         who = tables.policy(factor)
         mine = [row for row in rows if row["kl_factor"] == factor and row["seed"] == seed]
-        top = _areas(ax, mine, style.colour(who, tables.kl_factors))
+        top = _areas(ax, mine, style.colour(who))
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1])
         style.percent_axis(ax)

@@ -22,7 +22,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not tokens:
         return style.empty("This study has no distribution of the first token.")
     entries = [
-        (w.label(), style.colour(w, tables.kl_factors), "o" if w == BASE else style.marker(w, tables.kl_factors))
+        (w.label(), style.colour(w), "o" if w == BASE else style.marker(w, tables.kl_factors))
         for w in everyone
     ]  # fmt: skip
     left = 0.3 + max(style.text_width(shown(token), style.FONT) for token in tokens) / 72
@@ -40,7 +40,7 @@ def draw(tables: Tables) -> style.Drawing:
         for who in everyone:
             if (who, token) in chance:
                 ax.plot(
-                    max(chance[who, token], floor), place, color=style.colour(who, tables.kl_factors),
+                    max(chance[who, token], floor), place, color=style.colour(who),
                     marker="o" if who == BASE else style.marker(who, tables.kl_factors),
                     markersize=11 if who == BASE else 9, markeredgecolor=style.PAPER,
                     markeredgewidth=0.7, linestyle="none", clip_on=False,

@@ -1,8 +1,8 @@
-"""The first figure: reward against KL from the base model, with the best achievable reward.
+"""The first figure: reward against KL(policy‖base), with the best achievable reward.
 
-The upper panel shows √KL(policy‖base), for which the best achievable reward has a closed form; the
-root, because that reward rises as μ + σ√(2K) for small K. The lower panel shows √KL(base‖policy),
-the only direction that was published; the bound does not apply to it.
+The horizontal axis is in nats on a square-root scale, because the best achievable reward rises as
+μ + σ√(2K) for a small KL of K nats. With several variants, each variant at each KL factor is one mark
+(the mean over seeds); with one, each run is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 
-from tinycats.figures import reading, style
-from tinycats.figures.reading import Tables, number, percent
+from tinycats.figures import style
+from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.frontier.columns import ENOUGH_SAMPLES
@@ -25,87 +24,58 @@ BASE_TO_POLICY = "kl_base_to_policy_nats"
 
 
 def draw(tables: Tables) -> style.Drawing:
-    trajectories = tables.rows("tables/trajectories.csv")
+    several = len(tables.variants) > 1
+    rows_of = tables.all_rows if several else tables.rows
+    trajectories, policies = rows_of("tables/trajectories.csv"), rows_of("frontier/policies.csv")
     limit = _limit(tables.all_rows("frontier/limit.csv"))
     best_of_n = tables.all_rows("frontier/best_of_n.csv")
-    policies = tables.rows("frontier/policies.csv")
     prompted = tables.all_rows("frontier/prompted.csv")
-    published = _published_ends(tables)
-    ends = _ends(trajectories, policies)
+    ends = final_policies(trajectories, policies)
     if not ends and not limit:
         return style.empty("This study has no policies to compare with the best achievable reward.")
 
-    entries = [
-        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
-        for who in _factors(tables, ends)
-    ]
-    figure, (above, below) = style.panels(
-        [4.3, 2.8], top=style.key_height(entries) + 0.1, bottom=0.78, foot=0.8, head=0.75
+    entries = (
+        [(v.replace("_", " "), _paint(tables, v), "o") for v in tables.variants]
+        if several
+        else key_of(tables, ends)
     )
-    _draw_limit(above, limit)
-    _draw_best_of_n(above, best_of_n)
-    for ax, distance in ((above, POLICY_TO_BASE), (below, BASE_TO_POLICY)):
-        _draw_runs(ax, tables, trajectories, ends, distance)
-    _draw_prompted(above, prompted)
-    for row in published:
-        who = tables.policy(row["kl_factor"])
-        below.plot(
-            math.sqrt(row["kl"]), row["reward"], marker="D", markersize=13, color=style.INK,
-            markerfacecolor="none", markeredgewidth=1.8, zorder=9,
-        )  # fmt: skip
-        _label(below, math.sqrt(row["kl"]), row["reward"], who.label(), style.INK, (11, 4))
+    figure, (ax,) = style.panels(
+        [2.9], top=style.key_height(entries) + 0.05, bottom=0.78, head=0.4
+    )  # fmt: skip
+    _draw_limit(ax, limit)
+    _draw_best_of_n(ax, best_of_n)
+    if several:
+        _draw_variants(ax, tables, trajectories, ends)
+    else:
+        draw_runs(ax, tables, trajectories, ends, POLICY_TO_BASE)
+    _draw_prompted(ax, prompted)
 
+    farthest = [r[POLICY_TO_BASE] for r in [*ends, *trajectories, *prompted] if _real(r[POLICY_TO_BASE])]  # fmt: skip
+    right = max([1.0, *farthest]) * 1.15
     marks = [
-        row["reward"]
-        for row in [*trajectories, *ends, *prompted, *best_of_n]
-        if _real(row["reward"])
+        r["reward"] for r in [*trajectories, *ends, *prompted, *best_of_n] if _real(r["reward"])
     ]
-    farthest = [math.sqrt(max(r[POLICY_TO_BASE], 0)) for r in [*ends, *trajectories, *prompted]
-                if _real(r[POLICY_TO_BASE])]  # fmt: skip
-    right = 1.12 * max([*farthest, 1.0])
-    above.set_xlim(0, right)
-    drawn = [r["reward"] for r in limit if math.sqrt(r[POLICY_TO_BASE]) <= right]
+    drawn = [r["reward"] for r in limit if r[POLICY_TO_BASE] <= right]
     low, high = min([*marks, *drawn]), max([*marks, *drawn])
     pad = 0.07 * (high - low or 1)
-    far = [
-        math.sqrt(max(r[BASE_TO_POLICY], 0))
-        for r in [*ends, *trajectories]
-        if _real(r[BASE_TO_POLICY])
-    ]
-    far += [math.sqrt(row["kl"]) for row in published]
-    below.set_xlim(0, 1.22 * max([*far, 1.0]))
-    rewards = [r["reward"] for r in [*trajectories, *ends, *published] if _real(r["reward"])] or [
-        low,
-        high,
-    ]
-    above.set_ylim(low - pad, high + 1.6 * pad)
-    below.set_ylim(min(rewards) - pad, max(rewards) + 1.6 * pad)
-    _root_ticks(above)
-    _root_ticks(below)
-    for ax in (above, below):
-        style.head(ax, "reward", outdent=0.75, lift=30)
-    above.set_xlabel("√KL(policy‖base)")
-    below.set_xlabel("√KL(base‖policy)")
-    if published:
-        below.text(
-            0.985, 0.04, f"◇ {reading.PUBLISHED_LABEL}", transform=below.transAxes, ha="right",
-            va="bottom", fontsize=style.FONT - 1,
-        )  # fmt: skip
-    _draw_key(above)
+    style.root_axis(ax, right, "x")
+    ax.set_ylim(low - pad, high + 1.6 * pad)
+    style.head(ax, "reward", outdent=0.75)
+    ax.set_xlabel("KL(policy‖base), nats (√ scale)")
+    _draw_key(ax)
     style.key(figure, entries)
+    title, finding = _variants_found(tables, ends) if several else _found(tables, ends, prompted)
     return style.Drawing(
         figure,
-        "What reward is achievable at a given KL from the base model?",
-        _finding(tables, ends, prompted),
-        "Reward against the square root of KL(policy‖base), in nats on the upper axis: the best "
-        "achievable reward (solid where the effective sample size is at least "
-        f"{ENOUGH_SAMPLES}, dashed where it is a lower-bound estimate, with its 95% bootstrap band), "
-        "best-of-n, the prompted base model, and each run's trajectory and final policy. Below, the "
-        "same runs against the square root of KL(base‖policy)"
+        title,
+        finding,
+        "Reward against KL(policy‖base) in nats on a square-root scale: the best achievable reward "
+        f"(solid where the effective sample size is at least {ENOUGH_SAMPLES}, dashed where it is a "
+        "lower-bound estimate, with its 95% bootstrap band), best-of-n, the base model prompted, and "
         + (
-            f", with the published final policies ({reading.PUBLISHED_LABEL})."
-            if published
-            else "."
+            "the mean trajectory and the mean final policy of each variant at each KL factor."
+            if several
+            else "the trajectory and the final policy of each run."
         ),
     )
 
@@ -128,37 +98,40 @@ def _limit(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row[POLICY_TO_BASE])
 
 
-def _ends(trajectories: list[Row], policies: list[Row]) -> list[Row]:
+def final_policies(trajectories: list[Row], policies: list[Row]) -> list[Row]:
     """Each run's final policy, measured on completions; if not measured, its last batch."""
     measured = [row for row in policies if _real(row["reward"]) and _real(row[POLICY_TO_BASE])]
-    done = {(row["kl_factor"], row["seed"]) for row in measured}
-    last: dict[tuple[str, str], Row] = {}
+    done = {_run(row) for row in measured}
+    last: dict[tuple[str, ...], Row] = {}
     for row in trajectories:
-        run = (row["kl_factor"], row["seed"])
+        run = _run(row)
         if run not in done and (run not in last or row["step"] > last[run]["step"]):
             last[run] = row
     return [*measured, *last.values()]
 
 
-def _factors(tables: Tables, rows: Sequence[Row]) -> list[ModelId]:
+def _run(row: Row) -> tuple[str, ...]:
+    return row["variant"], row["kl_factor"], row["seed"]
+
+
+def factors_of(tables: Tables, rows: Sequence[Row]) -> list[ModelId]:
     found = {row["kl_factor"] for row in rows}
     return [tables.policy(factor) for factor in tables.kl_factors if factor in found]
 
 
-def _published_ends(tables: Tables) -> list[Row]:
-    """The last point of each published curve."""
-    last: dict[str, Row] = {}
-    for row in tables.published_rows():
-        if row["kl_factor"] not in last or row["step"] > last[row["kl_factor"]]["step"]:
-            last[row["kl_factor"]] = row
-    return [{**row, "kl": row["kl_base_to_policy_nats_per_completion"]} for row in last.values()]
+def key_of(tables: Tables, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Entries of :func:`tinycats.figures.style.key` for the KL factors of these rows."""
+    return [
+        (who.label(), style.colour(who), style.marker(who, tables.kl_factors))
+        for who in factors_of(tables, rows)
+    ]
 
 
 def _draw_limit(ax: Axes, rows: list[Row]) -> None:
     if not rows:
         return
-    x = np.sqrt([row[POLICY_TO_BASE] for row in rows])
-    y = np.array([row["reward"] for row in rows])
+    x = [row[POLICY_TO_BASE] for row in rows]
+    y = [row["reward"] for row in rows]
     ax.fill_between(
         x, [row["low"] for row in rows], [row["high"] for row in rows],
         color=style.INK, alpha=0.15, linewidth=0,
@@ -177,47 +150,73 @@ def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
     rows = [row for row in rows if _real(row["reward"]) and _real(row[POLICY_TO_BASE])]
     if not rows:
         return
-    x = np.sqrt([max(row[POLICY_TO_BASE], 0) for row in rows])
+    x = [max(row[POLICY_TO_BASE], 0) for row in rows]
     y = [row["reward"] for row in rows]
     ax.plot(
         x, y, color=style.INK, linewidth=1.6, linestyle=(0, (1, 1.6)), zorder=3, label="best of n"
     )
-    named = [i for i, row in enumerate(rows) if row["n"] in (4, 64, 1024)]
-    for i in named:
-        ax.plot(x[i], y[i], marker=".", color=style.INK, markersize=9, zorder=4)
-        _label(ax, x[i], y[i], f"n={rows[i]['n']:.0f}", style.INK, (5, -16))
+    for i, row in enumerate(rows):
+        if row["n"] in (4, 64, 512):
+            ax.plot(x[i], y[i], marker=".", color=style.INK, markersize=9, zorder=4)
+            above = row["n"] == 512  # on the plateau, where marks lie below
+            ax.annotate(
+                f"n={row['n']:.0f}", (x[i], y[i]), (-8, 6) if above else (6, -17),
+                textcoords="offset points", ha="right" if above else "left", zorder=8,
+            )  # fmt: skip
 
 
-def _draw_runs(
+def draw_runs(
     ax: Axes, tables: Tables, trajectories: list[Row], ends: list[Row], distance: str
 ) -> None:
-    for who in _factors(tables, [*trajectories, *ends]):
-        paint = style.colour(who, tables.kl_factors)
-        mine = [
-            row
-            for row in trajectories
-            if row["kl_factor"] == who.kl_factor and _real(row[distance])
-        ]
+    """Each run's trajectory and final policy, by KL factor; ``distance`` is the column of x."""
+    for who in factors_of(tables, [*trajectories, *ends]):
+        paint = style.colour(who)
+        mine = [r for r in trajectories if r["kl_factor"] == who.kl_factor and _real(r[distance])]
         for seed in dict.fromkeys(row["seed"] for row in mine):
             run = sorted((r for r in mine if r["seed"] == seed), key=lambda row: row["step"])
-            x = np.sqrt([max(row[distance], 0) for row in run])
+            x = [max(row[distance], 0) for row in run]
             ax.plot(x, [row["reward"] for row in run], color=paint, linewidth=1.1, alpha=0.55)
         for row in ends:
             if row["kl_factor"] == who.kl_factor and _real(row[distance]):
                 ax.plot(
-                    math.sqrt(max(row[distance], 0)), row["reward"], color=paint,
+                    max(row[distance], 0), row["reward"], color=paint,
                     marker=style.marker(who, tables.kl_factors), markersize=9,
                     markeredgecolor=style.PAPER, markeredgewidth=0.8, linestyle="none", zorder=6,
+                )  # fmt: skip
+
+
+def _paint(tables: Tables, variant: str) -> str:
+    colours = style.VARIANT_COLOURS
+    return colours[tables.variants.index(variant) % len(colours)]
+
+
+def _draw_variants(ax: Axes, tables: Tables, trajectories: list[Row], ends: list[Row]) -> None:
+    for variant in tables.variants:
+        paint = _paint(tables, variant)
+        for who in factors_of(tables, ends):
+            ours = (variant, who.kl_factor)
+            run = [r for r in trajectories if _run(r)[:2] == ours and _real(r[POLICY_TO_BASE])]
+            steps = sorted({row["step"] for row in run})
+            at = [[row for row in run if row["step"] == step] for step in steps]
+            ax.plot(
+                [max(mean(rows, POLICY_TO_BASE), 0) for rows in at],
+                [mean(rows, "reward") for rows in at], color=paint, linewidth=1.6, alpha=0.6,
+            )  # fmt: skip
+            mine = [row for row in ends if _run(row)[:2] == ours]
+            if mine:
+                ax.plot(
+                    max(mean(mine, POLICY_TO_BASE), 0), mean(mine, "reward"), color=paint,
+                    marker="o", markersize=11, markeredgecolor=style.PAPER, markeredgewidth=0.8,
+                    linestyle="none", zorder=6,
                 )  # fmt: skip
 
 
 def _draw_prompted(ax: Axes, rows: list[Row]) -> None:
     for row in rows:
         if _real(row["reward"]) and _real(row[POLICY_TO_BASE]):
-            x = math.sqrt(row[POLICY_TO_BASE])
             ax.plot(
-                x, row["reward"], marker="*", markersize=19, color=style.PROMPTED_COLOUR,
-                markeredgecolor=style.PAPER, zorder=7, linestyle="none",
+                row[POLICY_TO_BASE], row["reward"], marker="*", markersize=19,
+                color=style.PROMPTED_COLOUR, markeredgecolor=style.PAPER, zorder=7, linestyle="none",
                 label="base model, prompted",
             )  # fmt: skip
 
@@ -232,47 +231,21 @@ def _draw_key(ax: Axes) -> None:
         )  # fmt: skip
 
 
-def _label(
-    ax: Axes, x: float, y: float, text: str, paint: str, offset: tuple[float, float],
-) -> None:  # fmt: skip
-    ax.annotate(
-        text, (x, y), offset, textcoords="offset points", color=paint, zorder=8,
-        ha="left", va="baseline",
-    )  # fmt: skip
-
-
-def _root_ticks(ax: Axes) -> None:
-    """An upper axis in nats for the axis of square roots."""
-    right = ax.get_xlim()[1]
-    nats = ax.secondary_xaxis("top", functions=(np.square, lambda v: np.sqrt(np.clip(v, 0, None))))
-    steps = [0, 0.25, 1, 2, 4, 7, 11, 16, 25, 36, 49, 64, 81, 100]
-    shown: list[float] = []
-    for step in steps:
-        if math.sqrt(step) <= right and (
-            not shown or math.sqrt(step) - math.sqrt(shown[-1]) >= 0.09 * right
-        ):
-            shown.append(step)
-    nats.set_xticks(shown, [f"{step:g}" for step in shown])
-    nats.tick_params(length=3, pad=2)
-    nats.spines["top"].set_visible(False)
-    ax.annotate("KL in nats", (1, 1), (0, 30), xycoords="axes fraction", ha="right",
-                textcoords="offset points", annotation_clip=False)  # fmt: skip
-
-
-def _finding(tables: Tables, ends: list[Row], prompted: list[Row]) -> str:
-    parts = []
-    for factor in showcase([who.kl_factor for who in _factors(tables, ends)]):
+def _found(tables: Tables, ends: list[Row], prompted: list[Row]) -> tuple[str, str]:
+    """The title and the finding: each showcased KL factor's reward, KL and share of the gain."""
+    parts, title = [], "Reward against KL from the base model"
+    for factor in showcase([who.kl_factor for who in factors_of(tables, ends)]):
         mine = [row for row in ends if row["kl_factor"] == factor]
         text = (
-            f"KL factor {factor} reaches a reward of {number(_mean(mine, 'reward'))} at "
-            f"{number(_mean(mine, POLICY_TO_BASE))} nats from the base"
+            f"KL factor {factor} reaches a reward of {number(mean(mine, 'reward'))} at "
+            f"{number(mean(mine, POLICY_TO_BASE))} nats from the base model"
         )
-        share = _mean(mine, "share_of_attainable_gain")
+        share = mean(mine, "share_of_attainable_gain")
         if _real(share):
             bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH_SAMPLES
-            text += (
-                f" ({'at most ' if bound else ''}{percent(share)} of the gain possible at that KL)"
-            )
+            at_most = "at most " if bound else ""
+            text += f" ({at_most}{percent(share)} of the gain possible at that KL)"
+            title = f"KL factor {factor} achieves {at_most}{percent(share)} of the gain in reward that is possible at its KL"  # fmt: skip
         parts.append(text)
     for row in prompted[:1]:
         if _real(row["reward"]):
@@ -280,12 +253,41 @@ def _finding(tables: Tables, ends: list[Row], prompted: list[Row]) -> str:
                 f"the base model prompted with “{row['text']}” gives {number(row['reward'])} at "
                 f"{number(row[POLICY_TO_BASE])} nats"
             )
+    return title, _sentence(parts)
+
+
+def _variants_found(tables: Tables, ends: list[Row]) -> tuple[str, str]:
+    """The title names the variant with the largest share of the possible gain, at one KL factor."""
+    factors = [who.kl_factor for who in factors_of(tables, ends)]
+    factor = showcase(factors)[-1] if factors else ""
+    parts, shares = [], {}
+    for variant in tables.variants:
+        mine = [row for row in ends if _run(row)[:2] == (variant, factor)]
+        if not mine:
+            continue
+        share = mean(mine, "share_of_attainable_gain")
+        aside = f", {percent(share)} of the possible gain" if _real(share) else ""
+        parts.append(
+            f"{variant} reaches a reward of {number(mean(mine, 'reward'))} at "
+            f"{number(mean(mine, POLICY_TO_BASE))} nats{aside}"
+        )
+        if _real(share):
+            shares[variant] = share
+    if not shares:
+        return "Reward against KL from the base model, by variant", _sentence(parts)
+    best = max(shares, key=lambda variant: shares[variant])
+    title = f"{best} achieves most of the gain in reward that is possible at its KL: {percent(shares[best])}"  # fmt: skip
+    return title, f"At KL factor {factor}, {listing(parts)}."
+
+
+def _sentence(parts: list[str]) -> str:
     if not parts:
         return "No run has finished."
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:] + "."
 
 
-def _mean(rows: list[Row], column: str) -> float:
+def mean(rows: list[Row], column: str) -> float:
+    """Mean of a column over the rows that have it; ``nan`` if none has."""
     values = [row[column] for row in rows if column in row and _real(row[column])]
     return sum(values) / len(values) if values else math.nan

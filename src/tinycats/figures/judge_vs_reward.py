@@ -29,7 +29,7 @@ def draw(tables: Tables) -> style.Drawing:
     if not everyone:
         return style.empty("This study has no scored stories.")
     entries = [
-        (who.label(), style.colour(who, tables.kl_factors),
+        (who.label(), style.colour(who),
          "o" if who == BASE else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip

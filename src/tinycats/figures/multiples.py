@@ -40,10 +40,9 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
     policies = [who for who in everyone if who.is_policy]
     factors = [who.kl_factor for who in policies]
     lines = [who for who in (BASE, PROMPTED) if who in everyone]
-    entries = [(who.label(), style.colour(who, []), "_") for who in lines]
+    entries = [(who.label(), style.colour(who), "_") for who in lines]
     entries += [
-        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
-        for who in policies
+        (who.label(), style.colour(who), style.marker(who, tables.kl_factors)) for who in policies
     ]
     left, between, right = 0.75, 0.85, 0.15
     width = (style.WIDTH - left - between - right) / 2
@@ -60,7 +59,7 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
         style.factor_axis(ax, factors, width)
         for who in lines:
             if (who, metric) in values:
-                value, paint = values[who, metric], style.colour(who, [])
+                value, paint = values[who, metric], style.colour(who)
                 dash = "solid" if who == BASE else (0, (3, 1.5))
                 ax.axhline(value.mean, color=paint, linewidth=2, linestyle=dash, zorder=1)
                 if value.known:
@@ -74,7 +73,7 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
             ax.plot(*zip(*joined, strict=True), color=style.INK, alpha=0.3, linewidth=1)
         for who in policies:
             if (who, metric) in values:
-                paint, x = style.colour(who, tables.kl_factors), float(who.kl_factor)
+                paint, x = style.colour(who), float(who.kl_factor)
                 style.bar(ax, x, values[who, metric], paint)
                 ax.plot(x, values[who, metric].mean, color=paint, markersize=8,
                         marker=style.marker(who, tables.kl_factors),

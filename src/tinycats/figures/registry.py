@@ -17,6 +17,9 @@ from tinycats.program import UserError
 #: How many KL factors of a sweep get a separate figure.
 MOST_FACTOR_FIGURES = 12
 
+#: The white background of an SVG file, without which a dark page swallows its text; the report removes it.
+SHEET = '<rect width="100%" height="100%" fill="#ffffff"/>'
+
 #: Sections of the report, in its order.
 SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
 
@@ -54,6 +57,9 @@ FIGURES: dict[str, FigureEntry] = {
         ),
         "question",
         10,
+    ),
+    "published": FigureEntry(
+        "published", (layout.TABLES["trajectories"], layout.FRONTIER["policies"]), "method", 590
     ),
     "training_metrics": FigureEntry("training_metrics", (_TRAINING,), "training", 100, "kl_factor"),
     "training_all": FigureEntry("training_all", (_TRAINING,), "training", 200),

@@ -36,7 +36,7 @@ def draw(tables: Tables) -> style.Drawing:
     figure = style.pyplot.figure(figsize=(style.WIDTH, height))
     y = height
     for who, lines in blocks:
-        paint = style.colour(who, tables.kl_factors)
+        paint = style.colour(who)
         y -= 0.4
         figure.text(0.2 / style.WIDTH, y / height, _heading(who), color=paint, weight="bold")
         top = y + 0.22

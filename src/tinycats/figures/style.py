@@ -1,8 +1,9 @@
 """The style of all figures: ink, colours, panels, labels and axes.
 
-Neutral ink is exactly :data:`INK` and the background of the SVG is transparent, so that a page can
-apply its own theme; :data:`PAPER` is the colour of the rims around marks. Text is 3 %
-of the width: 9 pt on a phone of 380 px.
+Neutral ink is exactly :data:`INK`, so that a page can apply its own theme, and the SVG's background
+is one rectangle (:data:`tinycats.figures.registry.SHEET`) that the page removes; :data:`PAPER` is the
+colour of the rims around marks. Figures are landscape. Text is 3 % of the width: 9 pt on a phone of
+380 px, and large enough for a wall.
 """
 
 from __future__ import annotations
@@ -34,12 +35,25 @@ FONT = 14.6  # points: 9 pt where 6.4 inches are shown 380 px wide
 
 BASE_COLOUR = "#8f8f8f"
 PROMPTED_COLOUR = "#1e9954"
-# Warm colours for weak KL penalties, cool ones for strong ones. The four anchors, the grey and the green
+# Warm colours for weak KL penalties, cool ones for strong ones. The first four, the grey and the green
 # were searched for the largest least difference (CIELAB ≥ 20 between any two) under normal
 # vision, protanopia, deuteranopia and tritanopia (Machado et al. 2009), at a contrast of about
-# 3:1 or more on white and on near-black.
-_RAMP = ("#f96308", "#d61a2b", "#a237fc", "#3f97ef")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "d")
+# 3:1 or more on white and on near-black. A KL factor has the same colour in every study.
+_COLOURS = {"0": "#f96308", "1500": "#d61a2b", "6000": "#a237fc", "24000": "#3f97ef"}
+_STRONGEST = "#0f8f9c"  # towards which the colours of larger factors go
+_MARKERS = {"0": "o", "1500": "s", "6000": "D", "24000": "^"}
+_MORE_MARKERS = ("v", "P", "X", "p", "h", "<", ">", "d")
+#: Lines of variants that one figure shows together, where colour is not the KL factor's.
+VARIANT_COLOURS = (
+    "#a237fc",
+    "#e07b00",
+    "#0f8f9c",
+    "#c2185b",
+    "#5a7d00",
+    "#3f6fe0",
+    "#9a5b2e",
+    "#6b6b6b",
+)
 
 
 @dataclass
@@ -48,9 +62,9 @@ class Drawing:
 
     Attributes:
         figure: the figure.
-        title: a heading.
-        finding: one sentence with this run's numbers.
-        alt: what is plotted, for readers who cannot see it; the finding is put before it.
+        title: the conclusion, in a few words.
+        finding: this run's numbers, beside which the title stands as the caption.
+        alt: what is plotted, for readers who cannot see it; it does not repeat the caption.
     """
 
     figure: Figure
@@ -97,22 +111,32 @@ def apply(name: str) -> None:
 # ---- colours ------------------------------------------------------------------------------------
 
 
-def colour(who: ModelId, kl_factors: Sequence[str]) -> str:
-    """The one colour of a model in every figure of a study."""
+def colour(who: ModelId) -> str:
+    """The one colour of a model in every figure of every study."""
     if not who.is_policy:
         return BASE_COLOUR if who == BASE else PROMPTED_COLOUR
-    place, count = list(kl_factors).index(who.kl_factor), len(kl_factors)
-    if count == len(_RAMP):
-        return _RAMP[place]
-    ramp = LinearSegmentedColormap.from_list("hot to cool", _RAMP)
-    return to_hex(ramp(place / max(count - 1, 1)))
+    ramp = LinearSegmentedColormap.from_list(
+        "hot to cool", [*_COLOURS.values(), _STRONGEST], N=4096
+    )
+    return _COLOURS.get(who.kl_factor) or to_hex(ramp(_strength(float(who.kl_factor))))
+
+
+def _strength(factor: float) -> float:
+    """A KL factor's place on the ramp of five colours, 0 to 1: a step for each factor of 4 from 1500."""
+    if factor < 1500:
+        return 0.25 * (factor / 1500) ** 0.5
+    steps = math.log(factor / 1500, 4)
+    return 0.25 * (1 + (steps if steps <= 2 else 3 - math.exp(2 - steps)))
 
 
 def marker(who: ModelId, kl_factors: Sequence[str]) -> str:
-    """A marker that distinguishes models without colour."""
+    """A marker that distinguishes the models of a study without colour."""
     if not who.is_policy:
         return "_" if who == BASE else "*"
-    return _MARKERS[list(kl_factors).index(who.kl_factor) % len(_MARKERS)]
+    if who.kl_factor in _MARKERS:
+        return _MARKERS[who.kl_factor]
+    others = [factor for factor in kl_factors if factor not in _MARKERS]
+    return _MORE_MARKERS[others.index(who.kl_factor) % len(_MORE_MARKERS)]
 
 
 # ---- layout -------------------------------------------------------------------------------------
@@ -178,15 +202,17 @@ def wrap(text: str, inches: float) -> str:
 def key(figure: Figure, entries: Sequence[tuple[str, str, str]], top: float = 0.06) -> None:
     """A line of marks and coloured words at the top: (text, colour, marker) from left to right.
 
-    Wraps; see :func:`key_height` for the room it takes.
+    A marker followed by ``:`` is hollow. Wraps; see :func:`key_height` for the room it takes.
     """
     width, height = figure.get_size_inches()
     for text, paint, mark, x, line in _key_places(entries):
         y = height - top - 0.14 - line * 0.3
+        hollow, mark = mark.endswith(":"), mark.removesuffix(":")
         figure.add_artist(
             matplotlib.lines.Line2D(
                 [x / width], [y / height], marker=mark, color=paint, markersize=13 if mark == "*" else 9,
-                markeredgewidth=2.4 if mark in "_|" else 0.5, linestyle="none",
+                markeredgewidth=2.4 if mark in "_|" else 1.6 if hollow else 0.5, linestyle="none",
+                markerfacecolor="none" if hollow else paint,
             )
         )  # fmt: skip
         figure.text((x + 0.14) / width, y / height, text, color=paint, va="center_baseline",
@@ -260,24 +286,29 @@ def label_ends(ax: Axes, labels: Sequence[tuple[float, str, str]], gap: float = 
 # ---- axes ---------------------------------------------------------------------------------------
 
 
-def root_axis(ax: Axes, highest: float) -> None:
-    """A square-root vertical axis from 0: small KLs stay visible beside large ones."""
+def root_axis(ax: Axes, highest: float, which: str = "y") -> None:
+    """A square-root axis of nats from 0: small KLs stay visible beside large ones."""
 
     def root(value: Any) -> Any:
         return np.sqrt(np.clip(value, 0, None))
 
-    ax.set_yscale("function", functions=(root, np.square))
-    ax.set_ylim(0, highest)
+    highest = highest if highest > 0 else 1.0
+    getattr(ax, f"set_{which}scale")("function", functions=(root, np.square))
+    getattr(ax, f"set_{which}lim")(0, highest)
     steps = [0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]
+    if which == "x":
+        steps = [0, 0.1, 0.5, 1, 2, 4, 7, 11, 16, 25, 36, 50, 70, 100, 200, 500]
     if highest < 0.6:
         steps = [0, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5]
+    least = 0.17 if which == "y" else 0.09
     ticks: list[float] = []
     for step in steps:
-        if step <= highest and (not ticks or root(step) - root(ticks[-1]) > 0.17 * root(highest)):
+        if step <= highest and (not ticks or root(step) - root(ticks[-1]) > least * root(highest)):
             ticks.append(step)
-    ax.yaxis.set_major_locator(FixedLocator(ticks))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
 def factor_axis(ax: Axes, kl_factors: Sequence[str], width: float) -> None:

@@ -27,7 +27,7 @@ def draw(tables: Tables) -> style.Drawing:
         values = by_metric(row for row in rows if row["prompt_group"] == group)
         values = {whose: style.clamp(value) for whose, value in values.items()}
         for place, who in enumerate(everyone):
-            paint = style.colour(who, tables.kl_factors)
+            paint = style.colour(who)
             ax.annotate(who.label(), (0, place), (-8, 0), xycoords=("axes fraction", "data"),
                         textcoords="offset points", ha="right", va="center_baseline", color=paint,
                         weight="bold", annotation_clip=False)  # fmt: skip

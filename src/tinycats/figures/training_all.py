@@ -9,9 +9,9 @@ from tinycats.figures.training_metrics import curve
 
 PANELS = (
     ("reward_mean", "reward"),
-    ("kl_policy_to_base_nats", "KL(policy‖base), nats per completion (√ scale)"),
-    ("distinct_completions", "distinct completions in a batch"),
-    ("entropy_nats", "entropy of a completion, nats"),
+    ("kl_policy_to_base_nats", "KL(policy‖base), nats (√)"),
+    ("distinct_completions", "distinct in a batch"),
+    ("entropy_nats", "entropy, nats"),
 )
 
 
@@ -22,41 +22,47 @@ def draw(tables: Tables) -> style.Drawing:
     shown = [(m, t) for m, t in PANELS if any(row["metric"] == m for row in rows)]
     if not shown:
         return style.empty("This study has no training curves.")
-    height = max(1.8, 0.25 * len(everyone))
-    figure, axes = style.panels([height] * len(shown), left=0.9, right=style.room(everyone))
-    for ax, (metric, title) in zip(axes, shown, strict=True):
-        ends: list[tuple[float, str, str]] = []
-        highest = 0.0
+    entries = [(who.label(), style.colour(who), "_") for who in everyone]
+    figure, axes = style.panels(
+        [1.45] * ((len(shown) + 1) // 2), columns=2, left=0.75, right=0.15, between=0.8,
+        top=style.key_height(entries) + 0.05, head=0.42, foot=0.32,
+    )  # fmt: skip
+    style.key(figure, entries)
+    for ax in axes[len(shown) :]:
+        ax.remove()
+    for ax, (metric, title) in zip(axes, shown, strict=False):
+        highest = last = 0.0
         for who in everyone:
-            paint = style.colour(who, tables.kl_factors)
+            paint = style.colour(who)
             steps, values = curve([r for r in rows if r["kl_factor"] == who.kl_factor], metric)
             if not steps:
                 continue
             style.band(ax, steps, values, paint)
             ax.plot(steps, [v.mean for v in values], color=paint)
-            ax.set_xlim(0, max(steps[-1], ax.get_xlim()[1] if ends else 0))
-            ends.append((values[-1].mean, who.label(), paint))
+            last = max(last, steps[-1])
             highest = max([highest, *(v.high if v.known else v.mean for v in values)])
+        ax.set_xlim(0, last or 1)
+        ax.xaxis.set_major_locator(style.MaxNLocator(4, integer=True))
         if metric.startswith("kl_"):
-            style.root_axis(ax, 1.03 * highest or 1)
+            style.root_axis(ax, 1.03 * highest)
         else:
             ax.set_ylim(bottom=0)
-        style.head(ax, title, outdent=0.8)
-        style.label_ends(ax, ends)
-        if ax is not axes[-1]:
-            ax.tick_params(labelbottom=False)
-    axes[-1].set_xlabel("step")
-    parts = []
+        style.head(ax, title, outdent=0.6)
+    for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
+        ax.set_xlabel("step")
+    parts, title = [], "Training at every KL factor"
     for factor in showcase([who.kl_factor for who in everyone]):
         mine = [row for row in rows if row["kl_factor"] == factor]
-        last = {m: curve(mine, m)[1][-1].mean for m, _ in PANELS if curve(mine, m)[1]}
-        first = {m: curve(mine, m)[1][0].mean for m, _ in PANELS if curve(mine, m)[1]}
-        text = f"KL factor {factor} ends at a reward of {number(last.get('reward_mean', float('nan')))}"
-        if "distinct_completions" in last:
+        last_of = {m: curve(mine, m)[1][-1].mean for m, _ in PANELS if curve(mine, m)[1]}
+        first_of = {m: curve(mine, m)[1][0].mean for m, _ in PANELS if curve(mine, m)[1]}
+        text = f"KL factor {factor} ends at a reward of {number(last_of.get('reward_mean', float('nan')))}"
+        if "distinct_completions" in last_of:
             text += (
-                f" with {last['distinct_completions']:.0f} distinct completions in a batch "
-                f"(from {first['distinct_completions']:.0f})"
+                f" with {last_of['distinct_completions']:.0f} distinct completions in a batch "
+                f"(from {first_of['distinct_completions']:.0f})"
             )
+            if last_of["distinct_completions"] < first_of["distinct_completions"] / 2:
+                title = "As the reward rises, completions become alike"
         parts.append(text)
     left_out = ""
     if len(everyone) > MOST_FACTOR_FIGURES:
@@ -66,9 +72,9 @@ def draw(tables: Tables) -> style.Drawing:
         )
     return style.Drawing(
         figure,
-        "All KL factors in training",
+        title,
         listing(parts) + "." + left_out,
         "Mean over seeds with 95% interval against the training step, a line for each KL factor: "
-        + ", ".join(title for _, title in shown)
-        + ".",
+        "reward, KL(policy‖base) of a completion, distinct completions in a batch and entropy of a "
+        "completion.",
     )

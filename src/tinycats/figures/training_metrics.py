@@ -12,7 +12,7 @@ from tinycats.tables.intervals import Interval
 PANELS = (
     ("loss", "loss"),
     ("reward_mean", "reward"),
-    ("kl_base_to_policy_nats", "KL(base‖policy), nats per completion"),
+    ("kl_base_to_policy_nats", "KL(base‖policy),\nnats"),
 )
 _PUBLISHED = {
     "reward_mean": "reward",
@@ -26,8 +26,15 @@ def draw(tables: Tables) -> style.Drawing:
     if not rows:
         return style.empty(f"This study has no training at KL factor {who.kl_factor}.")
     published = [r for r in tables.published_rows() if r["kl_factor"] == who.kl_factor]
-    paint = style.colour(who, tables.kl_factors)
-    figure, axes = style.panels([1.7, 2.1, 2.1], left=1.0, top=0.0)
+    paint = style.colour(who)
+    entries = [(who.label(), paint, "_")]
+    if published:
+        entries.append((reading.PUBLISHED_LABEL, style.INK, "o:"))
+    figure, axes = style.panels(
+        [1.9], columns=3, left=0.72, right=0.15, between=0.72, head=0.65,
+        top=style.key_height(entries) + 0.05,
+    )  # fmt: skip
+    style.key(figure, entries)
     for ax, (metric, title) in zip(axes, PANELS, strict=True):
         steps, values = curve(rows, metric)
         style.band(ax, steps, values, paint)
@@ -38,26 +45,21 @@ def draw(tables: Tables) -> style.Drawing:
                 marker="o", markersize=4, color=style.INK, markerfacecolor="none",
                 markeredgewidth=0.9, alpha=0.75, linestyle="none", zorder=1.5,
             )  # fmt: skip
-        style.head(ax, title, outdent=0.9)
+        style.head(ax, title, outdent=0.55)
         ax.set_xlim(0, max(steps, default=1) * 1.01)
+        ax.xaxis.set_major_locator(style.MaxNLocator(2, integer=True))
         if metric != "loss":
             ax.set_ylim(bottom=0)
-        if ax is not axes[-1]:
-            ax.tick_params(labelbottom=False)
-    axes[-1].set_xlabel("step")
-    if published:
-        axes[1].text(
-            0.98, 0.06, f"○ {reading.PUBLISHED_LABEL}", transform=axes[1].transAxes, ha="right",
-            fontsize=style.FONT - 1,
-        )  # fmt: skip
+    axes[1].set_xlabel("step")
     seeds = max((row["seeds"] for row in rows), default=1)
     shown = "mean and 95% interval" if seeds > 1 else "line"
+    title, finding = _found(who.kl_factor, rows, published)
     return style.Drawing(
         figure,
-        f"Training at KL factor {who.kl_factor}",
-        _finding(who.kl_factor, rows, published),
+        title,
+        finding,
         f"Three panels against the training step, {shown} over {seeds:.0f} "
-        f"seed{'s' if seeds > 1 else ''}: loss, reward and KL(base‖policy)"
+        f"seed{'s' if seeds > 1 else ''}: loss, reward and KL(base‖policy) of a completion"
         + (f"; rings show {reading.PUBLISHED_LABEL}." if published else "."),
     )
 
@@ -69,11 +71,12 @@ def curve(rows: list[Row], metric: str) -> tuple[list[float], list[Interval]]:
     return [row["step"] for row in mine], [reading.interval(row) for row in mine]
 
 
-def _finding(factor: str, rows: list[Row], published: list[Row]) -> str:
+def _found(factor: str, rows: list[Row], published: list[Row]) -> tuple[str, str]:
     steps, reward = curve(rows, "reward_mean")
     _, kl = curve(rows, "kl_base_to_policy_nats")
-    text = f"At KL factor {factor} the reward goes from {number(reward[0].mean)} to "
-    text += f"{within(reward[-1])} in {steps[-1]:.0f} steps"
+    last = f"{number(reward[0].mean)} to {number(reward[-1].mean)}"
+    title = f"At KL factor {factor} the reward goes from {last}"
+    text = f"In {steps[-1]:.0f} steps the reward goes from {number(reward[0].mean)} to {within(reward[-1])}"
     if kl:
         text += f", at a KL(base‖policy) of {number(kl[-1].mean)} nats"
     at = {row["step"]: row for row in published}
@@ -84,4 +87,4 @@ def _finding(factor: str, rows: list[Row], published: list[Row]) -> str:
         text += (
             f"; at step {step:.0f} it is {number(here)} (published: {number(at[step]['reward'])})"
         )
-    return text + "."
+    return title, text + "."

@@ -34,8 +34,7 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no variants to compare.")
     factors = [tables.policy(f) for f in tables.kl_factors if any(k[1] == f for k in values)]
     entries = [
-        (who.label(), style.colour(who, tables.kl_factors), style.marker(who, tables.kl_factors))
-        for who in factors
+        (who.label(), style.colour(who), style.marker(who, tables.kl_factors)) for who in factors
     ]
     names = [variant.replace("_", " ") for variant in variants]
     left = 0.35 + max(style.text_width(name, style.FONT) for name in names) / 72
@@ -50,7 +49,7 @@ def draw(tables: Tables) -> style.Drawing:
             for rank, who in enumerate(factors):
                 value = values.get((variant, who.kl_factor, metric), NOTHING)
                 y = place + (rank - (len(factors) - 1) / 2) * 0.2 / row
-                paint = style.colour(who, tables.kl_factors)
+                paint = style.colour(who)
                 style.bar(ax, y, value, paint, across=True)
                 ax.plot(value.mean, y, color=paint, marker=style.marker(who, tables.kl_factors),
                         markersize=8, markeredgecolor=style.PAPER, linestyle="none")  # fmt: skip

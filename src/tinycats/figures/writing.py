@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tinycats.figures.fonts import missing_glyphs
 from tinycats.figures.reading import Tables
-from tinycats.figures.registry import find
+from tinycats.figures.registry import SHEET, find
 from tinycats.figures.style import Drawing
 from tinycats.files.atomic import whole, write_sealed
 
@@ -50,10 +50,10 @@ def _svg(figure: Figure) -> str:
 
 
 def _described(svg: str, alt: str) -> str:
-    """The SVG with a description, in which characters that XML does not allow are replaced."""
+    """The SVG on a white sheet with a description, without characters that XML does not allow."""
     allowed = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", alt)
     return re.sub(
-        r"(<svg[^>]*>)", lambda m: f"{m[1]}\n<desc>{escape(allowed)}</desc>", svg, count=1
+        r"(<svg[^>]*>)", lambda m: f"{m[1]}\n<desc>{escape(allowed)}</desc>\n{SHEET}", svg, count=1
     )
 
 
@@ -80,8 +80,7 @@ def write(drawing: Drawing, prefix: Path, words: dict[str, Any]) -> None:
         )
     if missing:
         drawing.finding += f" Boxes stand for characters that no font here has: {' '.join(missing)}"
-    alt = f"{drawing.finding} {drawing.alt}"
-    write_sealed(Path(f"{prefix}.svg"), _described(svg, alt))
-    document = {"title": drawing.title, "finding": drawing.finding, "alt": alt, **words}
+    write_sealed(Path(f"{prefix}.svg"), _described(svg, drawing.alt))
+    document = {"title": drawing.title, "finding": drawing.finding, "alt": drawing.alt, **words}
     write_sealed(Path(f"{prefix}.json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     pyplot.close(drawing.figure)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures.registry import figure_names
+from tinycats.figures.registry import SHEET, figure_names
 from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
@@ -104,7 +104,7 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     # The description repeats the alternative text, which the page has beside the figure.
     text = re.sub(
         r"<metadata>.*?</metadata>|<desc>.*?</desc>|<!--.*?-->", "", match.group(), flags=re.S
-    )
+    ).replace(SHEET, "")
     _check_passive(text, path)
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}--\1"', text)
