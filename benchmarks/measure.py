@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +120,9 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
     return step
 
 
-def measure(step: Callable[[], dict[str, int]], args: argparse.Namespace, watch: Stopwatch) -> None:
+def measure(
+    step: Callable[[], dict[str, int]], args: argparse.Namespace, watch: Stopwatch
+) -> dict[str, Any]:
     """Time ``--steps`` steps, or fewer if ``--seconds`` have passed, but at least one."""
     # on a GPU, timing a stage needs a synchronisation: time complete steps first, then stages
     watch.on = args.device == "cpu"
@@ -146,7 +147,7 @@ def measure(step: Callable[[], dict[str, int]], args: argparse.Namespace, watch:
             step()
             stages = dict(watch.seconds)
             result["stages"].append({**stages, "whole_step": watch.now() - before})
-    finish(result, args.device)
+    return result
 
 
 def parser() -> argparse.ArgumentParser:
@@ -165,21 +166,24 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def contestant(args: argparse.Namespace) -> dict[str, Any]:
+    """Measurements of the implementation that the arguments name."""
+    watch = Stopwatch(args.device)
+    if args.contestant == "trl":
+        from with_trl import run
+
+        return run(args, watch)
+    if args.contestant == "tinycats":
+        return measure(tinycats(args, watch), args, watch)
+    return measure(ladder(int(args.contestant.removeprefix("ladder-")), args, watch), args, watch)
+
+
 def main() -> None:
     args = parser().parse_args()
     from tinycats.compute.devices import set_threads
 
     set_threads(args.threads)
-    watch = Stopwatch(args.device)
-    if args.contestant == "trl":
-        sys.path.insert(0, str(HERE))
-        from with_trl import run
-
-        run(args, watch)
-    elif args.contestant == "tinycats":
-        measure(tinycats(args, watch), args, watch)
-    else:
-        measure(ladder(int(args.contestant.removeprefix("ladder-")), args, watch), args, watch)
+    finish(contestant(args), args.device)
 
 
 if __name__ == "__main__":

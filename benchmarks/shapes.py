@@ -105,7 +105,7 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
     from tinycats.language_model.network import network_with_onednn
     from tinycats.policies.rollout import Sampler
 
-    norm = model.transformer.ln_f.weight
+    norm = model.to("cuda" if torch.cuda.is_available() else "cpu").transformer.ln_f.weight
     ids, end = tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id
     low, high = 1.0, 64.0  # a larger scale gives fewer distinct completions
     for _ in range(12):
@@ -119,6 +119,7 @@ def scale_final_norm(model: Any, tokenizer: Any) -> tuple[float, int]:
         if abs(distinct - DISTINCT) <= 20:
             break
         low, high = (scale, high) if distinct > DISTINCT else (low, scale)
+    model.cpu()
     return scale, distinct
 
 

