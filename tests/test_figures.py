@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures import fonts, reading, style
+from tinycats.figures import fonts, reading, sample_efficiency, style
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, write_lines, write_table
 from tinycats.layout import BASE, PROMPTED, ModelId
@@ -73,7 +73,8 @@ def study(
                 for seed in seeds:
                     run = {**own, "seed": seed, "step": step}
                     kls = {kl: measured[kl] for kl in KLS}
-                    trajectories.append({**run, "reward": reward, **kls})
+                    before = {"completions_drawn": 1000 * (step - 1)}
+                    trajectories.append({**run, **before, "reward": reward, **kls})
                     for text, share in ((f" a {concept}", 0.1 * step), (" <b>&\n", 0.02)):
                         top.append({**run, "text": text, "share": share, "reward": 0.5})
             for seed in seeds:
@@ -254,6 +255,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
         ),
         ("training_metrics_6000", ["from 0.15 to 0.51 (95% interval 0.49 to 0.53)", "4.0 nats"]),
         ("training_all", ["KL factor 0 ends at a reward of 0.73", "200 distinct", "from 600"]),
+        ("sample_efficiency", ["at KL factor 6000 a reward of 0.51, which all reach, takes 2,000"]),
         ("scores_by_kl", ["20% of the base's", "40% of KL factor 0's", "50% of KL factor 6000's"]),
         ("what_broke", ["KL factor 0 changed 10 of 10 metrics beyond seed noise", "→"]),
         ("told_not_to", ["6% (95% interval 4% to 8%) of the base's", "22%"]),
@@ -286,6 +288,27 @@ def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
     words = draw(name, results, tmp_path / "figures", kl_factors=["0.5"])
     assert "nan" not in words["alt"]
     assert "interval 0" not in words["finding"]
+
+
+def test_sample_efficiency_is_of_completions_and_of_the_limit() -> None:
+    """By hand: at 1 nat the limit is 0.35, so 0.25 is half of the gain over 0.15."""
+    kl = sample_efficiency.KL
+    limit = [{kl: 0.0, "reward": 0.15}, {kl: 1.0, "reward": 0.35}, {kl: 4.0, "reward": 0.55}]
+    steps = [(0, 0.15, 0.0), (50, 0.25, 1.0), (100, 0.35, 2.25), (150, 0.4, 9.0)]
+    rows = [
+        {"completions_drawn": drawn, "reward": reward + more, kl: nats}
+        for drawn, reward, nats in steps
+        for more in (-0.02, 0.02)  # two seeds
+    ]
+    found = sample_efficiency.curve(rows, limit, base=0.15)
+    assert found.drawn == [0, 50, 100, 150]
+    assert [value.mean for value in found.reward] == pytest.approx([0.15, 0.25, 0.35, 0.4])
+    shares = [value.mean for value in found.share]
+    assert shares[1:3] == pytest.approx([0.5, 0.2 / 0.3])  # the limit is linear in the root
+    assert math.isnan(shares[0]), "nothing can be gained at KL 0"
+    assert math.isnan(shares[3]), "the limit's curve ends at 4 nats"
+    assert found.reaches(0.3) == 100
+    assert math.isnan(found.reaches(0.5))
 
 
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:

@@ -526,10 +526,13 @@ def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
     path = write_training(tmp_path, 3, [0.1, 0.2])
     drawn = tmp_path / "completions/blog/kl=0/seed=3.csv"
     write_table(drawn, [completion("a", 3, 0.5), completion("b", 1, 0.1)], COMPLETIONS)
-    rows = steps.trajectories([path], [drawn])
+    rows = steps.trajectories([path], [drawn], 1000)
     assert [(r["seed"], r["step"]) for r in rows] == [(3, 1), (3, 2), (3, 3)]
+    assert [r["completions_drawn"] for r in rows] == [0, 1000, 2000]
+    own = steps.trajectories([path], [drawn], 1000, {"blog": 50})
+    assert [r["completions_drawn"] for r in own] == [0, 50, 100]
     assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
-    assert len(steps.trajectories([path], [])) == 2
+    assert len(steps.trajectories([path], [], 1000)) == 2
 
 
 def test_top_completions_become_shares(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def main() -> None:
     if kl_factor and kl_factor not in tables.kl_factors:
         raise program.UserError(f"--name {args.name}: KL factor {kl_factor} is not in the study")
     drawing = writing.draw(args.name, tables)
-    if len(tables.variants) > 1 and figure.needs != "variants":
+    if len(tables.variants) > 1 and not figure.of_all:
         drawing.finding += f" Shown is the variant {tables.variant}."
     words = {
         "source": list(tables.inputs),

@@ -88,7 +88,9 @@ def main() -> None:
         "top_completions": steps.top_completions(
             args.top_completions, args.batch_size, args.batch_size_of
         ),
-        "trajectories": steps.trajectories(args.training, args.completions),
+        "trajectories": steps.trajectories(
+            args.training, args.completions, args.batch_size, args.batch_size_of
+        ),
         "first_token": steps.first_token(args.first_token) if args.first_token else [],
     }
     for name, columns in TABLES.items():

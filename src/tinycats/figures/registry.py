@@ -36,6 +36,7 @@ class FigureEntry:
         order: place in the report; lower comes first.
         needs: ``kl_factor`` (one figure for each), ``variants`` (only with more than one) or
             nothing.
+        of_all: whether it shows all variants, not one.
     """
 
     module: str
@@ -43,6 +44,7 @@ class FigureEntry:
     section: str
     order: int
     needs: str = ""
+    of_all: bool = False
 
 
 _SUMMARY = layout.TABLES["summary"]
@@ -63,6 +65,17 @@ FIGURES: dict[str, FigureEntry] = {
     ),
     "training_metrics": FigureEntry("training_metrics", (_TRAINING,), "training", 100, "kl_factor"),
     "training_all": FigureEntry("training_all", (_TRAINING,), "training", 200),
+    "sample_efficiency": FigureEntry(
+        "sample_efficiency",
+        (
+            layout.TABLES["trajectories"],
+            layout.FRONTIER["limit"],
+            layout.FRONTIER["best_of_n"],
+        ),
+        "training",
+        210,
+        of_all=True,
+    ),
     "scores_by_kl": FigureEntry("scores_by_kl", (_SUMMARY,), "scores", 300),
     "stories": FigureEntry(
         "stories",
@@ -82,7 +95,7 @@ FIGURES: dict[str, FigureEntry] = {
     "by_position": FigureEntry("by_position", (layout.TABLES["by_position"],), "transfer", 510),
     "first_token": FigureEntry("first_token", (layout.TABLES["first_token"],), "transfer", 520),
     "variants": FigureEntry(
-        "variants", (_TRAINING, layout.FRONTIER["policies"]), "method", 600, "variants"
+        "variants", (_TRAINING, layout.FRONTIER["policies"]), "method", 600, "variants", True
     ),
 }
 

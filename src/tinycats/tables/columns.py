@@ -78,6 +78,7 @@ TABLES: dict[str, Columns] = {
         "kl_factor": MODEL["kl_factor"],
         "seed": MODEL["seed"],
         "step": "as in training.csv; one past the last: the finished policy's completions",
+        "completions_drawn": "completions that training had drawn before this batch",
         "reward": "mean reward",
         **KL,
     },

@@ -75,11 +75,22 @@ def top_completions(
     return rows
 
 
-def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path]) -> list[Row]:
+def trajectories(
+    paths: Iterable[str | Path],
+    completions: Iterable[str | Path],
+    batch_size: int,
+    of_variant: Mapping[str, int] | None = None,
+) -> list[Row]:
     """Rows of tables/trajectories.csv: each run's way through reward and KL, step by step.
 
     Row k of training.csv is of the batch before update k. Where a policy has completions, drawn
     after the last update, their averages close its way as one more step.
+
+    Args:
+        paths: the policies' training.csv.
+        completions: tables of completions, of policies and others.
+        batch_size: completions in a batch.
+        of_variant: the same of the variants that set their own.
     """
     columns = {
         "reward": "reward_mean",
@@ -89,11 +100,13 @@ def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path])
     after = {ModelId.from_path(path): Path(path) for path in completions}
     rows = []
     for teller, path in _of_policies(paths):
+        size = (of_variant or {}).get(teller.variant, batch_size)
+        about = teller.columns(*RUN_COLUMNS)
         last = 0
         for row in read(path, TRAINING):
             last = int(number(row, "step", path))
             own = {name: number(row, column, path) for name, column in columns.items()}
-            rows.append({**teller.columns(*RUN_COLUMNS), "step": last, **own})
+            rows.append({**about, "step": last, "completions_drawn": (last - 1) * size, **own})
         if teller in after:
             drawn = read(after[teller], COMPLETIONS)
             counts = [number(row, "count", after[teller]) for row in drawn]
@@ -105,7 +118,7 @@ def trajectories(paths: Iterable[str | Path], completions: Iterable[str | Path])
                 / math.fsum(counts)
                 for name in columns
             }
-            rows.append({**teller.columns(*RUN_COLUMNS), "step": last + 1, **own})
+            rows.append({**about, "step": last + 1, "completions_drawn": last * size, **own})
     return rows
 
 

@@ -1,0 +1,185 @@
+"""Sample efficiency: reward, and its share of the possible gain, against completions drawn.
+
+With one variant there is a line for each KL factor; with several, a row of panels for each KL factor of
+:func:`tinycats.figures.registry.showcase` and a line for each variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tinycats.figures import style
+from tinycats.figures.reading import Tables, listing, number, percent
+from tinycats.figures.registry import showcase
+from tinycats.files.tables import Row
+from tinycats.tables.intervals import Interval, over_seeds
+
+KL = "kl_policy_to_base_nats"
+#: Nats from which on a share is drawn: at KL 0 nothing can be gained, and a share is all noise.
+LEAST_KL = 0.05
+_COLOURS = ("#a237fc", "#e07b00", "#0f8f9c", "#c2185b", "#5a7d00", "#3f6fe0", "#9a5b2e", "#6b6b6b")
+_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: values over seeds at each number of completions drawn, ascending."""
+
+    drawn: list[float]
+    reward: list[Interval]
+    share: list[Interval]
+
+    def reaches(self, reward: float) -> float:
+        """Completions drawn when the mean reward first is at least ``reward``; nan if it never is."""
+        found = (x for x, y in zip(self.drawn, self.reward, strict=True) if y.mean >= reward)
+        return next(found, math.nan)
+
+
+def draw(tables: Tables) -> style.Drawing:
+    trajectories = tables.all_rows("tables/trajectories.csv")
+    limit = _limit(tables.all_rows("frontier/limit.csv"))
+    base = [row["reward"] for row in tables.all_rows("frontier/best_of_n.csv") if row["n"] == 1]
+    several = len(tables.variants) > 1
+    curves: dict[tuple[str, str], Curve] = {}
+    for variant in tables.variants:
+        for factor in tables.kl_factors:
+            mine = [r for r in trajectories if (r["variant"], r["kl_factor"]) == (variant, factor)]
+            if mine:
+                curves[variant, factor] = curve(mine, limit, base[0] if base else math.nan)
+    if not curves:
+        return style.empty("This study has no training curves.")
+    shown = showcase(tables.kl_factors) if several else [""]
+    entries, lines = [], []
+    for place, variant in enumerate(tables.variants if several else []):
+        paint, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)]
+        entries.append((variant.replace("_", " "), paint, "_"))
+        lines += [(factor, (variant, factor), paint, dash) for factor in shown]
+    for factor in [] if several else tables.kl_factors:
+        who = tables.policy(factor)
+        paint = style.colour(who, tables.kl_factors)
+        entries.append((who.label(), paint, "_"))
+        lines.append(("", (tables.variant, factor), paint, "solid"))
+    figure, axes = style.panels(
+        [1.9] * len(shown), columns=2, left=0.75, right=0.15, between=0.85,
+        top=style.key_height(entries) + 0.05, head=0.45, foot=0.35,
+    )  # fmt: skip
+    style.key(figure, entries)
+    for row, factor in enumerate(shown):
+        reward, share = axes[2 * row : 2 * row + 2]
+        at = f", KL factor {factor}" if several else ""
+        style.head(reward, "reward" + at, outdent=0.6)
+        style.head(share, "share of possible gain" if not several else "share" + at, outdent=0.6)
+        style.percent_axis(share)
+        for own, key, paint, dash in lines:
+            if own == factor and key in curves:
+                _line(reward, curves[key].drawn, curves[key].reward, paint, dash)
+                _line(share, curves[key].drawn, curves[key].share, paint, dash)
+        most = max((curves[k].drawn[-1] for own, k, *_ in lines if own == factor and k in curves),
+                   default=1)  # fmt: skip
+        for ax in (reward, share):
+            ax.set_xlim(0, most or 1)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.short(v)))
+    for ax in axes[-2:]:
+        ax.set_xlabel("completions drawn")
+    return style.Drawing(
+        figure,
+        "How much reward do completions buy?",
+        _between_variants(tables.variants, shown, curves)
+        if several
+        else _within_variant(tables, curves),
+        "Against the completions that training had drawn, mean over seeds with 95% interval: the "
+        "reward, and its gain over the base model as a share of the gain that is possible at the "
+        f"same KL(policy‖base), from {LEAST_KL:g} nats on; "
+        + ("a line for each variant." if several else "a line for each KL factor."),
+    )
+
+
+def curve(rows: Sequence[Row], limit: Sequence[Row], base: float) -> Curve:
+    """The curve of the runs of one variant and KL factor.
+
+    Args:
+        rows: of tables/trajectories.csv.
+        limit: of frontier/limit.csv, ascending in KL.
+        base: the base model's reward; nan if it is not known.
+    """
+    at: dict[float, list[Row]] = {}
+    for row in rows:
+        at.setdefault(row["completions_drawn"], []).append(row)
+    drawn = sorted(at)
+    best = [math.sqrt(max(row[KL], 0)) for row in limit], [row["reward"] for row in limit]
+    return Curve(
+        drawn,
+        [over_seeds(row["reward"] for row in at[x]) for x in drawn],
+        [over_seeds(_share(row, best, base) for row in at[x]) for x in drawn],
+    )
+
+
+def _share(row: Row, best: tuple[list[float], list[float]], base: float) -> float:
+    """(reward − base) / (R*(KL) − base); nan near KL 0, and past the end of the limit's curve."""
+    root = math.sqrt(max(row[KL], 0))
+    if row[KL] < LEAST_KL or not len(best[0]) or root > best[0][-1] or math.isnan(base):
+        return math.nan
+    gain = float(np.interp(root, *best)) - base
+    return float((row["reward"] - base) / gain) if gain > 1e-9 else math.nan
+
+
+def _limit(rows: Sequence[Row]) -> list[Row]:
+    """The limit by KL; where several pools have one, the one of all completions."""
+    pools = {row.get("pool", "") for row in rows}
+    wanted = "pooled" if "pooled" in pools else min(pools, default="")
+    return sorted((r for r in rows if r.get("pool", "") == wanted), key=lambda row: row[KL])
+
+
+def _line(
+    ax: Axes, x: Sequence[float], values: Sequence[Interval], paint: str, dash: object
+) -> None:
+    places = [i for i, value in enumerate(values) if math.isfinite(value.mean)]
+    if not places:
+        return
+    x, values = [x[i] for i in places], [values[i] for i in places]
+    style.band(ax, x, values, paint)
+    ax.plot(x, [v.mean for v in values], color=paint, linestyle=dash)
+
+
+def _within_variant(tables: Tables, curves: Mapping[tuple[str, str], Curve]) -> str:
+    parts = []
+    for factor in showcase(tables.kl_factors):
+        if own := curves.get((tables.variant, factor)):
+            first, last = own.reward[0].mean, own.reward[-1].mean
+            text = f"KL factor {factor} gains {number(last - first)} of reward"
+            if last > first:
+                half = own.reaches((first + last) / 2)
+                text += f", half of it within {half:,.0f} of {own.drawn[-1]:,.0f} completions"
+            if math.isfinite(own.share[-1].mean):
+                text += f", and ends at {percent(own.share[-1].mean)} of the possible gain"
+            parts.append(text)
+    return _sentence(parts)
+
+
+def _between_variants(
+    variants: Sequence[str], factors: Sequence[str], curves: Mapping[tuple[str, str], Curve]
+) -> str:
+    """How many completions each variant needs for a reward that all of them reach."""
+    parts = []
+    for factor in factors:
+        mine = {v: curves[v, factor] for v in variants if (v, factor) in curves}
+        if mine:
+            common = min(max(y.mean for y in own.reward) for own in mine.values())
+            needs = [f"{own.reaches(common):,.0f} ({v})" for v, own in mine.items()]
+            parts.append(
+                f"at KL factor {factor} a reward of {number(common)}, which all reach, takes"
+                f" {listing(needs)} completions"
+            )
+    return _sentence(parts)
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    sentence = "; ".join(parts) or "no run was trained"
+    return sentence[0].upper() + sentence[1:] + "."
