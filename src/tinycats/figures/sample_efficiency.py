@@ -23,7 +23,6 @@ from tinycats.tables.intervals import Interval, over_seeds
 KL = "kl_policy_to_base_nats"
 #: Nats from which on a share is drawn: at KL 0 nothing can be gained, and a share is all noise.
 LEAST_KL = 0.05
-_COLOURS = ("#a237fc", "#e07b00", "#0f8f9c", "#c2185b", "#5a7d00", "#3f6fe0", "#9a5b2e", "#6b6b6b")
 _DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 
@@ -57,12 +56,15 @@ def draw(tables: Tables) -> style.Drawing:
     shown = showcase(tables.kl_factors) if several else [""]
     entries, lines = [], []
     for place, variant in enumerate(tables.variants if several else []):
-        paint, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)]
+        paint, dash = (
+            style.VARIANT_COLOURS[place % len(style.VARIANT_COLOURS)],
+            _DASHES[place % len(_DASHES)],
+        )
         entries.append((variant.replace("_", " "), paint, "_"))
         lines += [(factor, (variant, factor), paint, dash) for factor in shown]
     for factor in [] if several else tables.kl_factors:
         who = tables.policy(factor)
-        paint = style.colour(who, tables.kl_factors)
+        paint = style.colour(who)
         entries.append((who.label(), paint, "_"))
         lines.append(("", (tables.variant, factor), paint, "solid"))
     figure, axes = style.panels(
