@@ -242,7 +242,7 @@ def test_the_command_for_a_missing_policy_plans_it(
     words = str(error.value).split("make it with: ")[1].split()
     assert words[0] == "snakemake"
     done = subprocess.run(
-        [sys.executable, "-m", *words, "-n", "--nolock", "--forceall"],
+        [sys.executable, "-m", *words, "-n", "-p", "--nolock", "--forceall"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -250,7 +250,7 @@ def test_the_command_for_a_missing_policy_plans_it(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"results/{study}/policies/blog/kl=6000/seed=1/run.json" in done.stdout
+    assert f"--out results/{study}/policies/blog/kl=6000/seed=1 " in done.stdout
 
 
 def test_a_prompt_of_control_characters_reaches_no_terminal(tell: Tell) -> None:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tinycats"
 #: packages and modules of the library, from the lowest to the highest
 ORDER = (
     "program", "progress", "source_code", "mentions", "random_numbers", "settings", "schema", "files", "layout", "compute", "models",
-    "language_model", "reward", "policies", "completions", "stories", "scores", "frontier",
+    "language_model", "reward", "policies", "watch", "completions", "stories", "scores", "frontier",
     "tables", "columns", "study", "figures", "report",
 )  # fmt: skip
 #: stands aside: nothing else imports it, and it imports nothing above this

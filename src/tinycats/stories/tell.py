@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinycats import __version__, layout, program
 from tinycats.language_model.text import check_prompt, decode
-from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.layout import canonical
 from tinycats.policies.settings import TrainingBlock
 from tinycats.program import UserError
-from tinycats.settings import LONGEST_NAME, check
+from tinycats.stories.study_files import base_folder, check_name, policy_folder
 
 if TYPE_CHECKING:
     from tinycats.language_model.network import Network
@@ -206,80 +204,6 @@ def side_by_side(
             printed += 1
 
 
-# ---------------------------------------------------------------------------- the study's files
-
-
-def policy_folder(study: str, variant: str, factor: str, seed: int) -> Path:
-    """Folder of a trained policy below the current folder.
-
-    Raises:
-        UserError: there is none; the line ends in the command that makes it.
-    """
-    for option, name in (("--study", study), ("--variant", variant)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
-            raise UserError(
-                f"{option}: {name[:80]!r} should be letters, digits, dot, dash, underscore, at most"
-                f" {LONGEST_NAME}"
-            )
-    model = ModelId(POLICY, variant, factor, seed)
-    folder = layout.results(study) / layout.POLICY_FOLDER.of(model)
-    if (folder / layout.RUN.name).exists():
-        return folder
-    if not Path("Snakefile").exists():
-        raise UserError(f"{folder}: not here; run this in the folder that holds Snakefile")
-    config = _config(study)
-    training = check(TrainingBlock, config.get("training"), "config: training")
-    if variant not in (v if isinstance(v := config.get("variants"), dict) else ()):
-        raise UserError(f"--variant: the study {study} has no variant {variant!r} in its config")
-    own = Path(f"config/{study}.yaml")
-    lacking = []
-    if factor not in map(canonical, training.kl_factors):
-        lacking.append(f"{factor} to training.kl_factors")
-    if seed not in training.seeds:
-        lacking.append(f"{seed} to training.seeds")
-    first = f"add {' and '.join(lacking)} in {own if own.exists() else 'config.yaml'} and " * bool(
-        lacking
-    )
-    command = f"snakemake {folder / layout.RUN.name} --cores 1 --resources gpu=1"
-    command += f" --configfile {own}" if own.exists() else ""
-    command += "" if config.get("study") == study else f" --config study={study}"
-    runs = layout.RUN.pattern().format(variant="*", factor="*", seed="*")
-    others = {path.name for path in Path("results").glob("*") if next(path.glob(runs), None)}
-    here = f" (but of --study {' and '.join(sorted(others - {study}))})" if others - {study} else ""
-    raise UserError(f"{folder}: no such policy yet{here}; {first}make it with: {command}")
-
-
-def _config(study: str) -> dict[str, Any]:
-    """A study's configuration as Snakemake merges it: config/<study>.yaml over config.yaml."""
-    from tinycats.files.text import read_yaml
-
-    def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-        both = {k: merge(below[k], v) if isinstance(v, dict) and isinstance(below.get(k), dict) else v
-                for k, v in above.items()}  # fmt: skip
-        return below | both
-
-    found: dict[str, Any] = {}
-    for path in (Path("config.yaml"), Path(f"config/{study}.yaml")):
-        if path.exists():
-            found = merge(found, read_yaml(path))
-    return found
-
-
-def base_folder(policy: Path) -> Path:
-    """Folder of the base model that a policy was trained from, by its identity."""
-    from tinycats.models.folders import folder_identity
-    from tinycats.policies.record import read_run
-
-    wanted = read_run(policy / layout.RUN.name).get("base_model_identity")
-    for path in sorted(Path("resources/models").glob("*/manifest.json")):
-        if folder_identity(path.parent) == wanted:
-            return path.parent
-    raise UserError(
-        f"resources/models: no folder has the base model of {policy} (identity {wanted}); get it"
-        " with: snakemake --cores 1 models"
-    )
-
-
 # ---------------------------------------------------------------------------- the command
 
 
@@ -354,7 +278,8 @@ _factor.__name__ = "KL factor"
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tinycats", description="Stories from the policies of a study."
+        prog="tinycats",
+        description="Stories from the policies of a study, and the study while it runs.",
     )
     parser.add_argument("--version", action="version", version=f"tinycats {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -373,13 +298,25 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=_whole, default=0, help="seed of the policy (default: 0)")
     add("--story", type=_whole, default=0, help="another number, another story (default: 0)")
     add("--new-tokens", type=_positive, default=250, help="at most so many tokens (default: 250)")
+    watching = commands.add_parser(
+        "watch",
+        help="show a running study",
+        description="Show a running study: stages done and to come, time left, reward and KL.",
+    )
+    watching.add_argument("study", nargs="?", default="default", help="results/<study>")
     return parser.parse_args(arguments)
 
 
 def _main() -> None:
     args = parse()
     try:
-        tell(args, sys.stdout)
+        if args.command == "watch":
+            from tinycats.watch import watch
+
+            check_name("study", args.study)
+            watch(args.study)
+        else:
+            tell(args, sys.stdout)
     except BrokenPipeError:  # the output is a pipe whose reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
