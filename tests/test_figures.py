@@ -82,7 +82,8 @@ def study(
                     {
                         **own, "seed": seed, "reward": REWARD[factor], KLS[0]: 3.0, KLS[1]: 4.0,
                         "limit": 0.8, "limit_low": 0.79, "limit_high": 0.81, "gap": 0.1,
-                        "share_of_attainable_gain": 0.37, "effective_sample_size": 500,
+                        "limit_certified": 0.78, "share_low": 0.3, "share_high": 0.4,
+                        "share_of_attainable_gain": 0.37,
                     }
                 )  # fmt: skip
     summary, groups, positions, first, scores = [], [], [], [], []
@@ -111,13 +112,19 @@ def study(
         {
             "beta": 1 / k, "log_z": 0.1, KLS[0]: k, "reward": 0.2 * math.sqrt(k) + 0.15,
             "low": 0.2 * math.sqrt(k) + 0.14, "high": 0.2 * math.sqrt(k) + 0.16,
-            "effective_sample_size": 1000 / k, "pool": pool,
+            "certified": 0.2 * math.sqrt(k) + 0.13, "exact_share": 0.8,
         }
-        for pool in ("base", "pooled")
         for k in (0.1, 1.0, 4.0, 9.0)
     ]  # fmt: skip
     best = [
-        {"n": n, "reward": 0.15 + 0.05 * math.log(n), KLS[0]: math.log(n), "kl_bound_nats": 1.0}
+        {
+            "n": n,
+            "reward": 0.15 + 0.05 * math.log(n),
+            "reward_low": 0.14 + 0.05 * math.log(n),
+            "reward_high": 0.16 + 0.05 * math.log(n),
+            KLS[0]: math.log(n),
+            "kl_bound_nats": 1.0,
+        }  # fmt: skip
         for n in (1, 4, 64)
     ]
     prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]

@@ -17,12 +17,15 @@ import numpy as np
 import pytest
 
 from tinycats.completions.collector import pool_of
-from tinycats.completions.columns import COMPLETIONS
+from tinycats.completions.columns import COMPLETIONS, SEARCHED
+from tinycats.completions.search import search
 from tinycats.files import atomic
 from tinycats.files.tables import read_table, write_table
 from tinycats.frontier import limit as frontier
 from tinycats.frontier.best_of_n import best_of_n, powers_of_two
-from tinycats.frontier.columns import ENOUGH_SAMPLES, POLICIES
+from tinycats.frontier.columns import POLICIES
+from tinycats.frontier.policies import policy_rows
+from tinycats.frontier.samples import Drawn, Samples, read_drawn, read_samples
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -88,12 +91,12 @@ class Toy:
         ]
         with np.errstate(divide="ignore"):
             log_prob = np.log(np.array(models))
-        return frontier.Samples(who, log_prob[:, seen], self.r[seen], counts[:, seen])
+        return Samples(who, log_prob[:, seen], self.r[seen], counts[:, seen])
 
-    def drawn(self, samples: frontier.Samples, policies: list[np.ndarray]) -> list[frontier.Drawn]:
+    def drawn(self, samples: Samples, policies: list[np.ndarray]) -> list[Drawn]:
         """The policies' completions, each row carrying its policy's exact KLs."""
         return [
-            frontier.Drawn(
+            Drawn(
                 samples.counts[k],
                 samples.reward,
                 samples.log_prob[k],
@@ -104,10 +107,11 @@ class Toy:
         ]
 
 
-def everything(toy: Toy, scale: int = 10**9) -> frontier.Pool:
-    """A pool whose counts are the probabilities: the estimator without sampling error."""
-    counts = np.maximum(np.round(toy.p * scale), 1).astype(np.int64)
-    return frontier.Pool(toy.r, counts, np.log(toy.p) - np.log(counts / scale))  # rounding undone
+def everything(toy: Toy) -> frontier.KnownBase:
+    """The whole distribution, as if every completion had been seen: no sampling error."""
+    nothing = np.zeros(0)
+    none = nothing.astype(int)
+    return frontier.KnownBase(toy.p, toy.r, 0.0, none, nothing, 0.0, none, nothing)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,14 +130,14 @@ def test_limit_equals_enumeration_when_the_pool_is_the_distribution(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_limit_at_a_kl_is_the_point_of_the_curve_with_that_kl(seed):
     toy = Toy(seed)
-    pool = everything(toy)
+    base = everything(toy)
     strength = frontier.strengths(toy.r)
-    log_z = frontier.log_z(pool, strength)
+    log_z = frontier.log_z(toy.p, toy.r, strength)
     for kl in [1e-6, 1e-3, 0.05, 0.5, 1.0, 2.0, 3.0]:
         reward, best_strength = frontier.limit_at(kl, strength, log_z, toy.r.max())
         assert reward == pytest.approx(toy.exact_limit(kl), abs=2e-4)
         if 0.01 < kl < -math.log(toy.p[toy.r.argmax()]) - 0.5:
-            assert frontier.limit(pool, 1 / best_strength).kl[0] == pytest.approx(kl, rel=0.02)
+            assert frontier.limit(base, 1 / best_strength).kl[0] == pytest.approx(kl, rel=0.02)
     beyond, _ = frontier.limit_at(50.0, strength, log_z, toy.r.max())
     assert beyond == toy.r.max()  # more KL than the best completion costs buys nothing more
 
@@ -141,9 +145,8 @@ def test_limit_at_a_kl_is_the_point_of_the_curve_with_that_kl(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_every_policy_is_on_or_below_the_exact_limit(seed):
     toy = Toy(seed)
-    pool = everything(toy)
     strength = frontier.strengths(toy.r)
-    log_z = frontier.log_z(pool, strength)
+    log_z = frontier.log_z(toy.p, toy.r, strength)
     for _ in range(25):
         policy = toy.random_policy()
         limit, _ = frontier.limit_at(toy.kl(policy), strength, log_z, toy.r.max())
@@ -157,78 +160,212 @@ def test_the_best_policy_lies_on_the_limit(beta):
     toy = Toy(3)
     best = toy.best(beta)
     strength = frontier.strengths(toy.r)
-    log_z = frontier.log_z(everything(toy), strength)
+    log_z = frontier.log_z(toy.p, toy.r, strength)
     limit, best_strength = frontier.limit_at(toy.kl(best), strength, log_z, toy.r.max())
     assert best @ toy.r == pytest.approx(float(limit), abs=1e-4)
     assert 1 / best_strength == pytest.approx(beta, rel=0.02)
 
 
-def test_estimated_limit_is_within_its_band_as_often_as_stated():
-    """95 % bands of both pools hold the exact limit, over 60 independent draws, at five KLs."""
-    toy = Toy(11)
-    policies = [toy.best(0.1), toy.best(0.03)]
-    kls = np.array([0.01, 0.1, 0.3, 0.6, 1.0])
-    exact = np.array([toy.exact_limit(kl) for kl in kls])
-    held: dict[str, list[Any]] = {"base": [], "pooled": []}
-    for seed in range(60):
-        samples = toy.samples(policies, base_draws=3000, draws=500, seed=seed)
-        bootstrap = frontier.Bootstrap(samples, 200, seed)
-        strength = frontier.strengths(samples.reward)
-        for name, pool, counts in (
-            ("base", frontier.base_pool(samples), bootstrap.base()),
-            ("pooled", frontier.pooled(samples), bootstrap.pooled()),
-        ):
-            highest = pool.reward[pool.counts > 0].max()
-            reward, best = frontier.limit_at(kls, strength, frontier.log_z(pool, strength), highest)
-            assert (frontier.limit(pool, 1 / best).effective_sample_size >= 200).all()
-            again = frontier.log_z(pool, strength, counts)[:, None, :]
-            low, high = frontier.band(reward, frontier.limit_at(kls, strength, again, highest)[0])
-            held[name].append((low <= exact) & (exact <= high))
-    for name, each in held.items():
-        assert 0.88 <= np.mean(each) <= 0.99, (name, np.mean(each, axis=0))
+class Tree:
+    """A larger toy of 4 tokens, some 20,000 completions of which most are never drawn.
+
+    The base draws each token by the one before. The reward is smooth (a sum over tokens, with noise)
+    or of no pattern at all.
+    """
+
+    def __init__(self, seed: int, smooth: bool, words: int = 12) -> None:
+        self.rng = rng = np.random.default_rng(seed)
+        self.steps = [
+            0.98 * rng.dirichlet(np.full(words, 0.15), words) + 0.02 / words for _ in "abcd"
+        ]
+        where = np.indices((words,) * 4).reshape(4, -1)
+        self.log_p = np.log(self.steps[0][0][where[0]])
+        for t in (1, 2, 3):
+            self.log_p += np.log(self.steps[t][where[t - 1], where[t]])
+        if smooth:
+            value = rng.gamma(0.3, size=words)
+            total = sum(value[tokens] * (1 - 0.15 * t) for t, tokens in enumerate(where))
+            total = total + 0.2 * total.std() * rng.normal(size=total.shape)
+            self.r = 0.4 + 0.4 * np.tanh((total - total.mean()) / total.std() / 2)
+        else:
+            self.r = rng.beta(2, 5, size=self.log_p.shape)
+        self.ids = [tuple(ids) for ids in where.T.tolist()]
+        self.place = {ids: i for i, ids in enumerate(self.ids)}
+
+    def exact_limit(self, kl: float) -> float:
+        """R*(K) by bisection on λ."""
+        low, high = 1e-3, 1e5
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            tilted = np.exp(middle * (self.r - self.r.max()) + self.log_p)
+            log_z, reward = math.log(tilted.sum()), tilted @ self.r / tilted.sum()
+            low, high = (
+                (middle, high) if middle * (reward - self.r.max()) - log_z < kl else (low, middle)
+            )
+        return float(reward)
+
+    def samples(self, budget: int) -> Samples:
+        """3,000 draws of the base, 400 of each of four rough tilts, and a search."""
+        models = [np.exp(self.log_p)]
+        for strength in (5, 15, 40, 100):
+            weight = self.log_p + strength * self.r + 0.5 * self.rng.normal(size=self.r.shape)
+            weight = np.exp(weight - weight.max())
+            models.append(weight / weight.sum())
+        sizes = [3000, 400, 400, 400, 400]
+        counts = np.array(
+            [self.rng.multinomial(n, p / p.sum()) for n, p in zip(sizes, models, strict=True)]
+        )
+        seen, twice = counts.sum(axis=0) > 0, counts.sum(axis=0) > 1
+        found = search(
+            {self.ids[i]: (self.log_p[i], self.r[i]) for i in np.flatnonzero(twice)},
+            lambda prefixes: np.log(
+                [self.steps[len(ids)][ids[-1] if ids else 0] for ids in prefixes]
+            ),
+            lambda ids: self.log_p[[self.place[own] for own in ids]],
+            lambda ids: self.r[[self.place[own] for own in ids]],
+            budget,
+            new_tokens=4,
+            end_token=-1,
+        )
+        assert len(found) <= budget
+        assert all(
+            found[ids] == (self.log_p[i], self.r[i])
+            for ids, i in self.place.items()
+            if ids in found
+        )
+        hit = np.zeros(len(self.ids), dtype=bool)
+        hit[[self.place[ids] for ids in found]] = True
+        who = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
+        who += [
+            {"model": "policy", "variant": "blog", "kl_factor": "1", "seed": k} for k in range(4)
+        ]
+        log_prob, new = np.log(np.array(models) + 1e-300), hit & ~seen
+        return Samples(
+            who, log_prob[:, seen], self.r[seen], counts[:, seen], [],
+            hit[seen], self.log_p[new], self.r[new],
+        )  # fmt: skip
 
 
-def test_pooling_reaches_where_base_samples_do_not():
-    toy = Toy(5, sharpness=0.3)
-    policies = [toy.best(0.2), toy.best(0.05), toy.best(0.02)]
-    samples = toy.samples(policies, base_draws=2000, draws=1000)
-    kl = toy.kl(toy.best(0.02))
-    strength = frontier.strengths(samples.reward)
-    found = {}
-    for name, pool in (
-        ("base", frontier.base_pool(samples)),
-        ("pooled", frontier.pooled(samples)),
-    ):
-        highest = pool.reward[pool.counts > 0].max()
-        reward, best = frontier.limit_at(kl, strength, frontier.log_z(pool, strength), highest)
-        found[name] = float(reward), frontier.limit(pool, 1 / best).effective_sample_size[0]
-    exact = toy.exact_limit(kl)
-    assert found["base"][1] < 200 < found["pooled"][1]
-    assert abs(found["pooled"][0] - exact) < 0.005
-    assert abs(found["pooled"][0] - exact) < abs(found["base"][0] - exact)
+KLS = np.array([0.05, 0.3, 1.0, 2.0, 4.0, 6.0, 8.0, 11.0])
 
 
-def test_weights_are_normalised_and_bounded_by_the_share_of_the_base():
+@pytest.fixture(scope="module")
+def intervals() -> dict[bool, Any]:
+    """Of many random toys at each of KLS: exact limit, low, estimate, high, certified; (toys, KLs)."""
+    found: dict[bool, Any] = {}
+    for smooth in (True, False):
+        rows = []
+        for seed in range(30):
+            toy = Tree(seed, smooth)
+            base = frontier.known_base(toy.samples(600))
+            strength = frontier.strengths(base.reward)
+            again = frontier.replicates(base, strength, 200, seed)
+            estimate, low, high, certified = (
+                frontier.limit_at(KLS, strength, log_z, base.highest)[0]
+                for log_z in (
+                    frontier.log_z(base.weight, base.reward, strength),
+                    again.log_z_low[:, None, :],
+                    again.log_z_high[:, None, :],
+                    frontier.certified_log_z(base, strength),
+                )
+            )
+            low, high = frontier.ends(low, estimate, high)
+            exact = np.array([toy.exact_limit(kl) for kl in KLS])
+            rows.append([exact, low, estimate, high, certified])
+        found[smooth] = np.array(rows).transpose(1, 0, 2)
+    return found
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_certified_bounds_are_never_above_the_limit_nor_above_the_interval(intervals, smooth):
+    exact, low, estimate, high, certified = intervals[smooth]
+    assert (certified <= exact + 2e-5).all()
+    assert (certified <= estimate + 1e-9).all()
+    assert (certified <= high + 1e-9).all()
+    assert (low <= estimate).all()
+    assert (estimate <= high).all()
+    # and they are close where sampling fails: at high KL
+    assert (exact - certified)[:, KLS >= 4].mean() < 0.003
+
+
+def test_intervals_hold_the_limit_as_often_as_stated(intervals):
+    """At high KL too, where the reward has a pattern that the search can follow."""
+    exact, low, _, high, _ = intervals[True]
+    held = (low <= exact + 2e-5) & (exact <= high + 2e-5)
+    assert held.mean() >= 0.93
+    assert held[:, KLS >= 6].mean() >= 0.93
+    # without a pattern, as far as draws reach: their upper end presumes the highest reward was seen
+    exact, low, _, high, _ = intervals[False]
+    held = (low <= exact + 2e-5) & (exact <= high + 2e-5)
+    assert held[:, KLS <= 6].mean() >= 0.93
+
+
+def test_the_interval_is_wide_only_where_little_is_known(intervals):
+    for smooth in (True, False):
+        exact, low, estimate, high, _ = intervals[smooth]
+        assert np.abs(estimate - exact).mean() < 0.002
+        assert (high - low)[:, KLS <= 1].mean() < 0.02
+
+
+def test_search_finds_what_draws_do_not():
+    toy = Tree(1, smooth=True)
+    samples = toy.samples(600)
+    assert len(samples.found_reward) > 300
+    assert samples.hit is not None
+    assert samples.hit.sum() > 10
+    known = frontier.known_base(samples)
+    blind = frontier.known_base(
+        Samples(*(vars(samples)[n] for n in ("models", "log_prob", "reward", "counts")))
+    )
+    strength = frontier.strengths(known.reward)
+    certified = [frontier.certified_log_z(base, strength) for base in (known, blind)]
+    assert (certified[0] >= certified[1]).all()
+    assert (certified[0] > certified[1] + 0.1).any()
+    assert toy.samples(0).found_reward.size == 0
+
+
+def test_the_rest_is_estimated_without_bias():
+    """E[Σ of the weights · f over what was drawn once] is the sum of p·f over what is unseen."""
+    toy = Toy(3, sharpness=0.3)
+    policies = [toy.best(0.1)]
+    for beta in (math.inf, 0.1):
+        f = np.exp(toy.r / beta)
+        estimated, unseen = [], []
+        for seed in range(400):
+            samples = toy.samples(policies, base_draws=150, draws=60, seed=seed)
+            base = frontier.known_base(samples)
+            weight = base.rest_weight / base.heaviest / 150  # before they are made to add up
+            estimated.append(weight @ np.exp(samples.reward[base.rest] / beta))
+            unseen.append(f @ toy.p - np.exp(samples.log_prob[0]) @ np.exp(samples.reward / beta))
+        error = np.array(estimated) - np.array(unseen)
+        assert abs(error.mean()) < 4 * error.std() / math.sqrt(len(error)), beta
+        assert abs(error.mean()) < 0.1 * np.mean(unseen), beta
+
+
+def test_known_masses_add_up_and_no_weight_is_above_that_of_a_base_draw():
+    toy = Toy(6, sharpness=0.3)
+    samples = toy.samples([toy.best(0.05)], base_draws=400, draws=100)
+    base = frontier.known_base(samples)
+    assert base.weight.sum() == pytest.approx(1.0)
+    assert base.mass == pytest.approx(np.exp(samples.log_prob[0]))
+    assert 0 < base.rest_mass < 0.2
+    assert set(base.rest) == set(np.flatnonzero(samples.counts.sum(axis=0) == 1))
+    assert (base.rest_weight <= base.heaviest + 1e-12).all()
+    # what the search reached too would have been seen without its one draw
+    hit = np.zeros(len(samples.reward), dtype=bool)
+    hit[base.rest[:2]] = True
+    fewer = Samples(samples.models, samples.log_prob, samples.reward, samples.counts, [], hit)
+    assert list(frontier.known_base(fewer).rest) == list(base.rest[2:])
+
+
+def test_without_single_draws_the_base_stands_for_the_rest():
     toy = Toy(6)
-    samples = toy.samples([toy.best(0.05)], base_draws=4000, draws=1000)
-    pool = frontier.pooled(samples)
-    mean_weight = pool.counts @ np.exp(pool.log_weight) / pool.counts.sum()
-    assert mean_weight == pytest.approx(1.0, abs=0.05)  # estimates Σ p = 1
-    assert np.exp(pool.log_weight).max() <= 5000 / 4000 + 1e-12
-    assert frontier.pooled(samples, without=1).log_weight == pytest.approx(0.0, abs=1e-12)
-
-
-def test_effective_sample_size_falls_with_strength():
-    toy = Toy(7)
-    samples = toy.samples([], base_draws=5000, draws=0)
-    found = frontier.limit(frontier.base_pool(samples), np.geomspace(100.0, 1e-4, 30))
-    assert found.effective_sample_size[0] == pytest.approx(5000, rel=1e-3)
-    assert (np.diff(found.effective_sample_size[:15]) < 0).all()
-    # at the end only the draws of the highest reward are left
-    highest = samples.reward == samples.reward.max()
-    assert found.effective_sample_size[-1] == pytest.approx(samples.counts[0][highest].sum())
-    assert (np.diff(found.kl) >= -1e-9).all()
-    assert (np.diff(found.reward) >= -1e-12).all()
+    samples = toy.samples([], base_draws=50, draws=0)
+    counts = 2 * samples.counts
+    base = frontier.known_base(Samples(samples.models, samples.log_prob, samples.reward, counts))
+    assert base.weight.sum() == pytest.approx(1.0)
+    rest = base.weight - base.mass
+    assert rest == pytest.approx(base.rest_mass * counts[0] / counts.sum())
 
 
 def exact_best_of_n(toy: Toy, n: int) -> tuple[float, float]:
@@ -282,6 +419,32 @@ def test_best_of_n_with_ties_by_hand():
         best_of_n(reward, counts, [4])
 
 
+@pytest.mark.parametrize("n", [1, 4, 30])
+def test_the_jackknife_of_best_of_n_is_leaving_each_draw_out(n):
+    rng = np.random.default_rng(n)
+    reward = np.round(rng.beta(2, 5, size=40), 1)
+    levels, counts = np.unique(reward, return_counts=True)
+    (row,) = best_of_n(levels, counts, [n])
+    without = []
+    for left_out in range(len(levels)):
+        fewer = counts - (np.arange(len(levels)) == left_out)
+        (again,) = best_of_n(levels, fewer, [n])
+        without += [again["reward"]] * int(counts[left_out])
+    error = math.sqrt(39 / 40 * np.sum((np.array(without) - np.mean(without)) ** 2))
+    assert row["reward_high"] - row["reward"] == pytest.approx(1.96 * error)
+    assert row["reward"] - row["reward_low"] == pytest.approx(1.96 * error)
+
+
+def test_intervals_of_best_of_n_hold_the_exact_reward():
+    toy = Toy(1)
+    exact, held = exact_best_of_n(toy, 16)[0], 0
+    for draw in range(200):
+        counts = np.random.default_rng(draw).multinomial(1000, toy.p)
+        (row,) = best_of_n(toy.r, counts, [16])
+        held += row["reward_low"] <= exact <= row["reward_high"]
+    assert 180 <= held <= 199
+
+
 def test_best_of_n_stops_at_a_tenth_of_the_pool():
     assert powers_of_two(2000) == [1, 2, 4, 8, 16, 32, 64, 128]
     assert powers_of_two(20) == [1, 2]
@@ -290,57 +453,51 @@ def test_best_of_n_stops_at_a_tenth_of_the_pool():
 
 def rows_of(toy: Toy, policies: list[np.ndarray], base_draws: int = 5000, draws: int = 2000):
     samples = toy.samples(policies, base_draws, draws)
-    bootstrap = frontier.Bootstrap(samples, 100, 0)
-    return samples, frontier.policy_rows(samples, bootstrap, toy.drawn(samples, policies))
+    drawn = toy.drawn(samples, policies)
+    base = frontier.known_base(samples)
+    return samples, policy_rows(base, 200, 0, samples.models[1:], drawn)
 
 
-def test_gaps_match_enumeration_without_the_policy_in_the_pool():
+def test_gaps_and_shares_match_enumeration():
     toy = Toy(8)
     half = (toy.p + toy.best(0.02)) / 2  # far from any tilt of the base
     policies = [toy.best(0.1), toy.best(0.04), half, toy.best(0.05)]
     samples, rows = rows_of(toy, policies)
-    base = float(samples.counts[0] @ samples.reward / samples.counts[0].sum())
+    base = frontier.known_base(samples).mean
+    assert base == pytest.approx(toy.p @ toy.r, abs=1e-3)  # nearly everything was drawn
     for policy, row in zip(policies, rows, strict=True):
         exact = toy.exact_limit(toy.kl(policy))
-        assert row["effective_sample_size"] >= ENOUGH_SAMPLES
-        assert row["limit"] == pytest.approx(exact, abs=0.01)
-        assert row["limit_low"] - 0.003 <= exact <= row["limit_high"] + 0.003
-        assert row["gap"] == pytest.approx(exact - policy @ toy.r, abs=0.015)
+        assert row["limit"] == pytest.approx(exact, abs=1e-3)
+        assert row["limit_low"] - 1e-3 <= exact <= row["limit_high"] + 1e-3
+        assert row["limit_certified"] <= min(exact + 2e-5, row["limit_high"])
+        assert row["gap"] == pytest.approx(exact - policy @ toy.r, abs=0.01)
         share = (policy @ toy.r - toy.p @ toy.r) / (exact - toy.p @ toy.r)
-        assert row["share_of_attainable_gain"] == pytest.approx(share, abs=0.05)
+        assert row["share_low"] <= share <= row["share_high"]
         share = (row["reward"] - base) / (row["limit"] - base)
         assert row["share_of_attainable_gain"] == pytest.approx(share, rel=1e-9)
+        assert row["share_low"] < share < row["share_high"]
         assert row["gap"] == pytest.approx(row["limit"] - row["reward"], abs=1e-12)
         assert row["kl_policy_to_base_nats"] == pytest.approx(toy.kl(policy))
-        assert (row["reward"] - base) <= row["limit_high"] - base + 0.005
     assert rows[2]["gap"] > 0.02 > rows[3]["gap"]  # the mixture is off the limit, π* is on it
 
 
-def test_the_limit_of_a_policy_does_not_see_its_own_completions():
-    toy = Toy(9)
-    policies = [toy.best(0.1), toy.best(0.03)]
-    samples, rows = rows_of(toy, policies)
-    without = toy.samples(policies, 5000, 2000)
-    counts = without.counts.copy()
-    counts[2] = counts[2][::-1]  # other draws of the second policy
-    counts[2][0] += 1
-    changed = frontier.Samples(without.models, without.log_prob, without.reward, counts)
-    again = frontier.policy_rows(
-        changed, frontier.Bootstrap(changed, 100, 0), toy.drawn(samples, policies)
-    )
-    assert again[1]["limit"] == rows[1]["limit"]
-    assert again[0]["limit"] != rows[0]["limit"]
-
-
-def test_single_policy_is_measured_against_the_base_pool():
-    toy = Toy(4)
-    samples, rows = rows_of(toy, [toy.best(0.2)])
-    strength = frontier.strengths(samples.reward)
-    base = frontier.base_pool(samples)
-    expected, _ = frontier.limit_at(
-        toy.kl(toy.best(0.2)), strength, frontier.log_z(base, strength), 1.0
-    )
-    assert rows[0]["limit"] == pytest.approx(float(expected), abs=1e-12)
+def test_intervals_of_shares_hold_as_often_as_stated():
+    """Over 60 draws of everything, the base's too: its error is in every share."""
+    toy, held = Toy(12, sharpness=0.2), []
+    policies = [toy.best(0.3), toy.best(0.1), (toy.p + toy.best(0.02)) / 2]
+    shares = [
+        (policy - toy.p) @ toy.r / (toy.exact_limit(toy.kl(policy)) - toy.p @ toy.r)
+        for policy in policies
+    ]
+    for seed in range(60):
+        samples = toy.samples(policies, base_draws=600, draws=200, seed=seed)
+        base = frontier.known_base(samples)
+        rows = policy_rows(base, 100, seed, samples.models[1:], toy.drawn(samples, policies))
+        held += [
+            row["share_low"] <= share <= row["share_high"]
+            for row, share in zip(rows, shares, strict=True)
+        ]
+    assert 0.88 <= np.mean(held) <= 0.99
 
 
 def test_policy_identical_to_the_base():
@@ -360,12 +517,12 @@ def test_equal_rewards_give_a_flat_limit_and_no_nan():
     assert rows[0]["limit"] == pytest.approx(0.25)
     assert rows[0]["gap"] == pytest.approx(0.0)
     assert rows[0]["share_of_attainable_gain"] is None
-    table = frontier.limit_rows(samples, frontier.Bootstrap(samples, 50, 0), 3.0)
+    table = frontier.limit_rows(frontier.known_base(samples), 50, 0, 3.0)
     for row in table:
         assert row["reward"] == pytest.approx(0.25)
         assert row["low"] == pytest.approx(0.25)
         assert row["kl_policy_to_base_nats"] == pytest.approx(0.0, abs=1e-9)
-        assert all(math.isfinite(value) for key, value in row.items() if key != "pool")
+        assert all(value is None or math.isfinite(value) for value in row.values())
     candidates = best_of_n(samples.reward, samples.counts[0], [1, 8, 64])
     assert [row["reward"] for row in candidates] == pytest.approx([0.25] * 3)
     assert [row["kl_policy_to_base_nats"] for row in candidates] == pytest.approx([0.0] * 3)
@@ -376,16 +533,14 @@ def test_limit_table_spans_from_zero_beyond_the_largest_kl():
     policies = [toy.best(0.1), toy.best(0.03)]
     samples = toy.samples(policies, base_draws=5000, draws=2000)
     largest = toy.kl(policies[1])
-    rows = frontier.limit_rows(samples, frontier.Bootstrap(samples, 50, 0), 1.1 * largest)
-    both = [[row for row in rows if row["pool"] == name] for name in ("base", "pooled")]
-    assert sum(map(len, both)) == len(rows)
-    for part in both:
-        kl = [row["kl_policy_to_base_nats"] for row in part]
-        assert kl == sorted(kl)
-        assert kl[0] < 1e-3
-        assert all(row["low"] <= row["reward"] <= row["high"] for row in part)
-        assert [row["beta"] for row in part] == sorted((r["beta"] for r in part), reverse=True)
-    assert both[1][-1]["kl_policy_to_base_nats"] > largest
+    rows = frontier.limit_rows(frontier.known_base(samples), 50, 0, 1.1 * largest)
+    kl = [row["kl_policy_to_base_nats"] for row in rows]
+    assert kl == sorted(kl)
+    assert kl[0] < 1e-3
+    assert kl[-1] > largest
+    assert all(row["low"] <= row["reward"] <= row["high"] for row in rows)
+    assert all(0 < row["exact_share"] <= 1 for row in rows)
+    assert [row["beta"] for row in rows] == sorted((r["beta"] for r in rows), reverse=True)
 
 
 def test_densities_of_hundreds_of_nats_do_not_overflow():
@@ -393,7 +548,7 @@ def test_densities_of_hundreds_of_nats_do_not_overflow():
     rng = np.random.default_rng(0)
     base, policy = -rng.uniform(700, 900, 50), -rng.uniform(5, 900, 50)
     counts = np.vstack([np.repeat([1, 0], 25), np.repeat([0, 1], 25)])
-    samples = frontier.Samples(
+    samples = Samples(
         [
             {"model": "base", "variant": "", "kl_factor": ""},
             {"model": "policy", "variant": "blog", "kl_factor": "0", "seed": 0},
@@ -402,7 +557,7 @@ def test_densities_of_hundreds_of_nats_do_not_overflow():
         rng.uniform(size=50),
         counts,
     )
-    rows = frontier.limit_rows(samples, frontier.Bootstrap(samples, 50, 0), 5.0)
+    rows = frontier.limit_rows(frontier.known_base(samples), 50, 0, 5.0)
     assert all(math.isfinite(row["reward"] + row["low"] + row["log_z"]) for row in rows)
 
 
@@ -417,9 +572,13 @@ def write_study(
             "log_prob": np.ascontiguousarray(samples.log_prob),
             "reward": samples.reward.astype(np.float32),
             "counts": np.ascontiguousarray(samples.counts),
+            "hit": np.zeros(len(samples.reward), dtype=np.uint8),
         },
         {"models": json.dumps(samples.models), "others": json.dumps(list(others))},
     )
+
+    searched = {"token_ids": "7", "text": " so", "reward": 0.5, "log_prob_base": -20.0}
+    write_table(folder / "searched.csv", [searched], SEARCHED)
 
     def table(path: Path, counts: np.ndarray, log_prob: np.ndarray, kl: float) -> None:
         rows = [
@@ -447,6 +606,7 @@ def write_study(
 def run_script(folder: Path) -> subprocess.CompletedProcess:
     arguments: dict[str, object] = {
         "--log-probs": folder / "log_probs.safetensors",
+        "--searched": folder / "searched.csv",
         "--base": folder / "base.csv",
         "--prompted": folder / "prompted.csv",
         "--prompted-with": " a cat",
@@ -487,16 +647,14 @@ def test_a_policy_outside_the_pool_is_held_against_the_whole_pool(tmp_path):
     toy = Toy(5)
     other = {"model": "policy", "variant": "blog", "kl_factor": "1", "seed": 7}
     write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)], [other])
-    samples = frontier.read_samples(tmp_path / "log_probs.safetensors")
+    samples = read_samples(tmp_path / "log_probs.safetensors")
     counts = toy.samples([toy.best(0.05)], 3000, 1000).counts[1]
-    own = frontier.Drawn(counts, toy.r[: len(counts)], counts * 0.0, counts * 0 + 0.4, counts * 0.0)
-    drawn = [frontier.read_drawn(tmp_path / f"blog/kl=6000/seed={s}.csv") for s in (0, 1)]
-    rows = frontier.policy_rows(samples, frontier.Bootstrap(samples, 20, 0), [*drawn, own])
+    own = Drawn(counts, toy.r[: len(counts)], counts * 0.0, counts * 0 + 0.4, counts * 0.0)
+    drawn = [read_drawn(tmp_path / f"blog/kl=6000/seed={s}.csv") for s in (0, 1)]
+    base, who = frontier.known_base(samples), [*samples.models, *samples.others][1:]
+    rows = policy_rows(base, 20, 0, who, [*drawn, own])
     assert [row["seed"] for row in rows] == [0, 1, 7]
-    pool, strength = frontier.pooled(samples), frontier.strengths(samples.reward)
-    highest = float(pool.reward[pool.counts > 0].max())
-    whole = frontier.limit_at(0.4, strength, frontier.log_z(pool, strength), highest)[0]
-    assert rows[2]["limit"] == pytest.approx(float(whole))
+    assert rows[2]["limit"] == pytest.approx(toy.exact_limit(0.4), abs=0.01)
 
 
 def test_the_pool_grows_no_further_than_64_policies():
@@ -536,6 +694,8 @@ def test_samples_are_checked():
         ({"log_prob": -good.log_prob}, "at most 0"),
         ({"log_prob": good.log_prob[:1]}, "shape"),
         ({"reward": good.reward * math.nan}, "finite"),
+        ({"found_reward": np.array([math.nan])}, "finite"),
+        ({"hit": np.zeros(3, dtype=bool)}, "hit has shape"),
     ):
         with pytest.raises(UserError, match=message):
-            frontier.Samples(**{**vars(good), **change})
+            Samples(**{**vars(good), **change})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from test_frontier import Toy
 from tiny_model import ROOT, write_model
 
 from tinycats.completions.settings import CompletionsSettings
-from tinycats.frontier import limit as frontier
+from tinycats.frontier.limit import known_base
+from tinycats.frontier.policies import policy_rows
 from tinycats.language_model.network import Network
 from tinycats.models.folders import load_causal_lm
 from tinycats.settings import as_json
@@ -112,20 +112,11 @@ def test_a_prompt_in_two_groups_has_stories_of_its_own_in_each(model: tuple[Netw
     assert len({r.sample_seed for r in asked}) == len(asked) == 10
 
 
-def test_another_policy_changes_no_model_s_bootstrap() -> None:
+def test_another_policy_changes_no_policy_s_own_error() -> None:
     toy = Toy(2)
     policies = [toy.best(0.3), toy.best(0.1)]
     samples = toy.samples(policies, base_draws=500, draws=200)
-    fewer = frontier.Samples(
-        [samples.models[0], samples.models[2]],
-        samples.log_prob[[0, 2]],
-        samples.reward,
-        samples.counts[[0, 2]],
-    )
-    whole, part = frontier.Bootstrap(samples, 20, 5), frontier.Bootstrap(fewer, 20, 5)
-    assert np.array_equal(whole.base(), part.base())
-    for row, (model, counts) in enumerate(zip(samples.models, samples.counts, strict=True)):
-        drawn = whole.resample(model, counts, "own KL")
-        assert (drawn.sum(axis=1) == counts.sum()).all()
-        assert np.array_equal(drawn, part.resample(model, counts, "own KL")), row
-        assert not np.array_equal(drawn, whole.resample(model, counts, "pool"))
+    base, drawn = known_base(samples), toy.drawn(samples, policies)
+    both = policy_rows(base, 20, 5, samples.models[1:], drawn)
+    (one,) = policy_rows(base, 20, 5, samples.models[2:], drawn[1:])
+    assert one == both[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import re
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from report_study import HOSTILE, SVG, make_study
@@ -232,16 +234,28 @@ def test_paired_differences_in_words():
     assert words.headline_comparison(several[::-1], "6000", ["blog", "a"]) is several[0]
 
 
-def test_a_limit_that_too_few_samples_support_is_a_bound(study):
+def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     rows = [dict(row) for row in study.tables["frontier/policies.csv"]]
-    assert not any(line["at_most"] for line in words.share_table(rows, ["blog"]))
-    rows[-1]["effective_sample_size"] = "150"
-    lines = words.share_table(rows, ["blog"])
-    assert [line["at_most"] for line in lines] == [False, False, True]
+    assert all(line["share_interval"] is None for line in words.share_table(rows, ["blog"]))
+    one = next(row for row in rows if row["kl_factor"] == "6000")
+    shares = (0.70, 0.72, 0.74, 0.76)
+    many = [
+        {**one, "seed": str(seed), "share_of_attainable_gain": str(share),
+         "share_low": str(share - 0.05), "share_high": str(share + 0.03)}
+        for seed, share in enumerate(shares)
+    ]  # fmt: skip
+    (line,) = words.share_table(many, ["blog"])
+    half = 3.1824463 * np.std(shares, ddof=1) / 2  # Student's t with 3 degrees of freedom
+    low, high = line["share_interval"]
+    assert low == pytest.approx(0.73 - math.hypot(half, 0.05))
+    assert high == pytest.approx(0.73 + math.hypot(half, 0.03))
     summary = study.tables["tables/summary.csv"]
-    assert "achieves at most 71\N{NO-BREAK SPACE}%" in words.lead_sentence(
-        summary, lines, "cat", ModelId("policy", "blog", "6000")
+    policy = ModelId("policy", "blog", "6000")
+    assert "achieves 73\N{NO-BREAK SPACE}% (67 to 78) of the gain" in words.lead_sentence(
+        summary, [line], "cat", policy
     )
+    many[0]["share_low"] = ""  # one unknown: no interval
+    assert words.share_table(many, ["blog"])[0]["share_interval"] is None
 
 
 def test_the_story_of_another_concept_is_told_with_its_name(tmp_path):

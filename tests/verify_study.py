@@ -158,7 +158,7 @@ def check_counts(results: Path, config: dict[str, Any], forced: str, wrong: Disa
     drawn = {
         path.relative_to(results / "completions"): sum(int(r["count"]) for r in read_csv(path))
         for path in results.glob("completions/**/*.csv")
-        if path.name != "first_token.csv"
+        if path.name not in ("first_token.csv", "searched.csv")
     }
     for path, count in drawn.items():
         of_base = path.as_posix() == "base.csv"

@@ -6,7 +6,7 @@ it, so that a change here reruns what reads it and nothing else.
 
 from __future__ import annotations
 
-from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
+from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN, SEARCHED
 from tinycats.files.tables import Columns
 from tinycats.frontier import columns as frontier
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
@@ -28,6 +28,7 @@ COLUMNS: dict[str, Columns] = {
     "policies/**/training.csv": TRAINING,
     "policies/**/top_completions.csv": TOP_COMPLETIONS,
     "completions/**.csv": COMPLETIONS,
+    "completions/searched.csv": SEARCHED,
     "stories/**.jsonl": STORY_FIELDS,
     "stories/**.base.jsonl": FORGETTING_FIELDS,
     **STUDY_TABLES,

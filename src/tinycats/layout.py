@@ -361,6 +361,7 @@ COMPLETIONS = ModelFile("completions", ".csv")
 # below results/<study>/
 FIRST_TOKEN = "completions/first_token.csv"
 LOG_PROBS = "completions/log_probs.safetensors"
+SEARCHED = "completions/searched.csv"
 REFERENCE = "reference/{concept}.safetensors"
 REWARDS = "rewards"  # a memo shared between jobs; no output of the workflow
 SCORES = {name: f"scores/{name}.csv" for name in ("stories", "sets")}

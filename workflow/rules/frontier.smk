@@ -7,6 +7,7 @@ from tinycats.frontier.settings import FrontierSettings
 rule frontier:
     input:
         log_probs=rules.completions.output.log_probs,
+        searched=rules.completions.output.searched,
         base=rules.completions.output.base,
         prompted=rules.completions.output.prompted,
         policies=rules.completions.output.policies,
@@ -31,6 +32,7 @@ rule frontier:
     message:
         "Estimating the best achievable reward at each KL"
     shell:
-        "run_script frontier --log-probs {input.log_probs:q} --base {input.base:q}"
+        "run_script frontier --log-probs {input.log_probs:q} --searched {input.searched:q}"
+        " --base {input.base:q}"
         " --prompted {input.prompted:q} --settings {params.settings:q}"
         " --out {params.folder:q} 2> {log:q}"

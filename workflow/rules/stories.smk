@@ -95,6 +95,7 @@ rule completions:
         policies=per_policy(COMPLETIONS),
         first_token=f"{RESULTS}/{layout.FIRST_TOKEN}",
         log_probs=f"{RESULTS}/{layout.LOG_PROBS}",
+        searched=f"{RESULTS}/{layout.SEARCHED}",
     log:
         f"logs/{STUDY.name}/completions.log",
     benchmark:

@@ -1,7 +1,7 @@
 """Estimate the best achievable reward at each KL, best-of-n, and each policy's gap.
 
 By hand: PYTHONPATH=src python workflow/scripts/frontier.py --log-probs results/default/completions/log_probs.safetensors
---base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
+--searched results/default/completions/searched.csv --base results/default/completions/base.csv --prompted results/default/completions/prompted.csv
 --prompted-with " a cat" --out results/default/frontier
 """
 
@@ -13,8 +13,10 @@ from pathlib import Path
 from tinycats import program
 from tinycats.files.tables import write_table
 from tinycats.frontier import best_of_n
-from tinycats.frontier import limit as frontier
+from tinycats.frontier import samples as reading
 from tinycats.frontier.columns import TABLES
+from tinycats.frontier.limit import known_base, limit_rows
+from tinycats.frontier.policies import policy_rows
 from tinycats.frontier.settings import FrontierSettings
 from tinycats.layout import COMPLETIONS, ModelId
 from tinycats.settings import add_flags, read_flags
@@ -23,6 +25,7 @@ from tinycats.settings import add_flags, read_flags
 def main() -> None:
     parser = argparse.ArgumentParser(description=program.summary(__doc__))
     parser.add_argument("--log-probs", type=Path, required=True, help="log_probs.safetensors")
+    parser.add_argument("--searched", type=Path, help="searched.csv; default: nothing was searched")
     parser.add_argument(
         "--base",
         type=Path,
@@ -40,28 +43,32 @@ def main() -> None:
     if settings.prompted_with is None:
         raise program.UserError("--prompted-with: missing; expected text such as ' a cat'")
 
-    samples = frontier.read_samples(args.log_probs)
+    samples = reading.read_samples(args.log_probs, args.searched)
     tables = [args.base]
     for row in [*samples.models[1:], *samples.others]:
         name = f"{ModelId.from_row(row).stem}{COMPLETIONS.end}"
         tables.append(args.base.parent / name)
-    drawn = [frontier.read_drawn(path) for path in tables]
+    drawn = [reading.read_drawn(path) for path in tables]
     for index, (own, path) in enumerate(zip(drawn, tables, strict=True)):
         if index < len(samples.models):
-            frontier.check_drawn(samples, index, own, path)
-    prompted = frontier.read_drawn(args.prompted)
+            reading.check_drawn(samples, index, own, path)
+    prompted = reading.read_drawn(args.prompted)
     prompted_kl = prompted.mean(prompted.kl_policy_to_base)
 
     policies_kl = [own.mean(own.kl_policy_to_base) for own in drawn[1:]]
-    bootstrap = frontier.Bootstrap(samples, settings.bootstrap_samples, args.seed)
+    base, again = known_base(samples), (settings.bootstrap_samples, args.seed)
+    program.log.info(
+        "%d completions seen, with %.1f %% of the base's probability; %d stand for the rest",
+        *(len(base.mass), 100 * base.mass.sum(), len(base.rest)),
+    )
     results = {
-        "limit": frontier.limit_rows(samples, bootstrap, 1.1 * max([prompted_kl, *policies_kl])),
+        "limit": limit_rows(base, *again, 1.1 * max([prompted_kl, *policies_kl])),
         "best_of_n": best_of_n.best_of_n(
             samples.reward,
             samples.counts[0],
             best_of_n.powers_of_two(int(samples.counts[0].sum())),
         ),
-        "policies": frontier.policy_rows(samples, bootstrap, drawn[1:]),
+        "policies": policy_rows(base, *again, [*samples.models, *samples.others][1:], drawn[1:]),
         "prompted": [
             {
                 "text": settings.prompted_with,
@@ -74,9 +81,9 @@ def main() -> None:
         write_table(args.out / f"{name}.csv", results[name], columns)
     for row in results["policies"]:
         program.log.info(
-            "%s, KL factor %s, seed %s: reward %.3f at %.2f nats; limit %.3f (%.3f to %.3f, %.0f effective samples)",
+            "%s, KL factor %s, seed %s: reward %.3f at %.2f nats; limit %.3f (%.3f to %.3f)",
             *(row[c] for c in ("variant", "kl_factor", "seed", "reward", "kl_policy_to_base_nats")),
-            *(row[c] for c in ("limit", "limit_low", "limit_high", "effective_sample_size")),
+            *(row[c] for c in ("limit", "limit_low", "limit_high")),
         )
 
 

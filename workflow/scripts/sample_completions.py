@@ -1,9 +1,10 @@
 """Sample short completions of the training prompt from the base model and every policy, in one job.
 
-Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, and
-log_probs.safetensors: the log probability of every distinct completion under every model, for the best
-achievable reward (at most 64 policies, evenly spread over the study). The encoder is loaded once, and the
-reward of each distinct text is computed once.
+Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, log_probs.safetensors: the
+log probability of every distinct completion under every model, for the best achievable reward (at most 64
+policies, evenly spread over the study); and searched.csv: completions of high reward that were found by a
+search and drawn from no model. The encoder is loaded once, and the reward of each distinct text is
+computed once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinycats import layout, program
-from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
+from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN, SEARCHED
 from tinycats.completions.settings import CompletionsSettings
 from tinycats.compute.settings import MachineSettings
 from tinycats.files import atomic
@@ -82,20 +83,24 @@ def main() -> None:
         policy = load_causal_lm(folder / "model", device)[0]
         collector.draw_policy(who, policy, settings.policy_completions)
         del policy
+    pool = pool_of(len(policies))
+    members = [0, *(1 + i for i in pool)]
+    found = collector.search(members, settings.search_rewards)
     if args.rewards:
         save_memo(reward, args.rewards, encoder_identity, known)
 
     write_tables(collector, prompted, args.out)
+    drawn = collector.distinct(members)
+    new = {ids: values for ids, values in found.items() if ids not in drawn}
+    write_table(args.out / "searched.csv", collector.searched_rows(new), SEARCHED)
 
     # a second pass over the pool's models, since all completions have to be drawn first
-    pool = pool_of(len(policies))
-
     def models() -> Iterator[Any]:
         yield base
         for i in pool:
             yield load_causal_lm(policies[i] / "model", device)[0]
 
-    tensors, metadata = collector.log_probs(models(), [0, *(1 + i for i in pool)])
+    tensors, metadata = collector.log_probs(models(), members, found)
     atomic.write_tensors(args.out / "log_probs.safetensors", tensors, metadata)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from tinycats.completions.search import search
 from tinycats.files.tables import Row
 from tinycats.language_model.network import Network, network_with_onednn
 from tinycats.language_model.sampling import uniform_generator
@@ -199,24 +200,82 @@ class Collector:
         }
         return describe_step(step, first["text"])
 
-    # ------------------------------------------------------------------ log_probs
+    # ------------------------------------------------------------------ the pool
+
+    def distinct(self, members: Sequence[int]) -> dict[tuple[int, ...], list[Row]]:
+        """Completion → the rows of the members' tables that hold it, in the order of token ids.
+
+        Args:
+            members: which of the models drawn from make up the pool.
+        """
+        found: dict[tuple[int, ...], list[Row]] = {}
+        for i in members:
+            for entry in self.tables[i][1]:
+                found.setdefault(tuple(map(int, entry["token_ids"].split())), []).append(entry)
+        return dict(sorted(found.items()))
+
+    def search(
+        self, members: Sequence[int], budget: int
+    ) -> dict[tuple[int, ...], tuple[float, float]]:
+        """What :func:`tinycats.completions.search.search` finds from what the pool drew twice or more."""
+        sampler = self.sampler(self.base)
+        known = {
+            ids: (entries[0]["log_prob_base"], entries[0]["reward"])
+            for ids, entries in self.distinct(members).items()
+            if sum(entry["count"] for entry in entries) > 1
+        }
+        return search(
+            known,
+            self.next_tokens,
+            lambda ids: sampler.follow(ids).log_prob.double().numpy(),
+            lambda ids: self.reward([self.full_text(own) for own in ids]).double().numpy(),
+            budget,
+            self.new_tokens,
+            self.tokenizer.eos_token_id,
+        )
+
+    @torch.no_grad()
+    def next_tokens(self, prefixes: list[tuple[int, ...]]) -> np.ndarray:
+        """(prefixes, vocabulary) log p_base of the token after the prompt and each prefix."""
+        rows: dict[tuple[int, ...], Any] = {}
+        for length in sorted(set(map(len, prefixes))):
+            own = [prefix for prefix in prefixes if len(prefix) == length]
+            ids = torch.tensor([[*self.prompt_ids, *prefix] for prefix in own])
+            hidden = self.base.forward(ids.to(self.base.device), [])[0][:, -1]
+            log_p = self.base.log_probabilities(hidden).double().cpu().numpy()
+            rows.update(zip(own, log_p, strict=True))
+        return np.array([rows[prefix] for prefix in prefixes])
+
+    def searched_rows(self, found: Mapping[tuple[int, ...], tuple[float, float]]) -> list[Row]:
+        """Rows of completions/searched.csv."""
+        rows = []
+        for ids, (log_prob, reward) in found.items():
+            row = self.described(ids, 0, reward)
+            del row["count"]
+            rows.append({**row, "log_prob_base": log_prob})
+        return rows
 
     def log_probs(
-        self, models: Iterable[Any], members: Sequence[int]
+        self,
+        models: Iterable[Any],
+        members: Sequence[int],
+        found: Collection[tuple[int, ...]] = (),
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Log probability of the pool's distinct completions under its models, with counts and rewards.
 
         Args:
             models: the members of the pool, in order.
             members: which of the models drawn from they are; 0, the base, is the first.
+            found: what the search found, drawn or not.
 
         Returns:
-            Tensors ``log_prob`` (models, completions) float64, ``counts`` likewise int64 and
-            ``reward`` (completions,) float32; and as metadata who the ``models`` are, and who the
-            ``others``, policies that are not in the pool.
+            Tensors ``log_prob`` (models, completions) float64, ``counts`` likewise int64,
+            ``reward`` (completions,) float32 and ``hit`` (completions,) uint8, 1 where the search
+            found it; and as metadata who the ``models`` are, and who the ``others``, policies that
+            are not in the pool.
         """
         tables = [self.tables[i] for i in members]
-        ids = sorted({tuple(map(int, r["token_ids"].split())) for _, t in tables for r in t})
+        ids = list(self.distinct(members))
         place = {tokens: i for i, tokens in enumerate(ids)}
         counts = np.zeros((len(tables), len(ids)), dtype=np.int64)
         reward = np.zeros(len(ids), dtype=np.float32)
@@ -233,5 +292,6 @@ class Collector:
             "log_prob": log_prob,
             "counts": counts,
             "reward": reward,
+            "hit": np.array([tokens in found for tokens in ids], dtype=np.uint8),
         }
         return tensors, {name: json.dumps(value) for name, value in metadata.items()}

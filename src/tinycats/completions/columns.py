@@ -24,6 +24,15 @@ COMPLETIONS: Columns = {
     **KL,
 }
 
+#: completions/searched.csv
+SEARCHED: Columns = {
+    "token_ids": "new token ids separated by blanks (an end token included) of a completion that was"
+    " found by the search and drawn from no model of the pool",
+    "text": COMPLETIONS["text"],
+    "reward": COMPLETIONS["reward"],
+    "log_prob_base": COMPLETIONS["log_prob_base"],
+}
+
 #: completions/first_token.csv
 FIRST_TOKEN: Columns = {
     **MODEL,

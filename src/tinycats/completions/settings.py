@@ -23,6 +23,9 @@ class CountSettings:
 
     base_completions: int = setting(20000, "completions drawn from the base", minimum=100)
     policy_completions: int = setting(2000, "completions drawn from each policy", minimum=100)
+    search_rewards: int = setting(
+        8000, "rewards computed in the search for completions that nobody drew", minimum=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from tinycats.figures import style
 from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
-from tinycats.frontier.columns import ENOUGH_SAMPLES
 from tinycats.layout import ModelId
 
 POLICY_TO_BASE = "kl_policy_to_base_nats"
@@ -70,8 +69,7 @@ def draw(tables: Tables) -> style.Drawing:
         title,
         finding,
         "Reward against KL(policy‖base) in nats on a square-root scale: the best achievable reward "
-        f"(solid where the effective sample size is at least {ENOUGH_SAMPLES}, dashed where it is a "
-        "lower-bound estimate, with its 95% bootstrap band), best-of-n, the base model prompted, and "
+        "with its 95% interval, best-of-n, the base model prompted, and "
         + (
             "the mean trajectory and the mean final policy of each variant at each KL factor."
             if several
@@ -85,15 +83,11 @@ def _real(value: float) -> bool:
 
 
 def _limit(rows: list[Row]) -> list[Row]:
-    """The pooled estimate, or that of the base model where nothing was pooled, by KL."""
-    pools = {row["pool"] for row in rows}
+    """The best achievable reward, by KL."""
     rows = [
         row
         for row in rows
-        if row["pool"] == ("pooled" if "pooled" in pools else "base")
-        and _real(row[POLICY_TO_BASE])
-        and _real(row["reward"])
-        and row[POLICY_TO_BASE] >= 0
+        if _real(row[POLICY_TO_BASE]) and _real(row["reward"]) and row[POLICY_TO_BASE] >= 0
     ]
     return sorted(rows, key=lambda row: row[POLICY_TO_BASE])
 
@@ -136,14 +130,7 @@ def _draw_limit(ax: Axes, rows: list[Row]) -> None:
         x, [row["low"] for row in rows], [row["high"] for row in rows],
         color=style.INK, alpha=0.15, linewidth=0,
     )  # fmt: skip
-    short = [i for i, row in enumerate(rows) if not row["effective_sample_size"] >= ENOUGH_SAMPLES]
-    turn = short[0] if short else len(rows)
-    ax.plot(
-        x[:turn], y[:turn], color=style.INK, linewidth=2.6, zorder=3, label="best achievable reward"
-    )
-    ax.plot(x[max(turn - 1, 0) :], y[max(turn - 1, 0) :], color=style.INK, linewidth=2.2,
-            linestyle=(0, (4, 2)), zorder=3,
-            label="lower-bound estimate" if short else None)  # fmt: skip
+    ax.plot(x, y, color=style.INK, linewidth=2.6, zorder=3, label="best achievable reward")
 
 
 def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
@@ -152,6 +139,10 @@ def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
         return
     x = [max(row[POLICY_TO_BASE], 0) for row in rows]
     y = [row["reward"] for row in rows]
+    ax.fill_between(
+        x, [row["reward_low"] for row in rows], [row["reward_high"] for row in rows],
+        color=style.INK, alpha=0.25, linewidth=0,
+    )  # fmt: skip
     ax.plot(
         x, y, color=style.INK, linewidth=1.6, linestyle=(0, (1, 1.6)), zorder=3, label="best of n"
     )
@@ -242,10 +233,8 @@ def _found(tables: Tables, ends: list[Row], prompted: list[Row]) -> tuple[str, s
         )
         share = mean(mine, "share_of_attainable_gain")
         if _real(share):
-            bound = min(r.get("effective_sample_size", math.nan) for r in mine) < ENOUGH_SAMPLES
-            at_most = "at most " if bound else ""
-            text += f" ({at_most}{percent(share)} of the gain possible at that KL)"
-            title = f"KL factor {factor} achieves {at_most}{percent(share)} of the gain in reward that is possible at its KL"  # fmt: skip
+            text += f" ({percent(share)} of the gain possible at that KL)"
+            title = f"KL factor {factor} achieves {percent(share)} of the gain in reward that is possible at its KL"  # fmt: skip
         parts.append(text)
     for row in prompted[:1]:
         if _real(row["reward"]):

@@ -20,7 +20,7 @@ from tinycats.tables.intervals import Interval
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
-    "comparison", "minuend", "subtrahend", "verdict", "pool",
+    "comparison", "minuend", "subtrahend", "verdict",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"

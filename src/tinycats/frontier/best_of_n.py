@@ -29,6 +29,9 @@ def best_of_n(reward: Array, counts: npt.NDArray[np.int64], candidates: Iterable
     gets a place u in it: of the i-th of N, E[log u] = −Σ_{j=i..N} 1/j. Without ties this gives
     log n − (n−1)/n exactly.
 
+    The interval of the reward is by the jackknife over the draws (Efron and Stein 1981), ± 1.96
+    standard errors.
+
     Args:
         reward, counts: (completions,) of the base model; counts may hold zeros.
         candidates: values of n from 1 to N.
@@ -55,15 +58,51 @@ def best_of_n(reward: Array, counts: npt.NDArray[np.int64], candidates: Iterable
         kept = np.diff(at_most, prepend=0.0)
         density = np.add.reduceat(n * np.exp((n - 1) * log_place), rank - count) / count
         some = kept > 0
+        mean = float(kept @ levels)
+        half = 1.96 * _jackknife(levels, count, n)
         rows.append(
             {
                 "n": n,
-                "reward": float(kept @ levels),
+                "reward": mean,
+                "reward_low": mean - half,
+                "reward_high": mean + half,
                 "kl_policy_to_base_nats": max(float(kept[some] @ np.log(density[some])), 0.0),
                 "kl_bound_nats": float(np.log(n) - (n - 1) / n),
             }
         )
     return rows
+
+
+def _jackknife(levels: Array, count: npt.NDArray[np.int64], n: int) -> float:
+    """Standard error of the mean reward of the best of n, each of the N draws left out in turn.
+
+    Without draw i, those below it keep their rank and those above it move down by one; the j-th of
+    N−1 is the maximum of a share C(j−1, n−1)/C(N−1, n) of the subsets.
+
+    Args:
+        levels, count: (levels,) distinct rewards, ascending, and how often each was drawn.
+    """
+    reward = np.repeat(levels, count)
+    left = len(reward) - 1
+    if left < n:
+        return 0.0
+    rank = np.arange(1, left + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(rank))])
+    share = np.zeros(left)
+    share[n - 1 :] = (
+        n
+        / rank[n - 1 :]
+        * np.exp(
+            log_factorial[rank[n - 1 :]]
+            - log_factorial[rank[n - 1 :] - n]
+            - log_factorial[left]
+            + log_factorial[left - n]
+        )
+    )
+    below = np.concatenate([[0.0], np.cumsum(reward[:-1] * share)])
+    above = np.concatenate([np.cumsum((reward[1:] * share)[::-1])[::-1], [0.0]])
+    without = below + above
+    return float(np.sqrt(left / (left + 1) * np.sum((without - without.mean()) ** 2)))
 
 
 def powers_of_two(draws: int) -> list[int]:

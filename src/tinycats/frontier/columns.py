@@ -6,25 +6,25 @@ from tinycats.completions.columns import MODEL
 from tinycats.files.tables import Columns
 from tinycats.policies.columns import KL
 
-#: effective samples from which on an estimate of the limit is trusted; below, a lower bound
-ENOUGH_SAMPLES = 200
-
 #: frontier/limit.csv
 LIMIT: Columns = {
     "beta": "strength β of the KL penalty, reward units per nat",
     "log_z": "log Z(β) = log E_base[exp(r/β)]",
     "kl_policy_to_base_nats": "KL of the best policy at β, nats",
     "reward": "reward of the best policy at β",
-    "low": "lower end of the 95 % bootstrap band of the reward at this KL",
-    "high": "upper end",
-    "effective_sample_size": "(Σw)² / Σw²",
-    "pool": "`base` (base samples only) or `pooled` (with every trained policy's)",
+    "low": "lower end of the 95 % interval of the limit at this KL",
+    "high": "upper end; presumes that no unseen completion has a higher reward than any seen",
+    "certified": "lower bound of the limit by the exact sum over the completions seen; empty where it"
+    " is below the base's mean reward",
+    "exact_share": "share of Z(β) that is summed exactly, over the completions seen",
 }
 
 #: frontier/best_of_n.csv
 BEST_OF_N: Columns = {
     "n": "number of candidates",
     "reward": "expected reward of the best of n",
+    "reward_low": "lower end of its 95 % interval, by the jackknife over the base's draws",
+    "reward_high": "upper end",
     "kl_policy_to_base_nats": "its exact KL by order statistics, ties handled, nats",
     "kl_bound_nats": "log n − (n − 1)/n, the usual upper bound",
 }
@@ -36,12 +36,14 @@ POLICIES: Columns = {
     "seed": MODEL["seed"],
     "reward": "mean reward of its completions",
     **KL,
-    "limit": "R*(K) at its KL(policy‖base), from a pool without this policy",
-    "limit_low": "lower end of the limit's 95 % bootstrap band",
+    "limit": "R*(K) at its KL(policy‖base)",
+    "limit_low": "lower end of the limit's 95 % interval, the KL's own error included",
     "limit_high": "upper end",
+    "limit_certified": "lower bound of the limit at that KL, as in limit.csv",
     "gap": "limit − reward",
     "share_of_attainable_gain": "(reward − base reward) / (limit − base reward)",
-    "effective_sample_size": "of the limit at that KL",
+    "share_low": "lower end of its 95 % interval: errors of reward, KL, limit and base reward",
+    "share_high": "upper end",
 }
 
 #: frontier/prompted.csv

@@ -9,122 +9,104 @@ and for every policy π and every λ > 0 (Donsker and Varadhan)
 
     E_π[r] ≤ (KL(π‖p) + log Z(λ)) / λ,   with equality for π*, so   R*(K) = min_λ (K + log Z(λ)) / λ.
 
-Expectations under p are taken over completions that were drawn from p, and from trained policies
-with balance-heuristic weights p / Σ_k (N_k/N) π_k (Veach and Guibas 1995). The weights are
-normalised to 1, so every estimate is the exact limit of a distribution on the completions drawn.
-Everything is float64; exponentials are shifted by their maximum. docs/frontier.md has the methods.
+Z is a sum over completions. Those that some model drew or the search found are summed exactly, each
+with its own p_base; so this part alone is a lower bound of Z, and gives a *certified* lower bound of
+the limit. What is left, the completions nobody has seen, has a mass that is known (1 − Σ p) and
+rewards that are estimated, by leaving out each draw in turn (:func:`known_base`). Everything is
+float64. docs/frontier.md has the methods.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tinycats.completions.columns import COMPLETIONS
-from tinycats.files import atomic
-from tinycats.files.tables import Row, read_table
-from tinycats.layout import ModelId
-from tinycats.program import UserError
+from tinycats.files.tables import Row
+from tinycats.frontier.samples import Array, Samples
 from tinycats.random_numbers import seed_for
 
-Array = npt.NDArray[np.float64]
-
-_GRID = 256  # strengths λ over which R*(K) is minimised
-_POINTS = 60  # rows of limit.csv for each pool
+_GRID = 400  # strengths λ over which R*(K) is minimised
+_POINTS = 60  # rows of limit.csv
 _SMALLEST_KL = 1e-4  # nats, where the drawn curve begins
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Distinct completions: how often each model drew them, and how dense each model is there.
+class KnownBase:
+    """The base model as a distribution over the completions seen.
 
-    models: one description (model, variant, kl_factor, seed) a model, the base first
-    log_prob: (models, completions) log probability of each completion under each model, nats
-    reward: (completions,)
-    counts: (models, completions) how often each was drawn from each model
-    others: descriptions of policies of the study that are not in the pool
+    mass, reward: (seen,) exact probability and reward of each; those drawn come first, as in
+        :class:`Samples`, then those that the search found
+    rest_mass: probability of all others together, exact
+    rest: (left out,) completions that stand for the others
+    rest_weight: (left out,) their shares of the rest
+    heaviest: the share that one more of them could have, at most
+    twice, twice_weight: completions drawn twice, and what would be their shares: part of the error
     """
 
-    models: list[dict[str, Any]]
-    log_prob: Array
+    mass: Array
     reward: Array
-    counts: npt.NDArray[np.int64]
-    others: list[dict[str, Any]] = field(default_factory=list)
+    rest_mass: float
+    rest: npt.NDArray[np.int64]
+    rest_weight: Array
+    heaviest: float
+    twice: npt.NDArray[np.int64]
+    twice_weight: Array
 
-    def __post_init__(self) -> None:
-        shape = (len(self.models), len(self.reward))
-        for name in ("log_prob", "counts"):
-            if getattr(self, name).shape != shape:
-                raise UserError(f"{name} has shape {getattr(self, name).shape}, should be {shape}")
-        if (self.counts < 0).any() or (self.counts.sum(axis=1) == 0).any():
-            raise UserError("counts must be ≥ 0, with at least one completion of every model")
-        if not np.isfinite(self.reward).all() or not np.isfinite(self.log_prob[0]).all():
-            raise UserError("rewards and log probabilities under the base must be finite")
-        if np.isnan(self.log_prob).any() or self.log_prob.max() > 1e-3:
-            raise UserError(
-                "log probabilities must be log probabilities: numbers that are at most 0"
-            )
-        if np.isneginf(self.log_prob[self.counts > 0]).any():
-            raise UserError("a completion has probability 0 under the model that it was drawn from")
+    @property
+    def highest(self) -> float:
+        """The highest reward seen."""
+        return float(self.reward.max())
+
+    @property
+    def weight(self) -> Array:
+        """(seen,) estimate of the whole distribution: each one's mass and its part of the rest."""
+        weight = self.mass.copy()
+        weight[self.rest] += self.rest_mass * self.rest_weight
+        return weight
+
+    @property
+    def mean(self) -> float:
+        """The base's mean reward."""
+        return float(self.weight @ self.reward)
 
 
-def read_samples(path: str | Path) -> Samples:
-    """Read completions/log_probs.safetensors.
+def known_base(samples: Samples) -> KnownBase:
+    """The base model from what was drawn from all models of the pool, and what was searched.
 
-    Raises:
-        UserError: a tensor or the list of models is missing, or they do not fit together.
+    What is unseen is estimated by leaving one draw out (Good and Turing; Good 1953). If model k drew
+    N_k times, a completion y is expected m(y) = Σ_k N_k π_k(y) times. A completion that was drawn
+    once, and that the search did not reach, would be unseen without that draw. With the weight
+    p(y)/m(y) such completions are, for any function f, an unbiased estimate of the sum of p·f over
+    what is unseen: P(drawn once) = m·exp(−m), and P(unseen) = exp(−m). No weight exceeds
+    1/N_base. The weights are then made to add up to the mass that is known to be unseen.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            models, others = json.loads(metadata["models"]), json.loads(metadata["others"])
-            log_prob, reward, counts = (
-                file.get_tensor(name) for name in ("log_prob", "reward", "counts")
-            )
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a file of the completions stage: {error}") from error
-    atomic.verify(path)
-    try:
-        return Samples(models, log_prob.astype(float), reward.astype(float), counts, others)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Completions with the weights that make them stand for the base model.
-
-    reward: (completions,)
-    counts: (completions,) how often each was drawn; 0 where it is not in the pool
-    log_weight: (completions,) log(p_base / mixture that the pool was drawn from)
-    """
-
-    reward: Array
-    counts: npt.NDArray[np.int64]
-    log_weight: Array
-
-
-def base_pool(samples: Samples) -> Pool:
-    """The base model's completions alone: every weight is 1."""
-    return Pool(samples.reward, samples.counts[0], np.zeros_like(samples.reward))
-
-
-def pooled(samples: Samples, without: int | None = None) -> Pool:
-    """All models' completions with balance-heuristic weights, ``without`` one policy if given."""
-    models = [k for k in range(len(samples.models)) if k != without]
-    counts = samples.counts[models]
-    drawn = counts.sum(axis=1)
-    log_share = np.log(drawn / drawn.sum())
-    log_mixture = np.logaddexp.reduce(log_share[:, None] + samples.log_prob[models], axis=0)
-    return Pool(samples.reward, counts.sum(axis=0), samples.log_prob[0] - log_mixture)
+    log_prob = samples.log_prob[0]
+    mass = np.exp(np.concatenate([log_prob, samples.found_log_prob]))
+    reward = np.concatenate([samples.reward, samples.found_reward])
+    drawn, times = samples.counts.sum(axis=1), samples.counts.sum(axis=0)
+    few = np.flatnonzero(times <= 2)
+    log_expected = np.logaddexp.reduce(np.log(drawn)[:, None] + samples.log_prob[:, few], axis=0)
+    weight = np.exp(log_prob[few] - log_expected)  # p/m
+    once, twice = times[few] == 1, times[few] == 2
+    if samples.hit is not None:
+        once &= ~samples.hit[few]
+    rest, rest_weight = few[once], weight[once]
+    if not rest_weight.sum() > 0:  # too few draws to leave one out: all of the base's stand for it
+        rest = np.flatnonzero(samples.counts[0])
+        rest_weight = samples.counts[0][rest] / drawn[0] ** 2
+    total = float(rest_weight.sum())
+    return KnownBase(
+        mass,
+        reward,
+        rest_mass=max(1.0 - float(mass.sum()), 0.0),
+        rest=rest,
+        rest_weight=rest_weight / total,
+        heaviest=1.0 / drawn[0] / total,
+        twice=few[twice],
+        twice_weight=weight[twice] / total,
+    )
 
 
 @dataclass(frozen=True)
@@ -135,23 +117,18 @@ class Limit:
     log_z: Array
     kl: Array  # of the best policy to the base, nats
     reward: Array
-    effective_sample_size: Array
+    seen: Array  # share of Z that is summed exactly
 
 
-def limit(pool: Pool, betas: npt.ArrayLike) -> Limit:
-    """log Z, K*, R* and the effective sample size (Σw)²/Σw² at each β > 0."""
+def limit(base: KnownBase, betas: npt.ArrayLike) -> Limit:
+    """log Z, K*, R* and the exact share of Z at each β > 0."""
     beta = np.atleast_1d(np.asarray(betas, dtype=float))
-    drawn = pool.counts > 0
-    count, reward = pool.counts[drawn].astype(float), pool.reward[drawn]
-    log_weight = pool.log_weight[drawn]
-    log_w = reward[:, None] / beta + log_weight[:, None]  # (completions, betas)
-    peak = log_w.max(axis=0)
-    w = np.exp(log_w - peak)
-    total = count @ w
-    best = (count * reward) @ w / total
-    log_z = np.log(total) + peak - np.log(count @ np.exp(log_weight))
+    tilt = np.exp((base.reward[:, None] - base.highest) / beta)  # (completions, betas)
+    total = base.weight @ tilt
+    best = (base.weight * base.reward) @ tilt / total
+    log_z = np.log(total) + base.highest / beta
     kl = np.maximum(best / beta - log_z, 0.0)  # ≥ 0 but for rounding
-    return Limit(beta, log_z, kl, best, total**2 / (count @ w**2))
+    return Limit(beta, log_z, kl, best, base.mass @ tilt / total)
 
 
 def strengths(reward: Array) -> Array:
@@ -159,16 +136,72 @@ def strengths(reward: Array) -> Array:
     spread = float(np.ptp(reward))
     if spread < 1e-9:
         return np.geomspace(1e-2, 1e2, _GRID)  # equal rewards: the limit is flat at every λ
-    # λ·spread ≤ 500 keeps every exp(λ(r − max r)) above the smallest float64
-    return np.geomspace(1e-3, 500.0, _GRID) / spread
+    # up to where only the very highest reward counts; exp(λ(r − max r)) of others may become 0
+    return np.geomspace(1e-3, 1e6, _GRID) / spread
 
 
-def log_z(pool: Pool, strength: Array, counts: npt.NDArray[Any] | None = None) -> Array:
-    """log Z at each λ, (…, grid), for the pool's counts or for resampled ``counts`` (…, completions)."""
-    mass = (pool.counts if counts is None else counts) * np.exp(pool.log_weight)
-    top = pool.reward.max()
-    tilted = np.exp(np.multiply.outer(pool.reward - top, strength))
-    return np.log(mass @ tilted / mass.sum(axis=-1, keepdims=True)) + strength * top
+def log_z(mass: Array, reward: Array, strength: Array) -> Array:
+    """log Σ mass·exp(λ·reward) at each λ, (…, grid), of masses (…, completions)."""
+    top = reward.max()
+    tilted = np.exp(np.multiply.outer(reward - top, strength))
+    with np.errstate(divide="ignore"):  # log 0 = −∞ where nothing has any mass
+        return np.asarray(np.log(mass @ tilted) + strength * top)
+
+
+def certified_log_z(base: KnownBase, strength: Array) -> Array:
+    """log of the exact part of Z, (grid,): a lower bound of log Z."""
+    return log_z(base.mass, base.reward, strength)
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """What the base's rewards could be, given what was left out: see :func:`replicates`.
+
+    log_z_low, log_z_high: (replicates, grid)
+    mean_low, mean_high: (replicates,) the base's mean reward
+    """
+
+    log_z_low: Array
+    log_z_high: Array
+    mean_low: Array
+    mean_high: Array
+
+
+def replicates(base: KnownBase, strength: Array, number: int, seed: int) -> Replicates:
+    """Replicates of the unseen part, by exponential weights (the Bayesian bootstrap, Rubin 1981).
+
+    The estimate errs by Σ p·f [unseen] − Σ (p/m)·f [drawn once] over all completions, whose variance
+    is Σ (p·f/m)²·(m + m²)·exp(−m) (Robbins 1968, Esty 1982): what was drawn once and, doubly, what
+    was drawn twice. So the former get weights of mean 1, the latter √2 times weights of mean 0.
+
+    A sample does not show what it happens to lack. For the upper end one more draw is added, with the
+    largest weight that a draw can have and the highest reward seen. With equal weights that is
+    Gaffke's upper bound for the mean of a bounded variable (Learned-Miller and Thomas, arXiv
+    1905.06208). It presumes that no unseen completion has a higher reward.
+    """
+    rng = np.random.default_rng(seed_for("bootstrap", "unseen", seed))
+    once = rng.standard_exponential((number, len(base.rest))) * base.rest_weight
+    more = rng.standard_exponential((number, 1)) * base.heaviest
+    twice = np.sqrt(2) * (rng.standard_exponential((number, len(base.twice))) - 1)
+    known = np.concatenate([once, twice * base.twice_weight], axis=1)
+    reward = base.reward[np.concatenate([base.rest, base.twice])]
+    exact = np.exp(certified_log_z(base, strength) - strength * base.highest)
+    exact_mean = base.mass @ base.reward
+    found = []
+    for weight, rewards in (
+        (known, reward),
+        (np.concatenate([known, more], axis=1), np.append(reward, base.highest)),
+    ):
+        # with only a few of them the weights may hardly add up to anything
+        total = np.maximum(weight.sum(axis=1, keepdims=True), 0.05)
+        mass = base.rest_mass * weight / total
+        rest = mass @ np.exp(np.multiply.outer(rewards - base.highest, strength))
+        z = exact + np.maximum(rest, 0.0)
+        with np.errstate(divide="ignore"):
+            found.append(np.log(z) + strength * base.highest)
+        found.append(exact_mean + mass @ rewards)
+    low, mean_low, high, mean_high = found
+    return Replicates(low, high, mean_low, mean_high)
 
 
 def limit_at(
@@ -180,7 +213,7 @@ def limit_at(
         kl: K ≥ 0 in nats, broadcast against the leading dimensions of ``log_z_at``.
         strength: (grid,) log-spaced λ.
         log_z_at: (…, grid) log Z at each λ.
-        highest: the highest reward of the pool, which no policy exceeds.
+        highest: the highest reward seen, which no policy is taken to exceed.
     """
     bound = (np.asarray(kl, dtype=float)[..., None] + log_z_at) / strength
     least = np.clip(bound.argmin(axis=-1), 1, len(strength) - 2)[..., None]
@@ -188,193 +221,47 @@ def limit_at(
         np.take_along_axis(bound, least + step, axis=-1)[..., 0] for step in (-1, 0, 1)
     )
     # parabola through the least point and its neighbours, in log λ
-    bend = before - 2 * at + after
+    with np.errstate(invalid="ignore"):  # −∞ where nothing has any mass: the result is nan there
+        bend = before - 2 * at + after
     shift = np.divide(before - after, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
     shift = np.clip(shift, -1, 1)
-    value = at - (before - after) * shift / 2 + bend * shift**2 / 2
+    with np.errstate(invalid="ignore"):
+        value = at - (before - after) * shift / 2 + bend * shift**2 / 2
     spacing = np.log(strength[1] / strength[0])
     return np.minimum(value, highest), strength[least[..., 0]] * np.exp(shift * spacing)
 
 
-class Bootstrap:
-    """Counts drawn anew (multinomial) within each model, a few hundred times.
-
-    Each model's random numbers follow from its name, so that the other models change none of them.
-    """
-
-    def __init__(self, samples: Samples, replicates: int, seed: int) -> None:
-        self.seed = seed
-        self.shape = (replicates, len(samples.reward))
-        self._drawn: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
-        self._total = np.zeros(self.shape, dtype=np.int64)
-        for who, counts in zip(samples.models, samples.counts, strict=True):
-            where = np.flatnonzero(counts)
-            drawn = self.resample(who, counts[where], "pool")
-            self._drawn.append((where, drawn))
-            self._total[:, where] += drawn
-
-    def resample(
-        self, who: Row, counts: npt.NDArray[np.int64], purpose: str
-    ) -> npt.NDArray[np.int64]:
-        """(replicates, completions) counts of as many draws from the empirical distribution.
-
-        Args:
-            who: the model whose completions they are.
-            purpose: what they are for; each has random numbers of its own.
-        """
-        model, total = ModelId.from_row(who).stem, counts.sum()
-        rng = np.random.default_rng(seed_for("bootstrap", purpose, self.seed, model))
-        return rng.multinomial(total, counts / total, size=self.shape[0])
-
-    def base(self) -> npt.NDArray[np.int64]:
-        counts = np.zeros(self.shape, dtype=np.int64)
-        where, drawn = self._drawn[0]
-        counts[:, where] = drawn
-        return counts
-
-    def pooled(self, without: int | None = None) -> npt.NDArray[np.int64]:
-        if without is None:
-            return self._total
-        counts = self._total.copy()
-        where, drawn = self._drawn[without]
-        counts[:, where] -= drawn
-        return counts
+def ends(low: Array, point: Array, high: Array) -> tuple[Array, Array]:
+    """95 % interval from replicates (replicates, …) of its lower and upper end; it holds the point."""
+    lower, upper = np.quantile(low, 0.025, axis=0), np.quantile(high, 0.975, axis=0)
+    return np.minimum(lower, point), np.maximum(upper, point)
 
 
-def band(point: Array, replicates: Array) -> tuple[Array, Array]:
-    """95 % basic bootstrap band of ``point`` (…,) from ``replicates`` (replicates, …).
-
-    Basic, not percentile: an estimated limit is biased low, its replicates twice as much, and
-    reflecting them about the estimate takes the bias out. The band always holds the estimate.
-    """
-    lower, upper = np.quantile(replicates, [0.025, 0.975], axis=0)
-    return np.minimum(2 * point - upper, point), np.maximum(2 * point - lower, point)
-
-
-def limit_rows(samples: Samples, bootstrap: Bootstrap, largest_kl: float) -> list[Row]:
+def limit_rows(base: KnownBase, number: int, seed: int, largest_kl: float) -> list[Row]:
     """Rows of frontier/limit.csv, from weak to strong until K passes ``largest_kl`` (nats)."""
-    strength, rows = strengths(samples.reward), []
-    for name, pool, counts in (
-        ("base", base_pool(samples), bootstrap.base()),
-        ("pooled", pooled(samples), bootstrap.pooled()),
-    ):
-        reached = limit(pool, 1 / strength).kl  # increases with λ
-        ends = np.interp([_SMALLEST_KL, min(largest_kl, 0.99 * reached[-1])], reached, strength)
-        if reached[-1] <= _SMALLEST_KL:
-            ends = strength[[0, -1]]
-        points = limit(pool, 1 / np.geomspace(ends[0], ends[1], _POINTS))
-        highest = float(pool.reward[pool.counts > 0].max())
-        drawn = log_z(pool, strength, counts)[:, None, :]  # (replicates, 1, grid)
-        low, high = band(points.reward, limit_at(points.kl, strength, drawn, highest)[0])
-        for i in range(_POINTS):
-            rows.append(
-                {
-                    "beta": points.beta[i],
-                    "log_z": points.log_z[i],
-                    "kl_policy_to_base_nats": points.kl[i],
-                    "reward": points.reward[i],
-                    "low": low[i],
-                    "high": high[i],
-                    "effective_sample_size": points.effective_sample_size[i],
-                    "pool": name,
-                }
-            )
-    return rows
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Completions of one model: its file in completions/, each field (distinct completions,)."""
-
-    counts: npt.NDArray[np.int64]
-    reward: Array
-    log_prob: Array  # under the model that drew them, nats
-    kl_policy_to_base: Array
-    kl_base_to_policy: Array
-
-    def mean(self, values: Array) -> float:
-        return float(self.counts @ values / self.counts.sum())
-
-
-def read_drawn(path: str | Path) -> Drawn:
-    """Read counts, rewards, log probabilities and exact KLs of a completions table.
-
-    Raises:
-        UserError: it is empty, or a value is no number.
-    """
-    rows = read_table(path, COMPLETIONS)
-    if not rows:
-        raise UserError(f"{path}: holds no completions")
-    kls = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
-    try:
-        return Drawn(
-            np.array([int(row["count"]) for row in rows]),
-            # KL(base‖prompted base) is infinite and left empty
-            *(
-                np.array([float(row[column] or "nan") for row in rows])
-                for column in ("reward", "log_prob_policy", *kls)
-            ),
-        )
-    except ValueError as error:
-        raise UserError(f"{path}: a value is no number ({error})") from error
-
-
-def check_drawn(samples: Samples, model: int, own: Drawn, path: str | Path) -> None:
-    """Refuse a completions table that is not what ``samples`` has of that model.
-
-    Raises:
-        UserError: number, mean reward or mean log probability of the completions differ.
-    """
-    drawn = samples.counts[model] > 0
-    counts = samples.counts[model][drawn]
-    same = int(own.counts.sum()) == int(counts.sum())
-    for ours, theirs in (
-        (own.reward, samples.reward[drawn]),
-        (own.log_prob, samples.log_prob[model][drawn]),
-    ):
-        mean = float(counts @ theirs / counts.sum())
-        same = same and abs(own.mean(ours) - mean) <= 1e-3 * (1 + abs(mean))
-    if not same:
-        raise UserError(f"{path}: not the completions that the log_probs file describes")
-
-
-def policy_rows(samples: Samples, bootstrap: Bootstrap, drawn: Sequence[Drawn]) -> list[Row]:
-    """Rows of frontier/policies.csv: each policy against the limit of a pool without it.
-
-    Args:
-        drawn: the completions of each policy, first of ``samples.models[1:]``, then of
-            ``samples.others``, which the whole pool is without.
-    """
-    strength, rows = strengths(samples.reward), []
-    base = float(samples.counts[0] @ samples.reward / samples.counts[0].sum())
-    for number, own in enumerate(drawn, start=1):
-        k = number if number < len(samples.models) else None
-        who = [*samples.models, *samples.others][number]
-        mean = own.mean(own.reward)
-        pool = pooled(samples, without=k)
-        highest = float(pool.reward[pool.counts > 0].max())
-        kl = max(own.mean(own.kl_policy_to_base), 0.0)
-        reward, best_strength = limit_at(kl, strength, log_z(pool, strength), highest)
-        # the policy's KL is estimated too: its completions are resampled with the pool's
-        own_again = bootstrap.resample(who, own.counts, "own KL")
-        kl_again = own_again @ own.kl_policy_to_base / own.counts.sum()
-        log_z_again = log_z(pool, strength, bootstrap.pooled(without=k))
-        again, _ = limit_at(np.maximum(kl_again, 0.0), strength, log_z_again, highest)
-        low, high = band(reward, again)
-        gain = float(reward) - base
-        rows.append(
-            {
-                **{name: who[name] for name in ("variant", "kl_factor", "seed")},
-                "reward": mean,
-                "kl_policy_to_base_nats": kl,
-                "kl_base_to_policy_nats": own.mean(own.kl_base_to_policy),
-                "limit": float(reward),
-                "limit_low": float(low),
-                "limit_high": float(high),
-                "gap": float(reward) - mean,
-                # nothing to attain at KL 0, or where all rewards are equal
-                "share_of_attainable_gain": (mean - base) / gain if gain > 1e-9 else None,
-                "effective_sample_size": limit(pool, 1 / best_strength).effective_sample_size[0],
-            }
-        )
-    return rows
+    strength = strengths(base.reward)
+    reached = limit(base, 1 / strength).kl  # increases with λ
+    span = np.interp([_SMALLEST_KL, min(largest_kl, 0.99 * reached[-1])], reached, strength)
+    if reached[-1] <= _SMALLEST_KL:
+        span = strength[[0, -1]]
+    points = limit(base, 1 / np.geomspace(span[0], span[1], _POINTS))
+    again = replicates(base, strength, number, seed)
+    each = [
+        limit_at(points.kl, strength, values[:, None, :], base.highest)[0]
+        for values in (again.log_z_low, again.log_z_high)
+    ]  # (replicates, points)
+    low, high = ends(each[0], points.reward, each[1])
+    certified = limit_at(points.kl, strength, certified_log_z(base, strength), base.highest)[0]
+    return [
+        {
+            "beta": points.beta[i],
+            "log_z": points.log_z[i],
+            "kl_policy_to_base_nats": points.kl[i],
+            "reward": points.reward[i],
+            "low": low[i],
+            "high": high[i],
+            "certified": certified[i] if certified[i] > base.mean else None,
+            "exact_share": points.seen[i],
+        }
+        for i in range(_POINTS)
+    ]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinycats.files.tables import Row
-from tinycats.frontier.columns import ENOUGH_SAMPLES
 from tinycats.layout import BASE, ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS, possible_range
 from tinycats.study import with_article
+from tinycats.tables.intervals import over_seeds
 
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
@@ -230,12 +230,15 @@ def different_machines(runs: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
+#: fewer seeds give their single values instead of an interval
+ENOUGH_SEEDS = 4
+
+
 def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of frontier/policies.csv averaged over seeds: the share of the possible gain in reward.
 
-    The range over seeds is given instead of an interval, since the seeds share the uncertainty of
-    the best achievable reward. Where that is only a lower bound, the share is an upper bound
-    (``at_most``).
+    The share's interval has two parts, whose squares add up: between seeds, and the errors of limit
+    and base reward, which all seeds have in common. With fewer than four seeds it has none.
     """
     groups: dict[ModelId, list[Row]] = {}
     for row in rows:
@@ -244,20 +247,29 @@ def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, 
     for model in sorted(groups, key=lambda model: model.order()):
         line: dict[str, Any] = {"key": model.key, "name": model.label(variants)}
         line["seeds"] = len(groups[model])
-        sizes = [number(row["effective_sample_size"]) or 0 for row in groups[model]]
-        line["at_most"] = min(sizes) < ENOUGH_SAMPLES
-        for column in (
-            "reward",
-            "kl_policy_to_base_nats",
-            "limit",
-            "share_of_attainable_gain",
-        ):
+        for column in ("reward", "kl_policy_to_base_nats", "limit", "share_of_attainable_gain"):
             values = [number(row[column]) for row in groups[model]]
             known = [value for value in values if value is not None]
             line[column] = sum(known) / len(known) if known else None
             line[column + "_range"] = (min(known), max(known)) if known else None
+        line["share_interval"] = _share_interval(groups[model])
         table.append(line)
     return table
+
+
+def _share_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
+    """95 % interval of the mean share of some seeds' policies."""
+    names = ("share_of_attainable_gain", "share_low", "share_high")
+    found = [[number(row[name]) for name in names] for row in rows]
+    each = [(a, b, c) for a, b, c in found if a is not None and b is not None and c is not None]
+    if len(each) < max(ENOUGH_SEEDS, len(rows)):
+        return None
+    seeds = over_seeds(share for share, _, _ in each)
+    shared = [sum(abs(share - (low, high)[end]) for share, low, high in each) / len(each)
+              for end in (0, 1)]  # fmt: skip
+    below = math.hypot(seeds.mean - seeds.low, shared[0])
+    above = math.hypot(seeds.high - seeds.mean, shared[1])
+    return seeds.mean - below, seeds.mean + above
 
 
 def lead_sentence(
@@ -284,10 +296,15 @@ def lead_sentence(
         )
     share = next((line for line in shares if line["key"] == policy.key), None)
     if share and share["share_of_attainable_gain"] is not None:
+        ends = share["share_interval"]
+        interval = (
+            f" ({human(100 * ends[0], digits=0)} to {human(100 * ends[1], digits=0)})"
+            if ends
+            else ""
+        )
         parts.append(
-            f"the policy achieves {'at most ' if share['at_most'] else ''}"
-            f"{human(100 * share['share_of_attainable_gain'], digits=0)}"
-            "\N{NO-BREAK SPACE}% of the gain in reward that is possible at its KL of"
+            f"the policy achieves {human(100 * share['share_of_attainable_gain'], digits=0)}"
+            f"\N{NO-BREAK SPACE}%{interval} of the gain in reward that is possible at its KL of"
             f" {human(share['kl_policy_to_base_nats'], digits=2)} nats"
         )
     ours = mean(policy, "perplexity_under_base")
