@@ -124,7 +124,7 @@ def study(
             "reward_high": 0.16 + 0.05 * math.log(n),
             KLS[0]: math.log(n),
             "kl_bound_nats": 1.0,
-        }  # fmt: skip
+        }
         for n in (1, 4, 64)
     ]
     prompted = [{"text": f" a {concept}", "reward": 0.59, KLS[0]: 5.5}]

@@ -184,7 +184,9 @@ class Tree:
             self.log_p += np.log(self.steps[t][where[t - 1], where[t]])
         if smooth:
             value = rng.gamma(0.3, size=words)
-            total = sum(value[tokens] * (1 - 0.15 * t) for t, tokens in enumerate(where))
+            total = np.sum(
+                [value[tokens] * (1 - 0.15 * t) for t, tokens in enumerate(where)], axis=0
+            )
             total = total + 0.2 * total.std() * rng.normal(size=total.shape)
             self.r = 0.4 + 0.4 * np.tanh((total - total.mean()) / total.std() / 2)
         else:
@@ -235,7 +237,7 @@ class Tree:
         )
         hit = np.zeros(len(self.ids), dtype=bool)
         hit[[self.place[ids] for ids in found]] = True
-        who = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
+        who: list[dict[str, Any]] = [{"model": "base", "variant": "", "kl_factor": "", "seed": ""}]
         who += [
             {"model": "policy", "variant": "blog", "kl_factor": "1", "seed": k} for k in range(4)
         ]
