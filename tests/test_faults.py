@@ -47,6 +47,7 @@ STUDY = {
         "stories_per_other_prompt": 1,
         "new_tokens": 20,
         "base_completions": 200,
+        "search_rewards": 100,
         "policy_completions": 100,
         "bootstrap_samples": 20,
     },

@@ -159,6 +159,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             num_tokens=10,
             base_completions=100,
             policy_completions=100,
+            search_rewards=100,
             out=out / "completions",
         )
         run(
