@@ -10,6 +10,8 @@ from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, PROMPTED, ModelId
 
+#: Groups of prompts that are drawn, a column each.
+MOST_GROUPS = 3
 MENTIONS = "mentions_per_100_tokens"
 DISTANCE = "kl_policy_to_base_nats_per_token"
 
@@ -25,15 +27,18 @@ def draw(tables: Tables) -> style.Drawing:
          "_" if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip
+    groups = groups[:MOST_GROUPS]
+    columns = len(groups)
+    between = 0.2
     figure, axes = style.panels(
-        [1.6] * len(groups), columns=2, left=0.75, right=0.2, between=0.85, head=0.7,
-        top=style.key_height(entries) + 0.1, foot=0.4,
+        [1.35, 1.35], columns=columns, left=0.72, right=0.15, between=between, head=0.68,
+        top=style.key_height(entries) + 0.05, foot=0.1,
     )  # fmt: skip
     style.key(figure, entries)
     trained = min(row["position_to"] for row in rows)
+    highest = {MENTIONS: 0.0, DISTANCE: 0.0}
     for place, ax in enumerate(axes):
-        group, metric = groups[place // 2], (MENTIONS, DISTANCE)[place % 2]
-        highest = 0.0
+        group, metric = groups[place % columns], (MENTIONS, DISTANCE)[place // columns]
         for who in everyone:
             mine = _line(rows, group, metric, who)
             if not mine or (who in (BASE, PROMPTED) and metric == DISTANCE):
@@ -46,26 +51,49 @@ def draw(tables: Tables) -> style.Drawing:
                 marker=None if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors),
                 markeredgecolor=style.PAPER, markeredgewidth=0.5,
             )  # fmt: skip
-            highest = max([highest, *(row["mean"] for row in mine)])
-        if metric == DISTANCE:
-            style.root_axis(ax, 1.1 * highest or 1)
-        else:
-            ax.set_ylim(0, 1.1 * highest or 1)
+            highest[metric] = max([highest[metric], *(row["mean"] for row in mine)])
         ax.axvspan(0, trained, color=style.INK, alpha=0.07, linewidth=0, zorder=0)
+    for place, ax in enumerate(axes):
+        metric, column = (MENTIONS, DISTANCE)[place // columns], place % columns
+        if metric == DISTANCE:
+            style.root_axis(ax, 1.1 * highest[metric])
+        else:
+            ax.set_ylim(0, 1.1 * highest[metric] or 1)
         _positions(ax, rows)
-        name = group.replace("_", " ")
-        kind = "KL, nats per token (√)" if metric == DISTANCE else "mentions per 100 tokens"
-        style.head(ax, style.wrap(f"{name}: {kind}", 2.95), outdent=0.6)
-        if place >= len(axes) - 2:
-            ax.set_xlabel("new token")
+        if column:
+            ax.tick_params(labelleft=False)
+        if place < columns:
+            ax.tick_params(labelbottom=False)
+            width = (style.WIDTH - 0.87) / columns - between
+            text = style.wrap(groups[column].replace("_", " "), width)
+            style.head(
+                ax,
+                text if column else f"{text}: mentions\nper 100 tokens",
+                outdent=0.55 if not column else 0.0,
+            )
+        elif not column:
+            style.head(ax, "KL(policy‖base), nats per token (√ scale)", outdent=0.55)
+    axes[-1 - (columns - 1) // 2].set_xlabel("new token of the story (logarithmic scale)")
     return style.Drawing(
         figure,
-        "How far into the story the effect reaches",
+        "The effect fades along the story"
+        if _fades(tables, rows, groups, everyone)
+        else "How far into the story the effect reaches",
         _finding(tables, rows, groups, everyone),
-        f"For each group of prompts, against the position of the token in the story: mentions of "
+        f"For each group of prompts, against the position of the token on a logarithmic axis: mentions of "
         f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, with 95% "
         "intervals over seeds; shaded, the tokens that training saw.",
     )
+
+
+def _fades(tables: Tables, rows: list[Row], groups: list[str], everyone: list[ModelId]) -> bool:
+    """Whether every showcased policy's mentions at least halve from the trained tokens to the last."""
+    group = "training" if "training" in groups else groups[0]
+    lines = [
+        _line(rows, group, MENTIONS, tables.policy(factor))
+        for factor in showcase([who.kl_factor for who in everyone if who.is_policy])
+    ]
+    return all(mine and mine[-1]["mean"] <= mine[0]["mean"] / 2 for mine in lines) and bool(lines)
 
 
 def _positions(ax: style.Axes, rows: list[Row]) -> None:

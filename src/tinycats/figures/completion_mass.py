@@ -1,4 +1,4 @@
-"""The probability mass of the most frequent completions over the steps: shows a collapse."""
+"""The share of the most frequent completions over the steps: shows a collapse."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from tinycats.figures.reading import Tables, listing, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 
-NAMED = 5
-MOST_FACTORS = 6
+#: Completions that are named, those with the largest peaks, and the smallest peak that has a name.
+NAMED, LEAST = 3, 0.04
+MOST_FACTORS = 4
+#: Top of the vertical axis: the labels stand above the peaks.
+TOP = 1.85
+#: Characters of a completion that a label shows at most, per inch of a panel.
+PER_INCH = 6.5
 
 
 def draw(tables: Tables) -> style.Drawing:
@@ -25,27 +30,40 @@ def draw(tables: Tables) -> style.Drawing:
         factors = [factors[i] for i in keep]
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     seed = tables.seed if tables.seed in seeds else seeds[0]
-    figure, axes = style.panels([1.75] * len(factors), left=0.85, right=2.45)
-    parts = []
-    for ax, factor in zip(axes, factors, strict=True):
+    columns = min(len(factors), 2)
+    figure, axes = style.panels(
+        [1.9 if len(factors) > 2 else 2.9] * ((len(factors) + 1) // 2), columns=columns,
+        left=0.85, right=0.35, between=0.8, head=0.42, foot=0.3,
+    )  # fmt: skip
+    for ax in axes[len(factors) :]:
+        ax.remove()
+    parts, title = [], "The policy's most frequent completions"
+    for ax, factor in zip(axes, factors, strict=False):
         who = tables.policy(factor)
         mine = [row for row in rows if row["kl_factor"] == factor and row["seed"] == seed]
-        top = _areas(ax, mine, style.colour(who))
-        ax.set_ylim(0, 1)
+        _lines(ax, mine, style.colour(who))
+        ax.set_ylim(0, TOP)
         ax.set_yticks([0, 0.5, 1])
         style.percent_axis(ax)
         style.head(ax, f"{who.label()}: share of a batch", outdent=0.75)
-        style.label_ends(ax, top)
-        if ax is not axes[-1]:
-            ax.tick_params(labelbottom=False)
         if factor in showcase(factors) and mine:
             last = max(row["step"] for row in mine)
             first = max((r for r in mine if r["step"] == last), key=lambda row: row["share"])
-            parts.append(
+            highest = max(mine, key=lambda row: row["share"])
+            text = (
                 f"“{first['text'].strip()}” is {percent(first['share'])} of the last batch at KL "
                 f"factor {factor}"
             )
-    axes[-1].set_xlabel("step")
+            if highest["text"] != first["text"]:
+                text += (
+                    f" (largest share at any step: “{highest['text'].strip()}”, "
+                    f"{percent(highest['share'])} at step {highest['step']:.0f})"
+                )
+            parts.append(text)
+            if first["share"] > 0.5:
+                title = f"At KL factor {factor} one completion takes over"
+    for ax in axes[max(len(factors) - columns, 0) : len(factors)]:
+        ax.set_xlabel("step")
     finding = (
         listing(parts) + f" (seed {seed})." if parts else f"Nothing was recorded for seed {seed}."
     )
@@ -53,37 +71,45 @@ def draw(tables: Tables) -> style.Drawing:
         finding += f" {left_out} KL factors are not shown."
     return style.Drawing(
         figure,
-        "The policy's most frequent completions",
+        title,
         finding,
-        f"For each KL factor, the share of a training batch that is one of the {NAMED} completions "
-        f"most frequent over the run, stacked, with the other frequent ones recorded above them, "
-        f"against the step, for seed {seed}.",
+        f"For each KL factor, the share of a training batch against the step, for seed {seed}: a line "
+        f"for each of the {NAMED} completions with the largest share at any step, named at its peak, "
+        "and as an area all frequent completions together.",
     )
 
 
-def _areas(ax: style.Axes, rows: list[Row], paint: str) -> list[tuple[float, str, str]]:
-    """Stack the shares of the completions largest at any step; returns labels for the edge."""
+def _lines(ax: style.Axes, rows: list[Row], paint: str) -> None:
+    """Draw the shares of the completions with the largest peaks, each named at its peak."""
     steps = sorted({row["step"] for row in rows})
+    if not steps:
+        return
     share = {(row["step"], row["text"]): row["share"] for row in rows}
+    together = [sum(r["share"] for r in rows if r["step"] == step) for step in steps]
+    ax.fill_between(steps, 0, together, color=style.INK, alpha=0.12, linewidth=0)
     peak: dict[str, float] = {}
     for row in rows:
         peak[row["text"]] = max(peak.get(row["text"], 0), row["share"])
     named = sorted(peak, key=lambda text: (-peak[text], text))[:NAMED]
-    bottom = np.zeros(len(steps))
-    labels = []
-    for place, text in enumerate(named):
-        height = np.array([share.get((step, text), 0.0) for step in steps])
-        ax.fill_between(steps, bottom, bottom + height, color=paint, linewidth=0,
-                        alpha=0.95 - 0.14 * place)  # fmt: skip
-        if len(steps) and height[-1] >= 0.02:
-            words = text.replace("\n", "↵").strip()
-            words = words if len(words) <= 20 else words[:19] + "…"
-            labels.append((bottom[-1] + height[-1] / 2, words, paint))
-        bottom = bottom + height
-    rest = np.array([sum(r["share"] for r in rows if r["step"] == step) for step in steps]) - bottom
-    ax.fill_between(steps, bottom, bottom + rest.clip(0), color=style.INK, alpha=0.12, linewidth=0)
-    if len(steps):
-        ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
-        if rest[-1] >= 0.02:
-            labels.append((bottom[-1] + rest[-1] / 2, "other frequent", style.INK))
-    return labels
+    named = [text for text in named if peak[text] >= LEAST] or named[:1]
+    ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    ax.xaxis.set_major_locator(style.MaxNLocator(4, integer=True))
+    height = ax.get_position().height * ax.figure.get_size_inches()[1] * 72  # type: ignore[union-attr]
+    places = []
+    for rank, text in enumerate(named):
+        values = [share.get((step, text), 0.0) for step in steps]
+        ax.plot(steps, values, color=paint, alpha=1 - 0.27 * rank, linewidth=2.4 - 0.5 * rank)
+        at = int(np.argmax(values))
+        places.append((steps[at], values[at], text))
+    width = ax.get_position().width * ax.figure.get_size_inches()[0] * 72  # type: ignore[union-attr]
+    span = ax.get_xlim()[1] - ax.get_xlim()[0]
+    gap, longest = style.FONT * 1.2 / height * TOP, int(width / 72 * PER_INCH)
+    for rank, (x, y, text) in enumerate(sorted(places, key=lambda place: -place[1])):
+        words = text.replace("\n", "↵").strip()
+        words = (words if len(words) <= longest else words[: longest - 1] + "…") + f" {percent(y)}"
+        half = style.text_width(words, style.FONT) / width * span / 2
+        left, right = ax.get_xlim()[0] + half, ax.get_xlim()[1] - half
+        middle, level = min(max(x, left), max(right, left)), 1.07 + rank * gap
+        ax.plot([x, x], [y, level - 0.05], color=style.INK, alpha=0.35, linewidth=0.8, zorder=4)
+        ax.plot(x, y, marker="o", markersize=5, color=paint, zorder=5)
+        ax.text(middle, level, words, color=paint, ha="center", va="baseline", zorder=6)

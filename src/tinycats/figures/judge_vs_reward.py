@@ -34,7 +34,13 @@ def draw(tables: Tables) -> style.Drawing:
         for who in everyone
     ]  # fmt: skip
     figure, axes = style.panels(
-        [2.5, 2.3], left=0.95, top=style.key_height(entries) + 0.05, foot=0.2
+        [2.3],
+        columns=2,
+        left=0.85,
+        right=0.15,
+        between=0.75,
+        head=0.65,
+        top=style.key_height(entries) + 0.05,
     )
     style.key(figure, entries)
     means: dict[tuple[ModelId, str], _Point] = {}
@@ -64,16 +70,17 @@ def draw(tables: Tables) -> style.Drawing:
                    if (w, judge) in means and w != PROMPTED]  # fmt: skip
         way = list(dict.fromkeys(ordered))
         ax.plot(*zip(*way, strict=True), color=style.INK, alpha=0.3, linewidth=1, zorder=1)
-        style.head(ax, title.format(concept=tables.concept), outdent=0.85)
+        style.head(ax, style.wrap(title.format(concept=tables.concept), 2.6), outdent=0.7)
         ax.margins(0.06)
     style.percent_axis(axes[0])
-    axes[0].tick_params(labelbottom=False)
     axes[1].sharex(axes[0])
-    axes[1].set_xlabel("reward (prompt + completion), cosine")
+    for ax in axes:
+        ax.set_xlabel("reward")
+    finding = _finding(tables, everyone, means, seeds)
     return style.Drawing(
         figure,
-        "Does a second judge agree with the reward?",
-        _finding(tables, everyone, means, seeds),
+        _title(finding),
+        finding,
         "Against the reward of the same few stories' completions: the share of stories that mention the concept by "
         "the word list, and mentions per 100 words; small marks are seeds, large ones their mean.",
     )
@@ -106,6 +113,13 @@ def _verdict(rises: Interval, lowest: float) -> str:
     if not rises.known:
         return "with one seed it is inconclusive whether the word list follows"
     return "the word list does not follow beyond the differences between seeds"
+
+
+def _title(finding: str) -> str:
+    """The verdict as a heading, where there is one."""
+    verdict = finding.rpartition(": ")[2].rstrip(".")
+    known = verdict.startswith(("the word list", "the reward rises", "with one seed"))
+    return verdict[0].upper() + verdict[1:] if known else "A second judge against the reward"
 
 
 def _finding(

@@ -24,7 +24,7 @@ def draw(tables: Tables) -> style.Drawing:
         return style.empty("This study has no training curves.")
     entries = [(who.label(), style.colour(who), "_") for who in everyone]
     figure, axes = style.panels(
-        [1.45] * ((len(shown) + 1) // 2), columns=2, left=0.75, right=0.15, between=0.8,
+        [1.45] * ((len(shown) + 1) // 2), columns=2, left=0.75, right=0.3, between=0.75,
         top=style.key_height(entries) + 0.05, head=0.42, foot=0.32,
     )  # fmt: skip
     style.key(figure, entries)

@@ -11,14 +11,13 @@ from tinycats.layout import BASE
 from tinycats.scores.columns import METRICS
 from tinycats.tables.intervals import Interval
 
-SHOWN = (
-    "perplexity_under_base",
+#: One metric of fluency, of repetition, of form and of diversity.
+SHOWN = ("perplexity_under_base", "repeated_4_grams", "line_breaks", "distinct_completions")
+#: The other metrics, in a figure behind a click.
+MORE = (
     "base_perplexity_under_policy",
-    "repeated_4_grams",
     "distinct_2",
-    "line_breaks",
     "ended",
-    "distinct_completions",
     "self_bleu",
     "vendi_score",
     "compression_ratio",
@@ -30,11 +29,17 @@ MOST_NAMED = 3
 
 
 def draw(tables: Tables) -> style.Drawing:
+    return drawing(tables, SHOWN)
+
+
+def drawing(tables: Tables, metrics: tuple[str, ...]) -> style.Drawing:
+    """The figure of these metrics; its finding counts those of both figures."""
     everyone, values = multiples.summary(tables)
-    if not any((who, metric) in values for who in everyone for metric in SHOWN):
+    if not any((who, metric) in values for who in everyone for metric in metrics):
         return style.empty("This study has no scores.")
-    figure, shown = multiples.draw(tables, SHOWN)
-    parts = []
+    figure, drawn = multiples.draw(tables, metrics)
+    shown = [m for m in (*SHOWN, *MORE) if any((who, m) in values for who in everyone)]
+    parts, title = [], "What broke and what held"
     for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
         who = tables.policy(factor)
         apart = [
@@ -46,6 +51,7 @@ def draw(tables: Tables) -> style.Drawing:
         ]
         apart.sort(key=lambda m: -_change(values[BASE, m].mean, values[who, m].mean))
         if apart:
+            title = f"KL factor {factor} changes {len(apart)} of {len(shown)} metrics"
             changes = [
                 f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
                 for m in apart[:MOST_NAMED]
@@ -64,11 +70,11 @@ def draw(tables: Tables) -> style.Drawing:
     )
     return style.Drawing(
         figure,
-        "What broke and what held",
+        title,
         finding,
         "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
         "base and the prompted base, arrows where a direction is better: "
-        + "; ".join(METRICS[m].label for m in shown)
+        + "; ".join(METRICS[m].label for m in drawn)
         + ".",
     )
 

@@ -55,7 +55,9 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     """
     facts = report.facts(study)
     facts["figures"] = {
-        section: [f for f in figures if f.kl_factor in (None, facts["factor"], "0")]
+        section: [
+            f for f in figures if f.kl_factor in (None, facts["factor"], "0") and not f.folded
+        ]
         for section, figures in facts["figures"].items()
     }
     shown = [figure for figures in facts["figures"].values() for figure in figures]

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
-from tinycats.figures.registry import SHEET, figure_names
+from tinycats.figures.registry import FOLDED, SHEET, figure_names
 from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
@@ -41,6 +41,11 @@ class DrawnFigure:
     kl_factor: str | None  # canonical spelling; None: drawn for all factors together
     order: float
     section: str
+
+    @property
+    def folded(self) -> bool:
+        """Whether the page shows it behind a click."""
+        return self.name in FOLDED
 
     def svg(self) -> str:
         """The SVG as an element of a page: unique ids, theme-following ink, a text alternative."""
