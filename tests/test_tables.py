@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -16,7 +17,14 @@ import pytest
 
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files import atomic
-from tinycats.files.tables import Row, TableError, read_table, write_lines, write_table
+from tinycats.files.tables import (
+    GrowingTable,
+    Row,
+    TableError,
+    read_table,
+    write_lines,
+    write_table,
+)
 from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.mentions import Mentions
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
@@ -651,3 +659,30 @@ def test_a_text_with_a_line_break_of_any_kind_comes_back(tmp_path: Path, text: s
     path = tmp_path / "table.csv"
     write_table(path, [{"a": text, "b": 1.0}, {"a": "b", "b": 2.0}], {"a": "", "b": ""})
     assert read_table(path, {"a": "", "b": ""}) == [{"a": text, "b": "1"}, {"a": "b", "b": "2"}]
+
+
+def test_a_growing_table_is_the_whole_one_after_any_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"step": "", "text": ""}
+    rows = [{"step": n, "text": text} for n, text in enumerate(["a", "=b\n", "c,d", "e"])]
+    whole, path = tmp_path / "whole.csv", tmp_path / "grown.csv"
+    write_table(whole, rows, columns)
+    write_table(path, rows, columns)  # of an earlier run
+    growing = GrowingTable(path, columns)
+    growing.restart(rows[:1])
+    assert not atomic.checksum_file(path).exists()
+    growing.add(rows[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", full_disk)
+        growing.add(rows[2])
+    assert path.read_bytes().count(b"\n") == 4  # a text's own line break among them
+    path.write_bytes(path.read_bytes() + b"3,")  # of a process that was killed
+    growing.add(rows[3])
+    assert path.read_bytes() == whole.read_bytes()
+    growing.restart([])
+    assert path.read_bytes() == b"step,text\n"
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

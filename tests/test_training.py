@@ -25,6 +25,8 @@ from small_disk import Disk, small_disk
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
 from warm_start import Started
 
+from tinycats.files.atomic import verify
+
 pytestmark = pytest.mark.slow
 STEPS = 12
 NOT_COMPARED = ("seconds", "samples_per_second")
@@ -214,6 +216,41 @@ def test_killed_at_several_points_ends_as_if_undisturbed(world: World, tmp_path:
     assert_same_results(out, world.undisturbed)
 
 
+def test_a_table_grows_by_whole_rows_and_is_cut_back_to_the_checkpoint(
+    world: World, tmp_path: Path
+) -> None:
+    """With a checkpoint only at the stop, a kill after it leaves rows that are drawn again."""
+    out, grown = tmp_path / "out", tmp_path / "out/training.csv"
+
+    def lines() -> list[bytes]:
+        return grown.read_bytes().splitlines(keepends=True) if grown.exists() else []
+
+    process = world.start(out, checkpoint_seconds=3600)
+    wait_until(lambda: len(lines()) >= 3, process)
+    interrupt(process, signal.SIGTERM)
+    saved = saved_step(out / "state.pt")
+    kept = lines()
+    assert len(kept) == 1 + saved
+    assert not (out / ".sha256/training.csv.sha256").exists()  # not taken for finished
+    process = world.start(out, checkpoint_seconds=3600)
+    wait_until(lambda: len(lines()) >= saved + 3, process)
+    interrupt(process, signal.SIGKILL)
+    assert saved_step(out / "state.pt") == saved
+    assert lines()[: 1 + saved] == kept
+    assert all(line.endswith(b"\n") for line in lines())
+    grown.write_bytes(grown.read_bytes() + b"half a li")  # as a machine that lost power may
+    seen: list[int] = []
+    process = world.start(out, checkpoint_seconds=3600)
+    while process.poll() is None:
+        seen.append(len(lines()))
+        time.sleep(0.002)
+    assert process.wait().count("Traceback") == 0
+    assert min(seen) == 1 + saved, "cut back to the checkpoint, and never empty"
+    assert lines()[: 1 + saved] == kept
+    assert_same_results(out, world.undisturbed)
+    verify(grown)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_writes_a_state_within_seconds(
     world: World, tmp_path: Path, number: int, code: int
@@ -339,7 +376,7 @@ def test_a_full_disk_keeps_the_last_good_state(world: World, disk: Disk) -> None
     assert f"{out / 'state.pt'}: the state cannot be written" in line
     assert "No space left" in line or "the last good one is kept" in line
     assert saved_step(out / "state.pt") == 1  # there is room for one, not for two
-    assert sorted(p.name for p in out.iterdir()) == ["state.pt"]
+    assert sorted(p.name for p in out.iterdir()) == ["state.pt", "training.csv"]
     disk.remount("size=30m")
     assert "going on from step 1" in world.train(out)
     assert_same_results(out, world.undisturbed)

@@ -18,7 +18,7 @@ from pathlib import Path
 from tinycats import __version__, layout, program
 from tinycats.compute.settings import MachineSettings
 from tinycats.files.atomic import check_writable, write_sealed
-from tinycats.files.tables import write_table
+from tinycats.files.tables import GrowingTable, write_table
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.policies.settings import CheckpointSettings, TrainingSettings
 from tinycats.settings import add_flags, as_mapping, read_flags
@@ -89,7 +89,7 @@ def main() -> None:
         machine={"threads": threads, **arithmetic(device)},
     )
     started = time.time()
-    trainer.run(checkpoint_seconds)
+    trainer.run(checkpoint_seconds, [GrowingTable(args.out / layout.TRAINING.name, TRAINING)])
 
     if args.rewards:
         save_memo(reward, args.rewards, encoder_identity, known)

@@ -7,16 +7,21 @@ stage that reads it. The columns of a table are defined in its stage's ``columns
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinycats.files.atomic import problem, seal, write_text
+from tinycats.files.atomic import checksum_file, problem, seal, write_text
 from tinycats.program import UserError
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 #: column → what it means
@@ -91,7 +96,13 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Co
     Raises:
         TableError: a row has other columns, or an infinite value.
     """
-    lines = [_line(columns)]
+    write_text(path, _line(columns) + _lines(path, rows, columns))
+    seal(path)
+
+
+def _lines(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Columns) -> str:
+    """Rows as lines of CSV, checked."""
+    lines = []
     for row in rows:
         if set(row) != set(columns):
             _check(path, row, columns)
@@ -99,8 +110,51 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Co
             if isinstance(row[column], float) and math.isinf(row[column]):
                 raise TableError(f"{path}: column {column} would be infinite")
         lines.append(_line(_cell(row[column]) for column in columns))
-    write_text(path, "".join(lines))
-    seal(path)
+    return "".join(lines)
+
+
+class GrowingTable:
+    """A table that others may read while it grows: rows are appended whole, as they are made.
+
+    It has no checksum, so no stage takes it for finished; :func:`write_table` writes it at the end,
+    with the same lines. A file that cannot be written to stops no work: rows that are missing are
+    tried again with the next one.
+    """
+
+    def __init__(self, path: str | Path, columns: Columns) -> None:
+        self.path, self.columns = Path(path), columns
+        self._size = 0  # bytes of whole lines in the file
+        self._missing = ""  # lines that are not yet in it
+        self._warned = False
+
+    def restart(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Cut the file back to these rows, or begin it."""
+        checksum_file(self.path).unlink(missing_ok=True)
+        text = _line(self.columns) + _lines(self.path, rows, self.columns)
+        data = text.encode()
+        there = self.path.exists() and self.path.read_bytes().startswith(data)
+        self._size, self._missing = (len(data), "") if there else (0, text)
+        self._append()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        self._missing += _lines(self.path, [row], self.columns)
+        self._append()
+
+    def _append(self) -> None:
+        data = self._missing.encode()
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                file.truncate(self._size)  # what is beyond, a killed run wrote
+                if file.write(data) < len(data):
+                    file.truncate(self._size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s does not grow for now: %s", self.path, error.strerror)
+            self._warned = True
+            return
+        self._size, self._missing = self._size + len(data), ""
 
 
 def read_table(path: str | Path, columns: Columns) -> list[dict[str, str]]:

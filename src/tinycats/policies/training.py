@@ -13,10 +13,8 @@ import io
 import json
 import logging
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from tinycats.language_model.text import (
     rewarded_text,
 )
 from tinycats.policies import objective
+from tinycats.policies.following import Follower, Terminated, stop_between_steps
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.record import last_step
 from tinycats.policies.rollout import Sampler
@@ -44,31 +43,6 @@ from tinycats.program import UserError
 from tinycats.progress import progress
 
 log = logging.getLogger(__name__)
-
-
-class Terminated(SystemExit):
-    """A signal to stop arrived (SIGTERM: preempted, timed out; Ctrl-C); the state was written."""
-
-
-@contextmanager
-def stop_between_steps() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C while the block runs, so that a step is whole or not at all.
-
-    Yields the signals that have arrived; a second one acts at once.
-    """
-    asked: list[int] = []
-
-    def note(kind: int, frame: Any) -> None:
-        asked.append(kind)
-        signal.signal(kind, previous[kind])
-
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    previous: dict[int, Any] = {kind: signal.signal(kind, note) for kind in kinds}
-    try:
-        yield asked
-    finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
 
 
 class Trainer:
@@ -261,14 +235,16 @@ class Trainer:
 
     # ------------------------------------------------------------------ the run
 
-    def run(self, checkpoint_seconds: float) -> None:
-        """Train to the end, from the state file if it is this run's.
+    def run(self, checkpoint_seconds: float, followers: Sequence[Follower] = ()) -> None:
+        """Train to the end, from the state file if it is this run's; ``followers`` get each row.
 
         Raises:
             Terminated: SIGTERM or Ctrl-C arrived; the state was written.
             UserError: loss or gradient stopped being finite, or the state cannot be written.
         """
         self.load_state()
+        for follower in followers:
+            follower.restart(self.rows)
         started = saved = time.monotonic()
         already = self.seconds_before
         with stop_between_steps() as asked:
@@ -279,6 +255,8 @@ class Trainer:
                 if self.has_passed_kl():  # also where a state was written just then
                     break
                 self.take_step()
+                for follower in followers:
+                    follower.add(self.rows[-1])
                 self.seconds_before = already + time.monotonic() - started
                 due = time.monotonic() - saved >= checkpoint_seconds
                 if asked or (due and self.step < self.settings.steps):
