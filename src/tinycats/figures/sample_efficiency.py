@@ -42,7 +42,7 @@ class Curve:
 
 def draw(tables: Tables) -> style.Drawing:
     trajectories = tables.all_rows("tables/trajectories.csv")
-    limit = _limit(tables.all_rows("frontier/limit.csv"))
+    limit = sorted(tables.all_rows("frontier/limit.csv"), key=lambda row: row[KL])
     base = [row["reward"] for row in tables.all_rows("frontier/best_of_n.csv") if row["n"] == 1]
     several = len(tables.variants) > 1
     curves: dict[tuple[str, str], Curve] = {}
@@ -130,13 +130,6 @@ def _share(row: Row, best: tuple[list[float], list[float]], base: float) -> floa
         return math.nan
     gain = float(np.interp(root, *best)) - base
     return float((row["reward"] - base) / gain) if gain > 1e-9 else math.nan
-
-
-def _limit(rows: Sequence[Row]) -> list[Row]:
-    """The limit by KL; where several pools have one, the one of all completions."""
-    pools = {row.get("pool", "") for row in rows}
-    wanted = "pooled" if "pooled" in pools else min(pools, default="")
-    return sorted((r for r in rows if r.get("pool", "") == wanted), key=lambda row: row[KL])
 
 
 def _line(
