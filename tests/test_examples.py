@@ -37,6 +37,7 @@ ELSEWHERE = {
     "pip install": "installs; .ci/run does so",
     "pytest": "this suite; test_repository.py holds .ci/run against README.md",
     "tinycats tell": "test_cli.py",
+    "tinycats watch": "test_watch.py",
     "sinfo": "test_slurm.py",
     "scontrol": "test_slurm.py",
     "srun": "test_slurm.py",

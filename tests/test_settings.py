@@ -153,6 +153,7 @@ UNUSUAL: dict[str, Any] = {
         "new_tokens": 19,
         "base_completions": 123,
         "policy_completions": 234,
+        "search_rewards": 345,
         "bootstrap_samples": 29,
     },
     "device": "cuda:7",
