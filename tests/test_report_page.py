@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -215,7 +216,14 @@ def test_a_token_shows_its_log_probabilities_by_pointer_and_by_keyboard(browser,
         )
         number = lambda v: f"{v / 100:.2f}".replace("-", "−").replace("−0.00", "0.00")  # noqa: E731
         sign = "+" if policy > reference else ""
-        return f"log π {number(policy)}   log p_base {number(reference)}   difference {sign}{number(policy - reference)}"
+
+        def percent(hundredths: int) -> str:
+            value = 100 * math.exp(hundredths / 100)
+            digits = 0 if value >= 10 else 1 if value >= 1 else 2
+            return f"{value:.{digits}f} %" if value >= 0.01 else "< 0.01 %"
+
+        difference = f"{sign}{number(policy - reference)}"
+        return f"{percent(policy)}, base {percent(reference)}   (log π − log p_base: {difference} nats)"
 
     browser.execute_async_script(
         "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'});"
@@ -367,6 +375,36 @@ def test_prints_without_its_controls(browser, small):
         browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         == "rgb(255, 255, 255)"
     )
+
+
+def test_a_phone_shows_base_prompted_and_the_chosen_factor(browser, small):
+    heads = "#broke thead th[data-column]"
+    open_page(browser, small, width=390)
+    for factor in ("6000", "1500"):
+        choose_factor(browser, factor)
+        shown = [h.text for h in browser.find_elements(By.CSS_SELECTOR, heads) if h.is_displayed()]
+        assert shown == ["base", "prompted", f"KL {factor}"]
+        wide = "const e = document.querySelector('#broke .scroll'); return e.scrollWidth - e.clientWidth"
+        assert browser.execute_script(wide) <= 0
+    open_page(browser, small)
+    assert all(h.is_displayed() for h in browser.find_elements(By.CSS_SELECTOR, heads))
+
+
+def test_a_figure_can_be_enlarged_by_pointer_and_by_keyboard(browser, small):
+    open_page(browser, small)
+    figure = browser.find_element(By.ID, "figure-frontier")
+    button = figure.find_element(By.CSS_SELECTOR, ".enlarge")
+    small_width = figure.find_element(By.TAG_NAME, "svg").rect["width"]
+    browser.execute_script("arguments[0].click()", figure.find_element(By.CSS_SELECTOR, ".drawing"))
+    assert figure.rect["width"] == browser.execute_script("return innerWidth")
+    assert figure.find_element(By.TAG_NAME, "svg").rect["width"] > small_width
+    assert browser.switch_to.active_element == button
+    assert button.get_attribute("aria-expanded") == "true"
+    button.send_keys(Keys.ESCAPE)
+    assert button.get_attribute("aria-expanded") == "false"
+    assert figure.find_element(By.TAG_NAME, "svg").rect["width"] == small_width
+    button.send_keys(Keys.ENTER)
+    assert button.get_attribute("aria-expanded") == "true"
 
 
 def test_two_thousand_stories_stay_small_and_quick(browser, tmp_path):

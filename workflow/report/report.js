@@ -191,10 +191,15 @@
   }
 
   // ---- the number behind a token --------------------------------------------------------------
+  function percent(hundredths) {
+    const value = 100 * Math.exp(hundredths / 100);
+    if (value < 0.01) return "< 0.01 %";
+    return (value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2)) + " %";
+  }
   function describe(span) {
     const i = Number(span.closest(".story").dataset.story), at = stories.start[i] + Number(span.dataset.t);
     const [p, r] = [stories.policy[at], stories.base[at]];
-    tip.textContent = `${JSON.stringify(stories.pieces[stories.token[at]])}\nlog π ${number(p / 100)}   log p_base ${number(r / 100)}   difference ${signed(p - r)}`;
+    tip.textContent = `${JSON.stringify(stories.pieces[stories.token[at]])}\n${percent(p)}, base ${percent(r)}   (log π − log p_base: ${signed(p - r)} nats)`;
     tip.hidden = false;
     const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
     const top = box.top - tip.offsetHeight - 6;
@@ -226,6 +231,25 @@
     if (!spans.length) return;
     event.preventDefault();
     focusToken(spans[to]);
+  });
+
+  // ---- a figure as large as the window ----------------------------------------------------------
+  function enlarge(figure, large) {
+    for (const other of $$("figure.large")) if (other !== figure) enlarge(other, false);
+    figure.classList.toggle("large", large);
+    const button = $(".enlarge", figure);
+    button.textContent = large ? "Close" : "Enlarge";
+    button.setAttribute("aria-expanded", String(large));
+    document.documentElement.classList.toggle("enlarged", large);
+    if (large) button.focus({ preventScroll: true });
+  }
+  document.addEventListener("click", (event) => {
+    const figure = event.target.closest?.(".enlarge, .drawing")?.closest("figure");
+    if (figure) enlarge(figure, !figure.classList.contains("large"));
+  });
+  document.addEventListener("keydown", (event) => {
+    const figure = event.key === "Escape" && $("figure.large");
+    if (figure) { enlarge(figure, false); $(".enlarge", figure).focus({ preventScroll: true }); }
   });
 
   // ---- data tables ------------------------------------------------------------------------------
