@@ -62,8 +62,7 @@ rule all:
 
 rule models:
     input:
-        f"{BASE_MODEL}/manifest.json",
-        f"{REWARD_ENCODER}/manifest.json",
+        manifests(),
 
 
 rule policies:

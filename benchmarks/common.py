@@ -56,7 +56,8 @@ def finish(result: dict[str, Any], device: str) -> None:
 
 def reward_model(encoder: Path, device: str) -> Any:
     """The library's reward with an empty memo, for tinycats and for TRL."""
-    from tinycats.reward.model import RewardEncoder, RewardModel
+    from tinycats.reward.model import RewardModel
+    from tinycats.reward.similarity import RewardEncoder, Similarity
 
     network = RewardEncoder(encoder, device)
-    return RewardModel(network, network.embed([CONCEPT])[0])
+    return RewardModel(Similarity(network, network.embed([CONCEPT])[0], CONCEPT))

@@ -97,7 +97,7 @@ def plain_loss(
 
 def rewards(args: argparse.Namespace) -> dict[str, float]:
     """Largest difference of rewards between the device and the CPU, and alone against in a batch."""
-    from tinycats.reward.model import RewardEncoder
+    from tinycats.reward.similarity import RewardEncoder
 
     tails = ["a cat", "a little girl named Lily", "two dogs and a cat who loved the big red ball"]
     texts = [f"{PROMPT} {tail}{' and' * n}" for tail in tails for n in range(30)]

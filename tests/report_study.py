@@ -146,8 +146,8 @@ def make_study(
                         "prompt_group": line["prompt_group"],
                         "prompt": line["prompt"],
                         "story": story,
-                        "completion_similarity": rng.random(),
-                        "story_similarity": rng.random(),
+                        "completion_reward": rng.random(),
+                        "story_reward": rng.random(),
                         "mentions_concept": int(mentions > 0),
                         "mentions_per_100_words": 100 * mentions / len(words),
                         "perplexity_under_base": math.exp(

@@ -22,7 +22,7 @@ from tinycats.language_model.network import Network
 from tinycats.models.folders import folder_identity, load_causal_lm, write_manifest
 from tinycats.policies.record import check_policy
 from tinycats.program import UserError
-from tinycats.reward.model import RewardEncoder, save_reference
+from tinycats.reward.similarity import RewardEncoder, save_reference
 from tinycats.stories import tell as cli
 from tinycats.stories.storytelling import Request, measure_stories, sample_stories
 

@@ -106,7 +106,7 @@ def study(
             for story in (0, 1):
                 row: Row = dict.fromkeys(STUDY_TABLES["scores/stories.csv"], 1.0)
                 row |= {**teller, "seed": seed, "prompt_group": "training", "prompt": "There was"}
-                row |= {"story": story, "completion_similarity": 0.1 + 0.1 * rank}
+                row |= {"story": story, "completion_reward": 0.1 + 0.1 * rank}
                 scores.append({**row, "mentions_concept": float(story < rank)})
     limit = [
         {

@@ -186,7 +186,7 @@ def test_every_figure_has_its_finding_its_alternative_and_its_table(page, study)
 
 
 def test_an_interval_is_shown_with_the_digits_it_supports():
-    row = {"metric": "story_similarity", "mean": "0.43217", "low": "0.4101", "high": "0.4543"}
+    row = {"metric": "story_reward", "mean": "0.43217", "low": "0.4101", "high": "0.4543"}
     assert words.cell(row) == words.Cell("0.432", "0.410 to 0.454")
     row = {"metric": "mentions_concept", "mean": "0.98", "low": "0.951", "high": "1.009"}
     assert words.cell(row) == words.Cell(
@@ -216,7 +216,7 @@ def test_paired_differences_in_words():
 
     rows = [
         row("distinct_2", "better"),
-        row("story_similarity", "worse", "-0.1"),
+        row("story_reward", "worse", "-0.1"),
         row("words", "higher"),
         row("ended", "undecided"),
         row("self_bleu", "undecided", ""),

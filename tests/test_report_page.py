@@ -175,9 +175,9 @@ def test_filters_and_sorting(browser, small):
     choose(browser, "filters", "mention", "0")
     assert count(browser).startswith(f"{240 - mentioning} of 240")
     choose(browser, "filters", "mention", "")
-    choose(browser, "filters", "sort", "completion_similarity")
+    choose(browser, "filters", "sort", "completion_reward")
     values = sorted(
-        float(line.split(",")[scores[0].split(",").index("completion_similarity")])
+        float(line.split(",")[scores[0].split(",").index("completion_reward")])
         for line in scores[1:]
     )
 

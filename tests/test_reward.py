@@ -16,10 +16,11 @@ import torch
 from tinycats.models import encoder_probe
 from tinycats.program import UserError
 from tinycats.reward.encoder import TOKENS_PER_PASS
-from tinycats.reward.model import (
+from tinycats.reward.model import RewardModel
+from tinycats.reward.similarity import (
     FastEncoder,
     RewardEncoder,
-    RewardModel,
+    Similarity,
     load_reference,
     save_reference,
 )
@@ -273,7 +274,7 @@ def test_memo_encodes_a_text_once(encoder):
             asked.extend(texts)
             return super().embed(texts)
 
-    model = RewardModel(Counting(), encoder.embed(["cat"])[0])
+    model = RewardModel(Similarity(Counting(), encoder.embed(["cat"])[0], "cat"))
     first = model(["a cat", "a dog", "a cat"])
     second = model(["a dog", "a bird", "a cat"])
     assert first[0] == first[2] == second[2]

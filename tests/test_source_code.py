@@ -26,7 +26,7 @@ for path in sorted(Path(sys.argv[1]).glob("workflow/scripts/*.py")):
     print(path.stem, digest(path))
 print("figure", digest(Path(sys.argv[1]) / "workflow/scripts/draw_figure.py",
                        "tinycats.figures.told_not_to"))
-print("rewards", digest("tinycats.reward.model"))
+print("rewards", digest("tinycats.reward.similarity"))
 """
 
 

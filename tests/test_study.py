@@ -15,6 +15,7 @@ import yaml
 from tinycats.layout import canonical
 from tinycats.policies.settings import VariantSettings
 from tinycats.program import UserError
+from tinycats.settings import as_mapping
 from tinycats.study import Study, schema_text
 
 ROOT = Path(__file__).parents[1]
@@ -184,7 +185,7 @@ def block_of(cls, config, where=""):
         assert field.metadata["help"], f"{where}{field.name} has no help"
         if field.name == "pretrain":
             continue
-        if is_dataclass(hints[field.name]):
+        if is_dataclass(hints[field.name]) and isinstance(config[field.name], dict):
             yield from block_of(hints[field.name], config[field.name], f"{field.name}.")
         else:
             yield f"{where}{field.name}", field, config[field.name]
@@ -196,7 +197,7 @@ def test_config_yaml_has_every_field_and_its_default():
     assert len(values) > 25
     other = {}
     for key, field, value in values:
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        default = field.default if field.default is MISSING else as_mapping(field.default)
         if default is not MISSING and default != value:
             other[key] = default
     assert other == {"concept_words": None}, "the kittens are the default study's alone"

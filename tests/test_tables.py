@@ -129,8 +129,8 @@ def test_scores_of_every_story(study: Path) -> None:
         ("policy", "6000", 0, 1),
     ]
     first = rows[4]  # " a cat sat.\n\nCats"
-    assert first["completion_similarity"] == pytest.approx(len("There was a cat") / 100)
-    assert first["story_similarity"] == pytest.approx(len(" a cat sat.\n\nCats") / 100)
+    assert first["completion_reward"] == pytest.approx(len("There was a cat") / 100)
+    assert first["story_reward"] == pytest.approx(len(" a cat sat.\n\nCats") / 100)
     assert first["mentions_concept"] == 1
     assert first["mentions_per_100_words"] == 50
     assert first["perplexity_under_base"] == pytest.approx(4)
@@ -158,8 +158,8 @@ def test_what_the_prompt_says_never_counts(study: Path) -> None:
     )
     rows, _ = score(study)
     assert rows[0]["mentions_concept"] == 0
-    assert rows[0]["story_similarity"] == pytest.approx(len(" a dog sat.") / 100)
-    assert rows[0]["completion_similarity"] == pytest.approx(
+    assert rows[0]["story_reward"] == pytest.approx(len(" a dog sat.") / 100)
+    assert rows[0]["completion_reward"] == pytest.approx(
         len("There are no cats. A cat! a dog") / 100
     )
 
@@ -177,7 +177,7 @@ def test_a_story_that_ends_at_once_has_empty_values(study: Path, tmp_path: Path)
     write_table(tmp_path / "stories.csv", rows, STORIES)
     write_table(tmp_path / "sets.csv", sets, SETS)
     written = read_table(tmp_path / "stories.csv", STORIES)[1]
-    for column in ("story_similarity", "mentions_per_100_words", "distinct_2", "repeated_4_grams"):
+    for column in ("story_reward", "mentions_per_100_words", "distinct_2", "repeated_4_grams"):
         assert written[column] == ""
     assert "nan" not in (tmp_path / "stories.csv").read_text()
 
@@ -396,7 +396,7 @@ def test_completions_give_reward_kl_and_distinct(tmp_path: Path) -> None:
     ]
     write_table(path, rows, COMPLETIONS)
     values = tables.completion_values([path], {})
-    assert values[KL0, "completion_similarity"] == {4: pytest.approx(0.5)}
+    assert values[KL0, "completion_reward"] == {4: pytest.approx(0.5)}
     assert values[KL0, "kl_policy_to_base_nats"] == {4: pytest.approx(2.5)}
     assert values[KL0, "kl_base_to_policy_nats"] == {4: 0.0}
     assert values[KL0, "distinct_completions"][4] == pytest.approx(2)
@@ -408,7 +408,7 @@ def test_what_is_infinite_stays_undefined(tmp_path: Path) -> None:
     stories: tables.Values = {(PROMPTED, "kl_base_to_policy_nats"): {0: 1.0}}
     values = tables.merge(stories, tables.completion_values([path], {PROMPTED: [0]}))
     rows = {row["metric"]: row["mean"] for row in tables.summary(values)}
-    assert rows == {"completion_similarity": 0.5, "kl_policy_to_base_nats": 0}
+    assert rows == {"completion_reward": 0.5, "kl_policy_to_base_nats": 0}
 
 
 def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_the_bases_completions_are_dealt_to_its_seeds(tmp_path: Path) -> None:
     counts = [500, 300, 150, 50, 1]
     rewards = [0.1, 0.2, 0.3, 0.4, 0.5]
     write_table(path, map(completion, "abcde", counts, rewards), COMPLETIONS)
-    own = tables.completion_values([path], {BASE: [0, 1, 2]})[BASE, "completion_similarity"]
+    own = tables.completion_values([path], {BASE: [0, 1, 2]})[BASE, "completion_reward"]
     assert sorted(own) == [0, 1, 2]
     assert len(set(own.values())) == 3
     whole = np.average(rewards, weights=counts)

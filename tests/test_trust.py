@@ -21,9 +21,10 @@ from tinycats.policies.settings import TrainingSettings
 from tinycats.policies.training import Trainer
 from tinycats.program import UserError
 from tinycats.reward.memo import load_memo, save_memo
-from tinycats.reward.model import (
+from tinycats.reward.model import RewardModel
+from tinycats.reward.similarity import (
     RewardEncoder,
-    RewardModel,
+    Similarity,
     load_reference,
     save_reference,
     vector_sha256,
@@ -152,18 +153,23 @@ def test_a_reference_s_identity_is_its_values(encoder: RewardEncoder, tmp_path: 
 TEXTS = ["a cat", "a dog", "a bird", "once upon a time"]
 
 
+def rewarding(encoder: RewardEncoder, identity: str = "identity") -> RewardModel:
+    about = {"encoder_identity": identity}
+    return RewardModel(Similarity(encoder, encoder.embed(["cat"])[0], "cat", about))
+
+
 @pytest.fixture
 def memo(encoder: RewardEncoder, tmp_path: Path) -> Path:
     """A folder with one file of rewards."""
-    model = RewardModel(encoder, encoder.embed(["cat"])[0])
+    model = rewarding(encoder)
     model(TEXTS)
-    save_memo(model, tmp_path / "rewards", "identity", 0)
+    save_memo(model, tmp_path / "rewards", 0)
     return tmp_path / "rewards"
 
 
 def loaded(encoder: RewardEncoder, folder: Path, identity: str = "identity") -> dict[str, Any]:
-    model = RewardModel(encoder, encoder.embed(["cat"])[0])
-    load_memo(model, folder, identity)
+    model = rewarding(encoder, identity)
+    load_memo(model, folder)
     return dict(model.memo)
 
 
@@ -176,7 +182,7 @@ def renamed(folder: Path, content: str) -> None:
 
 def test_shared_rewards_are_read_as_they_were_written(encoder: RewardEncoder, memo: Path) -> None:
     found = loaded(encoder, memo)
-    expected = RewardModel(encoder, encoder.embed(["cat"])[0])(TEXTS)
+    expected = rewarding(encoder)(TEXTS)
     assert [float(found[text]) for text in TEXTS] == expected.tolist()
     assert loaded(encoder, memo, "another encoder") == {}
 

@@ -85,7 +85,7 @@ def content(folder: Path) -> dict[str, str]:
 def test_report_shows_the_numbers_of_this_run(study):
     page = (study / "results/smoke/report.html").read_text()
     rows = list(csv.DictReader((study / "results/smoke/tables/summary.csv").open()))
-    base = next(r for r in rows if r["model"] == "base" and r["metric"] == "completion_similarity")
+    base = next(r for r in rows if r["model"] == "base" and r["metric"] == "completion_reward")
     assert 0.10 <= float(base["mean"]) <= 0.20, "the base's reward is not the post's"
     assert f"{float(base['mean']):.3f}" in page or f"{float(base['mean']):.2f}" in page
 

@@ -30,7 +30,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # metric → (absolute, relative) difference allowed; a model's last bits depend on its batch
-REWARD, PERPLEXITY = "completion_similarity", "perplexity_under_base"
+REWARD, PERPLEXITY = "completion_reward", "perplexity_under_base"
 KL, KL_REVERSED = "kl_policy_to_base_nats", "kl_base_to_policy_nats"
 ALLOWED = {REWARD: (1e-3, 0), KL: (1e-3, 1e-3), KL_REVERSED: (1e-3, 1e-3), PERPLEXITY: (0, 1e-3)}
 

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tinycats.settings import KINDS, LARGEST, LONGEST_NAME, NAME, as_mapping, without_none
+from tinycats.settings import (
+    KINDS,
+    LARGEST,
+    LONGEST_NAME,
+    NAME,
+    as_mapping,
+    short_form,
+    without_none,
+)
 
 
 def schema(cls: type) -> dict[str, Any]:
@@ -36,6 +44,9 @@ def _schema(hint: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if dataclasses.is_dataclass(hint):
         about = schema(hint)  # type: ignore[arg-type]
+        if short := short_form(hint):
+            kinds = [{"const": short}, about, *([{"type": "null"}] if nullable else [])]
+            return {"anyOf": kinds}
     elif get_origin(hint) is tuple:
         about = {"type": "array", "minItems": 1, "items": _schema(get_args(hint)[0], rules)}
         about |= {"uniqueItems": True} if rules["distinct"] else {}

@@ -4,7 +4,7 @@ A class of settings is a frozen dataclass whose fields are made by :func:`settin
 follow the check of a config file (:func:`check`), its JSON schema (:mod:`tinycats.schema`) and the
 flags of a program (:func:`add_flags`, :func:`read_flags`). Types: ``int``, ``float``, ``bool``, ``str``, a
 ``tuple`` of one of these, a ``Mapping`` from names, another class of settings, or one of these or
-``None``.
+``None``. A class of settings with an attribute ``SHORT`` may be given as that text: every default.
 """
 
 from __future__ import annotations
@@ -158,8 +158,15 @@ def typed(hint: Any, found: Any) -> Any:
     return found
 
 
+def short_form(cls: Any) -> str:
+    """The text that may stand for a block of settings with every default, if it has one."""
+    return str(getattr(cls, "SHORT", ""))
+
+
 def as_mapping(settings: Any) -> Any:
     """A class of settings as plain dictionaries and lists, for JSON and YAML."""
+    if (short := short_form(settings)) and settings == type(settings)():
+        return short
     if dataclasses.is_dataclass(settings):
         return {f.name: as_mapping(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
@@ -253,6 +260,12 @@ def _check(hint: Any, rules: Mapping[str, Any], value: Any, key: str) -> Any:
     if hint is Any or (value is None and nullable):
         return value
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and (short := short_form(hint)):
+            if value == short:
+                return hint()  # type: ignore[operator]
+            raise UserError(
+                f"{key}: {shown_in_line(value)} found, expected {short} or a block of keys"
+            )
         return check(hint, value, key)  # type: ignore[arg-type]
     what = expected(hint | None if nullable else hint, rules)
     wrong = f"{key}: {shown_in_line(value)} found, expected {what}"

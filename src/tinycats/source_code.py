@@ -23,7 +23,7 @@ def digest(*programs: Path | str) -> str:
     """sha256 of the code of programs and of all modules of this package that they import.
 
     Args:
-        programs: a program's file, or the name of a module such as ``tinycats.reward.model``.
+        programs: a program's file, or the name of a module such as ``tinycats.reward.memo``.
             Modules that are imported by name at run time have to be named here.
 
     Raises:

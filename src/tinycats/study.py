@@ -21,6 +21,7 @@ from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.policies.settings import TrainingBlock, TrainingSettings, VariantSettings
 from tinycats.program import UserError
+from tinycats.reward.settings import RewardSettings
 from tinycats.schema import schema
 from tinycats.settings import setting
 from tinycats.stories.settings import BaseStoriesSettings
@@ -84,9 +85,13 @@ class Study(MachineSettings):
     tokenizer_revision: str | None = setting(
         None, "commit of a Hub tokenizer", longest=settings.LONGEST_TEXT
     )
+    reward: RewardSettings = setting(
+        RewardSettings(),
+        "what policies are trained on: similarity (to the concept, by reward_encoder), or a block",
+    )
     reward_encoder: str = setting(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "the sentence encoder of the reward, a Hub id or a folder",
+        "the sentence encoder of the reward `similarity`, a Hub id or a folder",
         longest=settings.LONGEST_TEXT,
     )
     reward_encoder_revision: str | None = setting(
@@ -173,6 +178,10 @@ class Study(MachineSettings):
             raise UserError(
                 f"reward_encoder: {self.reward_encoder} writes stories, expected a sentence encoder"
             )
+        try:
+            self.reward.check_itself()
+        except UserError as error:
+            raise UserError(f"reward.{error}") from None
         concept = self.concept.strip().lower()
         words = self.concept_words or ()
         if words and concept not in (word.lower() for word in words):
@@ -271,11 +280,17 @@ class Study(MachineSettings):
                     yield variant, factor, seed
 
     @property
+    def reward_name(self) -> str:
+        """What labels call the reward."""
+        return self.reward.name(self.concept)
+
+    @property
     def beside_published(self) -> bool:
-        """Whether the published curves are about this: concept, prompt, tokens and loss of the post."""
+        """Whether the published curves are about this: reward, prompt, tokens and loss of the post."""
         training, first = self.training, next(iter(self.variants.values()))
-        here = (self.concept, training.prompt, training.num_tokens, first)
-        return here == ("cat", "Once upon a time there was", 10, VariantSettings())
+        here = (self.reward, self.concept, training.prompt, training.num_tokens, first)
+        post = (RewardSettings(), "cat", "Once upon a time there was", 10, VariantSettings())
+        return here == post
 
     # ------------------------------------------------------------------ what others are given
 
@@ -308,6 +323,7 @@ class Study(MachineSettings):
             return int(value) if isinstance(value, float) and value.is_integer() else value
 
         config = plain(settings.as_mapping(self))
+        config["reward"] = self.reward.record
         for name, variant in self.variants.items():
             config["variants"][name] = plain(variant.record)
         del config["pretrain"]

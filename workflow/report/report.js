@@ -125,7 +125,7 @@
   }
 
   function scoresLine(i) {
-    const names = ["completion_similarity", "story_similarity", "perplexity_under_base", "mentions_per_100_words", "distinct_2"];
+    const names = ["completion_reward", "story_reward", "perplexity_under_base", "mentions_per_100_words", "distinct_2"];
     const parts = names.filter((n) => stories.scores[n]).map((n) => `${label(n)} ${score(n, stories.scores[n][i])}`);
     return element("p", "scores-line", parts.join(" · "));
   }

@@ -73,15 +73,18 @@ def megabytes(path):
 
 
 def mem_mb(wildcards, input, attempt):
-    read = [input[n] for n in ("weights", "encoder", "log_probs") if n in input.keys()]
+    names = ("weights", *REWARD_WEIGHTS, "log_probs")
+    read = [input[n] for n in names if n in input.keys()]
     return attempt * round(2000 + 12 * sum(map(megabytes, read)))
 
 
-def minutes(completions, model="weights"):
-    """Time limit in minutes of a job with this many completions and the model of this input."""
+def minutes(completions, *models):
+    """Time limit in minutes of a job with this many completions and the model of these inputs."""
 
     def runtime(wildcards, input, attempt):
-        return attempt * round(30 + completions * megabytes(input[model]) / 4e5)
+        names = models or ("weights",)
+        size = sum(megabytes(input[n]) for n in names if n in input.keys())
+        return attempt * round(30 + completions * size / 4e5)
 
     return runtime
 
@@ -307,10 +310,44 @@ def figure_labels(wildcards):
 
 from tinycats.models.folders import model_folder_name
 from tinycats.models.sources import local_files
+from tinycats.reward.settings import function_file
 
 BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
 NANO = shipped("workflow/resources/nano")
+
+
+REWARD_WEIGHTS = ("encoder",)  # names of inputs
+
+
+def reward_input():
+    """The files of the reward as inputs of a rule, by name."""
+    if STUDY.reward.python:
+        return {"reward_file": as_it_is(str(function_file(STUDY.reward.python)[0]))}
+    return {
+        "encoder": rules.reward_encoder.output.weights,
+        "reference": rules.reference.output[0],
+        "reward_files": rules.reward_encoder.output,
+    }
+
+
+def reward_words(wildcards, input):
+    """The reward as words of a command, with the inputs' paths."""
+    if STUDY.reward.python:
+        function = STUDY.reward.python.rpartition(":")[2]
+        return [f"--python={input.reward_file}:{function}"]
+    return [
+        "--encoder",
+        str(Path(input.encoder).parent),
+        "--reference",
+        input.reference,
+    ]
+
+
+def manifests():
+    """Of the models that the study uses."""
+    models = [BASE_MODEL] if STUDY.reward.python else [BASE_MODEL, REWARD_ENCODER]
+    return [f"{folder}/manifest.json" for folder in models]
 
 
 def encoder_files():

@@ -31,6 +31,7 @@ rule figure:
         module=figure_module,
         concept=as_it_is(STUDY.concept),
         words=as_it_is(STUDY.concept_words),
+        reward=as_it_is(STUDY.reward_name),
         kl_factors=STUDY.factors,
         variant=VARIANTS[0],
         seed=STUDY.seeds[0],
@@ -40,6 +41,6 @@ rule figure:
     shell:
         "run_script draw_figure --name {wildcards.name:q}"
         " --results {params.results:q} --concept={params.concept:q}"
-        " --concept-words {params.words:q} --kl-factors {params.kl_factors}"
+        " --concept-words {params.words:q} --reward={params.reward:q} --kl-factors {params.kl_factors}"
         " --variant {params.variant:q} --seed {params.seed}"
         " {params.published:q} --out-prefix {params.prefix:q} 2> {log:q}"

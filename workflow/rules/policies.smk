@@ -28,10 +28,9 @@ rule reference:
 # A killed job resumes from its checkpoint, which is no output: Snakemake would delete it.
 rule policy:
     input:
+        **reward_input(),
         weights=rules.base_model.output.weights,
-        encoder=rules.reward_encoder.output.weights,
-        reference=rules.reference.output[0],
-        files=[*rules.base_model.output, *rules.reward_encoder.output],
+        files=rules.base_model.output,
     output:
         weights=f"{POLICY}/{layout.WEIGHTS.name}",
         config=f"{POLICY}/model/config.json",
@@ -57,7 +56,7 @@ rule policy:
         code=code(script="train_policy"),
         folder=subpath(output.run, parent=True),
         base_model=subpath(input.weights, parent=True),
-        encoder=subpath(input.encoder, parent=True),
+        reward=reward_words,
         rewards=f"{RESULTS}/{layout.REWARDS}",
         settings=run_settings,
         size=training_size,
@@ -65,7 +64,7 @@ rule policy:
         f"Training: {WHO} ({{params.size}})"
     shell:
         "run_script train_policy --base-model {params.base_model:q}"
-        " --encoder {params.encoder:q} --reference {input.reference:q} --out {params.folder:q}"
+        " {params.reward:q} --out {params.folder:q}"
         " --variant {wildcards.variant} --settings {params.settings:q} --rewards {params.rewards:q}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"

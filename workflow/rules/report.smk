@@ -7,10 +7,7 @@ rule report:
         stories=story_files(),
         runs=run_files(),
         tables=tables_below("completions", "scores", "tables", "frontier"),
-        manifests=[
-            f"{BASE_MODEL}/manifest.json",
-            f"{REWARD_ENCODER}/manifest.json",
-        ],
+        manifests=manifests(),
         config=f"{RESULTS}/{layout.CONFIG}",
         playground=f"{RESULTS}/{layout.PLAYGROUND}",
         templates=[

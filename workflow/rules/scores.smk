@@ -1,16 +1,15 @@
-# Scores, one row per story, in one job per study (the encoder is loaded once); then all tables.
+# Scores, one row per story, in one job per study (the reward is loaded once); then all tables.
 
 
 rule scores:
     input:
+        **reward_input(),
         base=stories_of(layout.BASE),
         prompted=stories_of(layout.PROMPTED),
         policies=per_policy(STORIES),
         forgetting=per_policy(FORGETTING),
-        encoder=rules.reward_encoder.output.weights,
         tokenizer=rules.base_model.output.tokenizer,
-        files=[*rules.base_model.output, *rules.reward_encoder.output],
-        reference=rules.reference.output[0],
+        files=rules.base_model.output,
         run=run_files()[0],
     output:
         stories=f"{RESULTS}/{layout.SCORES['stories']}",
@@ -24,12 +23,12 @@ rule scores:
     resources:
         gpu=1,
         mem_mb=mem_mb,
-        runtime=minutes(len(story_files()) * story_work(), "encoder"),
+        runtime=minutes(len(story_files()) * story_work(), *REWARD_WEIGHTS),
         torch_threads=STUDY.threads,
         device=STUDY.device,
     params:
         code=code(script="score"),
-        encoder=subpath(input.encoder, parent=True),
+        reward=reward_words,
         tokenizer=subpath(input.tokenizer, parent=True),
         words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
         policies=spread(STORIES),
@@ -40,8 +39,7 @@ rule scores:
     shell:
         "run_script score --base-stories {input.base:q}"
         " --prompted-stories {input.prompted:q} --policy-stories {params.policies}"
-        " --forgetting {params.forgetting} --encoder {params.encoder:q}"
-        " --reference {input.reference:q} --tokenizer {params.tokenizer:q}"
+        " --forgetting {params.forgetting} {params.reward:q} --tokenizer {params.tokenizer:q}"
         " --concept-words {params.words:q} --run {input.run:q}"
         " --device {resources.device} --threads {resources.torch_threads}"
         " --out {params.folder:q} 2> {log:q}"

@@ -80,13 +80,11 @@ rule stories:
 # same ones, whose rewards it finds in the memo, since a model's random numbers follow from its name.
 rule completions:
     input:
+        **reward_input(),
         weights=rules.base_model.output.weights,
-        encoder=rules.reward_encoder.output.weights,
-        reference=rules.reference.output[0],
         policies=policy_weights(),
         files=[
             *rules.base_model.output,
-            *rules.reward_encoder.output,
             *(path for end in policy_files(POLICY) for path in per_policy(end)),
         ],
     output:
@@ -112,7 +110,7 @@ rule completions:
         code=code(script="sample_completions"),
         base_model=subpath(input.weights, parent=True),
         policies=spread(POLICY),
-        encoder=subpath(input.encoder, parent=True),
+        reward=reward_words,
         rewards=f"{RESULTS}/{layout.REWARDS}",
         settings=stage_settings(CompletionsSettings),
         folder=subpath(output.first_token, parent=True),
@@ -120,7 +118,6 @@ rule completions:
         f"Sampling completions: base model and {len(run_files())} policies"
     shell:
         "run_script sample_completions --base-model {params.base_model:q}"
-        " --policies {params.policies} --encoder {params.encoder:q}"
-        " --reference {input.reference:q} --rewards {params.rewards:q}"
+        " --policies {params.policies} {params.reward:q} --rewards {params.rewards:q}"
         " --settings {params.settings:q} --out {params.folder:q}"
         " --device {resources.device} --threads {resources.torch_threads} 2> {log:q}"

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder results/<study>")
     parser.add_argument("--concept", required=True, help="what stories should be about")
     parser.add_argument("--concept-words", nargs="*", default=[], help="words marked in stories")
+    parser.add_argument("--reward", default="", help="its name (default: similarity to CONCEPT)")
     parser.add_argument("--kl-factors", nargs="*", default=[], help="of the study, for the colours")
     parser.add_argument("--variant", default="", help="variant shown (default: blog)")
     parser.add_argument("--seed", default="0", help="seed whose stories are shown")
@@ -34,6 +35,7 @@ def main() -> None:
         results=args.results,
         concept=args.concept,
         concept_words=args.concept_words,
+        reward=args.reward,
         kl_factors=args.kl_factors,
         variant=args.variant,
         seed=args.seed,

@@ -20,7 +20,7 @@ def main() -> None:
         raise program.UserError("concept is empty; it should be a word or a few, such as cat")
 
     from tinycats.models.folders import folder_identity, verify_folder
-    from tinycats.reward.model import RewardEncoder, save_reference
+    from tinycats.reward.similarity import RewardEncoder, save_reference
 
     verify_folder(args.encoder)
     vector = RewardEncoder(args.encoder).embed([args.concept])[0]

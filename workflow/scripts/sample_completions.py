@@ -2,9 +2,8 @@
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, log_probs.safetensors: the
 log probability of every distinct completion under every model, for the best achievable reward (at most 64
-policies, evenly spread over the study); and searched.csv: completions of high reward that were found by a
-search and drawn from no model. The encoder is loaded once, and the reward of each distinct text is
-computed once.
+policies, evenly spread over the study); and searched.csv: completions of high reward that were found by
+search and drawn from no model. The reward is loaded once, and each distinct text is rewarded once.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tinycats.files import atomic
 from tinycats.files.tables import Row, write_table
 from tinycats.layout import ModelId
 from tinycats.progress import progress
+from tinycats.reward.settings import RewardFiles
 from tinycats.settings import add_flags, read_flags
 
 if TYPE_CHECKING:
@@ -41,10 +41,9 @@ def main() -> None:
         default=[],
         help="policies/<variant>/kl=<k>/seed=<s> folders",
     )
-    parser.add_argument("--encoder", type=Path, required=True)
-    parser.add_argument("--reference", type=Path, required=True, help="reference embedding")
     parser.add_argument("--rewards", type=Path, help="folder of rewards shared between jobs")
     parser.add_argument("--out", type=Path, required=True, help="folder completions/")
+    add_flags(parser, RewardFiles)
     add_flags(parser, CompletionsSettings, whole=True)
     add_flags(parser, MachineSettings)
     args = parser.parse_args()
@@ -54,23 +53,21 @@ def main() -> None:
 
     from tinycats.completions.collector import Collector, pool_of
     from tinycats.compute.devices import choose_device, set_threads
-    from tinycats.models.folders import folder_identity, load_causal_lm, verify_folder
+    from tinycats.models.folders import load_causal_lm
     from tinycats.policies.record import check_policy
+    from tinycats.reward.loading import load_reward
     from tinycats.reward.memo import load_memo, save_memo
-    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, vector_sha256
+    from tinycats.reward.model import RewardModel
 
     set_threads(machine.threads)
     device = choose_device(machine.device)
-    verify_folder(args.encoder)
-    encoder_identity = folder_identity(args.encoder)
-    concept = load_reference(args.reference, encoder_identity=encoder_identity)
+    reward = RewardModel(load_reward(read_flags(args, RewardFiles), device))
     # the order in which they are named decides nothing
     policies = sorted(args.policies, key=lambda folder: ModelId.from_path(folder).order())
     for folder in policies:
         expected = {"prompt": settings.prompt, "num_tokens": settings.num_tokens}
-        check_policy(folder, args.base_model, expected, vector_sha256(concept))
-    reward = RewardModel(RewardEncoder(args.encoder, device), concept)
-    known = load_memo(reward, args.rewards, encoder_identity) if args.rewards else 0
+        check_policy(folder, args.base_model, {**expected, **reward.reward.identity})
+    known = load_memo(reward, args.rewards) if args.rewards else 0
     base, tokenizer = load_causal_lm(args.base_model, device)
     shape = settings.prompt, settings.num_tokens, settings.micro_batch
     collector = Collector(base, tokenizer, reward, *shape)
@@ -87,7 +84,7 @@ def main() -> None:
     members = [0, *(1 + i for i in pool)]
     found = collector.search(members, settings.search_rewards)
     if args.rewards:
-        save_memo(reward, args.rewards, encoder_identity, known)
+        save_memo(reward, args.rewards, known)
 
     write_tables(collector, prompted, args.out)
     drawn = collector.distinct(members)

@@ -1,6 +1,6 @@
-"""Score the stories of a study: similarity, mentions, perplexity, repetition, diversity.
+"""Score the stories of a study: reward, mentions, perplexity, repetition, diversity.
 
-One job scores every model and seed, so that the encoder is loaded once. By hand:
+One job scores every model and seed, so that the reward is loaded once. By hand:
 PYTHONPATH=src python workflow/scripts/score.py --base-stories results/default/stories/base/seed=*.jsonl
 --prompted-stories results/default/stories/prompted/seed=*.jsonl
 --policy-stories results/default/stories/blog/kl=*/seed=*[0-9].jsonl
@@ -21,8 +21,10 @@ from typing import Any
 from tinycats import program
 from tinycats.files.tables import write_table
 from tinycats.policies.record import read_run
+from tinycats.reward.settings import RewardFiles
 from tinycats.scores import scoring
 from tinycats.scores.columns import SETS, STORIES
+from tinycats.settings import add_flags, read_flags
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ def main() -> None:
     parser.add_argument("--prompted-stories", **several, help="stories/prompted/seed=*.jsonl")
     parser.add_argument("--policy-stories", **several, help="stories/<variant>/kl=*/seed=*.jsonl")
     parser.add_argument("--forgetting", **several, help="stories/<variant>/kl=*/seed=*.base.jsonl")
-    parser.add_argument("--encoder", type=Path, required=True, help="folder of the reward encoder")
-    parser.add_argument("--reference", type=Path, required=True, help="reference embedding")
+    add_flags(parser, RewardFiles)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base model")
     parser.add_argument(
         "--concept-words",
@@ -59,13 +60,12 @@ def main() -> None:
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.text import encode_prompt, rewarded_text
-    from tinycats.models.folders import folder_identity, load_tokenizer, verify_folder
-    from tinycats.reward.model import RewardEncoder, load_reference
+    from tinycats.models.folders import load_tokenizer
+    from tinycats.reward.loading import load_reward
+    from tinycats.reward.model import RewardModel
 
     set_threads(args.threads)
-    verify_folder(args.encoder)
-    encoder = RewardEncoder(args.encoder, choose_device(args.device))
-    reference = load_reference(args.reference, encoder_identity=folder_identity(args.encoder))
+    reward = RewardModel(load_reward(read_flags(args, RewardFiles), choose_device(args.device)))
     tokenizer = load_tokenizer(args.tokenizer)
 
     @functools.cache
@@ -82,7 +82,7 @@ def main() -> None:
         args.forgetting,
         args.concept_words,
         completion_tokens,
-        lambda texts: encoder.similarities(texts, reference),
+        lambda texts: reward(texts).numpy(),
         complete,
     )
     write_table(args.out / "stories.csv", rows, STORIES)

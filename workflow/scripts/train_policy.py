@@ -1,4 +1,4 @@
-"""Train one policy by REINFORCE towards a concept: one KL factor, one seed.
+"""Train one policy by REINFORCE towards a reward: one KL factor, one seed.
 
 By hand, with the settings of the post's reinforce.py, after `snakemake models`:
 
@@ -21,6 +21,7 @@ from tinycats.files.atomic import check_writable, write_sealed
 from tinycats.files.tables import GrowingTable, write_table
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.policies.settings import CheckpointSettings, TrainingSettings
+from tinycats.reward.settings import RewardFiles
 from tinycats.settings import add_flags, as_mapping, read_flags
 
 
@@ -30,11 +31,10 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--base-model", type=Path, required=True, help="folder of the model to start from")
-    add("--encoder", type=Path, required=True, help="folder of the reward's sentence encoder")
-    add("--reference", type=Path, required=True, help="reference embedding")
     add("--out", type=Path, required=True, help="folder for model/, training.csv, run.json")
     add("--variant", default="blog", help="name of the variant, for run.json")
     add("--rewards", type=Path, help="folder of rewards shared between jobs")
+    add_flags(parser, RewardFiles)
     add_flags(parser, TrainingSettings, whole=True)
     add_flags(parser, CheckpointSettings)
     add_flags(parser, MachineSettings)
@@ -52,35 +52,25 @@ def main() -> None:
     import transformers
 
     from tinycats.compute.devices import arithmetic, choose_device, gpu_name, set_threads
-    from tinycats.models.folders import (
-        folder_identity,
-        load_causal_lm,
-        save_policy,
-        sha256_file,
-        verify_folder,
-    )
+    from tinycats.models.folders import folder_identity, load_causal_lm, save_policy, sha256_file
     from tinycats.policies.objective import kl_coefficient_per_nat
-    from tinycats.policies.record import commit
-    from tinycats.policies.training import Trainer, run_identity
+    from tinycats.policies.record import commit, run_identity
+    from tinycats.policies.training import Trainer
+    from tinycats.reward.loading import load_reward
     from tinycats.reward.memo import load_memo, save_memo
-    from tinycats.reward.model import RewardEncoder, RewardModel, load_reference, vector_sha256
+    from tinycats.reward.model import RewardModel
     from tinycats.source_code import digest
 
     threads, device = set_threads(machine.threads), choose_device(machine.device)
-    verify_folder(args.encoder)
+    reward = RewardModel(load_reward(read_flags(args, RewardFiles), device))
     policy, tokenizer = load_causal_lm(args.base_model, device)
     base, _ = load_causal_lm(args.base_model, device)
-    encoder_identity = folder_identity(args.encoder)
-    concept = load_reference(args.reference, encoder_identity=encoder_identity)
-    reward = RewardModel(RewardEncoder(args.encoder, device), concept)
-    known = load_memo(reward, args.rewards, encoder_identity) if args.rewards else 0
+    known = load_memo(reward, args.rewards) if args.rewards else 0
     data = {
         "base_model_sha256": sha256_file(args.base_model / "model.safetensors"),
         "base_model_identity": folder_identity(args.base_model),
         "tokenizer_sha256": sha256_file(args.base_model / "tokenizer.json"),
-        "encoder_sha256": sha256_file(args.encoder / "model.safetensors"),
-        "encoder_identity": encoder_identity,
-        "reference_sha256": vector_sha256(concept),
+        **reward.reward.identity,
     }
     trainer = Trainer(
         *(policy, base, tokenizer, reward, settings),
@@ -92,7 +82,7 @@ def main() -> None:
     trainer.run(checkpoint_seconds, [GrowingTable(args.out / layout.TRAINING.name, TRAINING)])
 
     if args.rewards:
-        save_memo(reward, args.rewards, encoder_identity, known)
+        save_memo(reward, args.rewards, known)
     save_policy(policy, tokenizer, args.out / "model")
     write_table(args.out / "top_completions.csv", trainer.top, TOP_COMPLETIONS)
     run = {

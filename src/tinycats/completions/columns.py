@@ -18,7 +18,7 @@ COMPLETIONS: Columns = {
     "token_ids": "new token ids separated by blanks (an end token included)",
     "text": "completion, without the prompt",
     "count": "how often it was drawn",
-    "reward": "cosine(concept, prompt + completion)",
+    "reward": "reward of prompt + completion",
     "log_prob_policy": "log probability under the model it was drawn from, nats",
     "log_prob_base": "log probability under the base model, nats",
     **KL,

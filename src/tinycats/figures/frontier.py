@@ -59,7 +59,7 @@ def draw(tables: Tables) -> style.Drawing:
     pad = 0.07 * (high - low or 1)
     style.root_axis(ax, right, "x")
     ax.set_ylim(low - pad, high + 1.6 * pad)
-    style.head(ax, "reward", outdent=0.75)
+    style.head(ax, f"reward: {tables.reward}", outdent=0.75)
     ax.set_xlabel("KL(policy‖base), nats (√ scale)")
     _draw_key(ax)
     style.key(figure, entries)

@@ -75,7 +75,7 @@ def draw(tables: Tables) -> style.Drawing:
     style.percent_axis(axes[0])
     axes[1].sharex(axes[0])
     for ax in axes:
-        ax.set_xlabel("reward")
+        ax.set_xlabel(f"reward: {tables.reward}")
     finding = _finding(tables, everyone, means, seeds)
     return style.Drawing(
         figure,
@@ -91,7 +91,7 @@ def _points(rows: list[Row], judge: str) -> _Seeds:
     points: _Seeds = {}
     for seed in dict.fromkeys(row["seed"] for row in rows):
         mine = [row for row in rows if row["seed"] == seed]
-        pair = (_mean([r["completion_similarity"] for r in mine]), _mean([r[judge] for r in mine]))
+        pair = (_mean([r["completion_reward"] for r in mine]), _mean([r[judge] for r in mine]))
         if all(math.isfinite(value) for value in pair):
             points[seed] = pair
     return points

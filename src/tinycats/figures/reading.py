@@ -15,6 +15,7 @@ from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, read_lines, read_table
 from tinycats.layout import BASE, POLICY, PROMPTED, ModelId, sort_factors
 from tinycats.program import UserError
+from tinycats.reward.settings import similarity_label
 from tinycats.stories.columns import STORY_FIELDS
 from tinycats.tables.intervals import Interval
 
@@ -40,6 +41,7 @@ class Tables:
         results: folder results/<study>/.
         concept: what stories should be about, for labels.
         concept_words: words that are marked in stories.
+        reward: what labels call the reward.
         kl_factors: KL factors of the study, ascending; colours go by their order.
         kl_factor: the KL factor that this figure is about, if it is about one.
         variant: the variant shown.
@@ -53,6 +55,7 @@ class Tables:
     results: Path
     concept: str
     concept_words: Sequence[str]
+    reward: str
     kl_factors: Sequence[str]
     kl_factor: str | None
     variant: str
@@ -69,6 +72,7 @@ class Tables:
         results: Path,
         concept: str,
         concept_words: Sequence[str] = (),
+        reward: str = "",
         kl_factors: Sequence[str] = (),
         variant: str = "",
         seed: str = "",
@@ -78,6 +82,7 @@ class Tables:
 
         Args:
             concept_words: where empty, the concept and its plural.
+            reward: where empty, similarity to the concept.
             kl_factors: where empty, those of the first of the figure's tables that has some.
             variant: where empty ``blog``, or the first in that table if it has none of this name.
 
@@ -97,6 +102,7 @@ class Tables:
             results=results,
             concept=concept,
             concept_words=concept_words or [concept, concept + "s"],
+            reward=reward or similarity_label(concept),
             kl_factors=sort_factors(kl_factors or next(named("kl_factor"), [])),
             kl_factor=figures.find(name)[1],
             variant=variant or (DEFAULT_VARIANT if DEFAULT_VARIANT in first else first[0]),

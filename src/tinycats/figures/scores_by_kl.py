@@ -9,8 +9,8 @@ from tinycats.layout import BASE, PROMPTED
 from tinycats.scores.columns import METRICS
 
 SHOWN = (
-    "completion_similarity",
-    "story_similarity",
+    "completion_reward",
+    "story_reward",
     "mentions_concept",
     "mentions_per_100_words",
     "kl_policy_to_base_nats",
@@ -31,7 +31,7 @@ def draw(tables: Tables) -> style.Drawing:
             text = f"{percent(share.mean)} of {who.phrase}'s stories"
             parts.append(text + (f" ({number(often.mean)} times per 100 words)" if often else ""))
     finding = f"“{tables.concept}” or a word for it is in {listing(parts)}." if parts else (
-        "Stories were scored by their similarity to the concept only."
+        "Stories were scored by their reward only."
     )  # fmt: skip
     return style.Drawing(
         figure,

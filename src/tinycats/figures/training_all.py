@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinycats.figures import style
 from tinycats.figures.reading import Tables, listing, number
 from tinycats.figures.registry import MOST_FACTOR_FIGURES, showcase
-from tinycats.figures.training_metrics import curve
+from tinycats.figures.training_metrics import curve, titled
 
 PANELS = (
     ("reward_mean", "reward"),
@@ -31,7 +31,7 @@ def draw(tables: Tables) -> style.Drawing:
     for ax in axes[len(shown) :]:
         ax.remove()
     for ax, (metric, title) in zip(axes, shown, strict=False):
-        highest = last = 0.0
+        highest = lowest = last = 0.0
         for who in everyone:
             paint = style.colour(who)
             steps, values = curve([r for r in rows if r["kl_factor"] == who.kl_factor], metric)
@@ -40,14 +40,15 @@ def draw(tables: Tables) -> style.Drawing:
             style.band(ax, steps, values, paint)
             ax.plot(steps, [v.mean for v in values], color=paint)
             last = max(last, steps[-1])
+            lowest = min([lowest, *(v.mean for v in values)])
             highest = max([highest, *(v.high if v.known else v.mean for v in values)])
         ax.set_xlim(0, last or 1)
         ax.xaxis.set_major_locator(style.MaxNLocator(4, integer=True))
         if metric.startswith("kl_"):
             style.root_axis(ax, 1.03 * highest)
-        else:
+        elif lowest >= 0:
             ax.set_ylim(bottom=0)
-        style.head(ax, title, outdent=0.6)
+        style.head(ax, titled(metric, title, tables.reward), outdent=0.6)
     for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
         ax.set_xlabel("step")
     parts, title = [], "Training at every KL factor"

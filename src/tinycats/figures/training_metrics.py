@@ -45,10 +45,10 @@ def draw(tables: Tables) -> style.Drawing:
                 marker="o", markersize=4, color=style.INK, markerfacecolor="none",
                 markeredgewidth=0.9, alpha=0.75, linestyle="none", zorder=1.5,
             )  # fmt: skip
-        style.head(ax, title, outdent=0.55)
+        style.head(ax, titled(metric, title, tables.reward).replace(": ", ":\n"), outdent=0.55)
         ax.set_xlim(0, max(steps, default=1) * 1.01)
         ax.xaxis.set_major_locator(style.MaxNLocator(2, integer=True))
-        if metric != "loss":
+        if metric != "loss" and all(v.mean >= 0 for v in values):
             ax.set_ylim(bottom=0)
     axes[1].set_xlabel("step")
     seeds = max((row["seeds"] for row in rows), default=1)
@@ -62,6 +62,11 @@ def draw(tables: Tables) -> style.Drawing:
         f"seed{'s' if seeds > 1 else ''}: loss, reward and KL(base‖policy) of a completion"
         + (f"; rings show {reading.PUBLISHED_LABEL}." if published else "."),
     )
+
+
+def titled(metric: str, title: str, reward: str) -> str:
+    """A panel's title; that of the reward names it."""
+    return f"{title}: {reward}" if metric == "reward_mean" else title
 
 
 def curve(rows: list[Row], metric: str) -> tuple[list[float], list[Interval]]:

@@ -7,6 +7,7 @@ import statistics
 
 from tinycats.figures import style
 from tinycats.figures.reading import NOTHING, Tables, interval, listing, number
+from tinycats.figures.training_metrics import titled
 from tinycats.files.tables import Row
 from tinycats.layout import ModelId
 from tinycats.tables.intervals import Interval, over_seeds
@@ -60,7 +61,7 @@ def draw(tables: Tables) -> style.Drawing:
         ax.grid(axis="y", visible=False)
         if metric == _SHARE[0]:
             style.percent_axis(ax, "x")
-        style.head(ax, title, outdent=left - 0.1)
+        style.head(ax, titled(metric, title, tables.reward), outdent=left - 0.1)
     return style.Drawing(
         figure,
         "Variants of the training settings",

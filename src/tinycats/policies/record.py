@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tinycats.files.tables import Row, TableError
 from tinycats.files.text import read_json
 from tinycats.layout import ModelId
 from tinycats.models.folders import folder_identity, sha256_file
+from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
 
 
@@ -91,17 +94,15 @@ def read_run(path: str | Path) -> Row:
 def check_policy(
     folder: Path,
     base_model: Path,
-    settings: Mapping[str, Any] | None = None,
-    reference_sha256: str | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that a policy folder is of this study and that its weights match its run.json.
 
     Args:
         folder: holds model/ and run.json; ``<variant>/kl=<k>/seed=<s>`` at its end is compared too.
         base_model: folder of the study's base model.
-        settings: what run.json's settings should be, as far as the caller knows.
-        reference_sha256: identity of the concept's embedding
-            (:func:`tinycats.reward.model.vector_sha256`), if the caller has it.
+        expected: what run.json should say, as far as the caller knows: of the settings, and of the
+            reward's identity.
 
     Raises:
         UserError: something differs; names the folder, both values and what to do.
@@ -109,12 +110,11 @@ def check_policy(
     run = read_run(folder / layout.RUN.name)
     model = (folder / layout.WEIGHTS.name).parent
     expected = {
+        **(expected or {}),
         "policy_sha256": sha256_file(folder / layout.WEIGHTS.name),
         "policy_identity": folder_identity(model),
         "base_model_sha256": sha256_file(base_model / "model.safetensors"),
         "base_model_identity": folder_identity(base_model),
-        **({"reference_sha256": reference_sha256} if reference_sha256 else {}),
-        **(settings or {}),
     }
     found = {**run.get("settings", {}), **run}
     if (place := ModelId.find(folder)) and place.is_policy:
@@ -126,3 +126,9 @@ def check_policy(
                 f"{folder}: not a policy of this study: its run.json has {key}"
                 f" {found.get(key)!r}, expected {value!r}; delete the folder and run again"
             )
+
+
+def run_identity(settings: TrainingSettings, data: dict[str, str], code: str) -> str:
+    """Hash of parameters, checksums of the data, and the digest of the program's code."""
+    content = json.dumps([asdict(settings), data, code], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

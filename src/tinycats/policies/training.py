@@ -15,7 +15,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from tinycats.policies.rollout import Sampler
 from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
 from tinycats.progress import progress
+from tinycats.reward.model import RewardError
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,8 @@ class Trainer:
 
         Raises:
             Terminated: SIGTERM or Ctrl-C arrived; the state was written.
-            UserError: loss or gradient stopped being finite, or the state cannot be written.
+            UserError: loss or gradient stopped being finite, the reward failed (the state was
+                written), or the state cannot be written.
         """
         self.load_state()
         for follower in followers:
@@ -254,7 +255,11 @@ class Trainer:
             ):
                 if self.has_passed_kl():  # also where a state was written just then
                     break
-                self.take_step()
+                try:
+                    self.take_step()
+                except RewardError:
+                    self.save_state()  # nothing of the step was taken
+                    raise
                 for follower in followers:
                     follower.add(self.rows[-1])
                 self.seconds_before = already + time.monotonic() - started
@@ -367,9 +372,3 @@ def checksum(state: Any) -> str:
 
     add(state)
     return digest.hexdigest()
-
-
-def run_identity(settings: TrainingSettings, data: dict[str, str], code: str) -> str:
-    """Hash of parameters, checksums of the data, and the digest of the program's code."""
-    content = json.dumps([asdict(settings), data, code], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -22,7 +22,7 @@ from tinycats.models.folders import load_causal_lm, sha256_file
 from tinycats.pretrain.corpus import IGNORE, collate, windows
 from tinycats.pretrain.learning_curve import read_curve
 from tinycats.progress import progress
-from tinycats.reward.model import RewardEncoder
+from tinycats.reward.similarity import RewardEncoder
 
 #: settings of the samples that the card shows and counts
 PROMPT = "Once upon a time there was"

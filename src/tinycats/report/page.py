@@ -23,7 +23,7 @@ from tinycats.layout import BASE, BLOG_FACTOR, POLICY, PROMPTED, TEMPLATES, Mode
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
-from tinycats.scores.columns import METRICS
+from tinycats.scores.columns import METRICS, REWARD
 from tinycats.study import with_article
 
 HERO = "frontier"
@@ -33,6 +33,12 @@ def base_model(config: Mapping[str, Any]) -> str:
     """The base model's name: a Hub id, or the last part of a folder's path."""
     name = str(config.get("base_model", "nano"))
     return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
+def unit(study: Study, metric: str) -> str:
+    """Unit of a metric, or nothing."""
+    found = METRICS[metric].unit if metric in METRICS else ""
+    return study.reward.unit if found == REWARD else found
 
 
 def facts(study: Study) -> dict[str, Any]:
@@ -59,6 +65,8 @@ def facts(study: Study) -> dict[str, Any]:
     return {
         "study": study,
         "concept": study.concept,
+        "reward": study.reward,
+        "reward_name": study.reward.name(study.concept),
         "base_model": base_model(study.config),
         "a_concept": with_article(study.concept),
         "models": [{"key": model.key, "name": model.label(variants)} for model in models],
@@ -104,7 +112,7 @@ def score_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]
             {
                 "metric": metric,
                 "label": words.label(metric),
-                "unit": METRICS[metric].unit if metric in METRICS else "",
+                "unit": unit(study, metric),
                 "better": METRICS[metric].direction if metric in METRICS else "none",
                 "cells": {
                     model.key: words.cell(

@@ -21,6 +21,7 @@ from tinycats.layout import POLICY, ModelId, canonical
 from tinycats.models.folders import model_folder_name
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
+from tinycats.reward.settings import RewardSettings
 from tinycats.study import words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
@@ -60,6 +61,7 @@ class Study:
     name: str
     concept: str
     concept_words: tuple[str, ...]
+    reward: RewardSettings
     config: Mapping[str, Any]
     tables: Mapping[str, list[dict[str, str]]]
     csv_texts: Mapping[str, str]
@@ -246,6 +248,12 @@ def stage_times(
     return tuple((stage, seconds[stage], jobs[stage], memory[stage]) for stage in seconds)
 
 
+def _models(config: Mapping[str, Any], reward: RewardSettings) -> list[str]:
+    """The models of a study that were obtained."""
+    encoder = [] if reward.python else [str(config["reward_encoder"])]
+    return [str(config["base_model"]), *encoder]
+
+
 def read_study(
     folder: Path, models: Path, concept: str | None = None, benchmarks: Sequence[Path] | None = None
 ) -> Study:
@@ -268,6 +276,7 @@ def read_study(
     name = str(config.get("study", folder.name))
     tables, texts = _tables(folder)
     words = config.get("concept_words") or words_of(concept)
+    reward = RewardSettings.read(config.get("reward", RewardSettings.SHORT), f"{path}: reward")
     models_used = models_of(config, path)
     factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
     figures = figure_names(factors, list(config["variants"]))
@@ -276,6 +285,7 @@ def read_study(
         name=name,
         concept=concept,
         concept_words=tuple(words),
+        reward=reward,
         config=config,
         tables=tables,
         csv_texts=texts,
@@ -288,9 +298,7 @@ def read_study(
         },
         manifests={
             name: read_json(models / name / "manifest.json")
-            for name in (
-                model_folder_name(str(config[key])) for key in ("base_model", "reward_encoder")
-            )
+            for name in (model_folder_name(model) for model in _models(config, reward))
         },
         benchmarks=stage_times(
             benchmarks or [folder / layout.BENCHMARKS],

@@ -24,8 +24,8 @@ PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
 #: heading → metrics, in the order of the table of scores
 ASPECTS: dict[str, tuple[str, ...]] = {
     "Does it do what the reward asks?": (
-        "completion_similarity",
-        "story_similarity",
+        "completion_reward",
+        "story_reward",
         "mentions_concept",
         "mentions_per_100_words",
     ),

@@ -14,7 +14,7 @@ Every product and softmax thus has a shape that depends at most on a text's own 
 encoding is batch-invariant, bit for bit.
 
 This reads the parts of ``BertModel`` by name. Where another version of transformers names them
-differently, :mod:`tinycats.reward.model` encodes by sentence-transformers instead.
+differently, :mod:`tinycats.reward.similarity` encodes by sentence-transformers instead.
 """
 
 from __future__ import annotations

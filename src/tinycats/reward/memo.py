@@ -18,29 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from tinycats.compute.devices import arithmetic
 from tinycats.files.atomic import write_text
-from tinycats.reward.model import RewardModel, vector_sha256
-from tinycats.source_code import digest
+from tinycats.reward.model import RewardModel
 
 log = logging.getLogger(__name__)
-#: a cosine in float32 may be this much beyond 1
+#: a cosine in float32 may be this much beyond its bounds
 ROUNDING = 1e-5
 
 
-def _identity(model: RewardModel, encoder_identity: str) -> dict[str, Any]:
-    """What rewards depend on to the last bit: encoder, concept, code, the machine's arithmetic."""
-    return {
-        "encoder_identity": encoder_identity,
-        "encoding": model.encoder.encode.name,
-        "code_sha256": digest("tinycats.reward.model"),
-        "reference_sha256": vector_sha256(model.reference),
-        "arithmetic": arithmetic(model.encoder.device),
-    }
+def _identity(model: RewardModel) -> dict[str, Any]:
+    """What rewards depend on to the last bit: their data, code, the machine's arithmetic."""
+    return {**model.reward.identity, **model.reward.computed_with}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Identity and rewards of one file.
+def _read(path: Path, wanted: dict[str, Any], bounds: tuple[float, float]) -> dict[str, float]:
+    """Rewards of one file; none if they are of another identity.
 
     Raises:
         ValueError: the file is not what a job wrote; the text says why.
@@ -54,37 +46,41 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
     identity, rewards = found["identity"], found["rewards"]
     if not isinstance(identity, dict) or not isinstance(rewards, dict):
         raise ValueError("identity and rewards should be objects")
+    if identity != wanted:
+        return {}
+    low, high = bounds
     for text, value in rewards.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and abs(value) <= 1 + ROUNDING):
-            raise ValueError(f"the reward of {text!r} is {value!r}, expected a number from -1 to 1")
-    return identity, rewards
+        if not (number and math.isfinite(value) and low - ROUNDING <= value <= high + ROUNDING):
+            raise ValueError(
+                f"the reward of {text!r} is {value!r}, expected a number from {low:g} to {high:g}"
+            )
+    return rewards
 
 
-def load_memo(model: RewardModel, folder: Path, encoder_identity: str) -> int:
+def load_memo(model: RewardModel, folder: Path) -> int:
     """Fill ``model.memo`` from ``folder``; returns how many texts it holds.
 
     A file with another identity is ignored, one that is damaged is reported and left as it is.
     """
-    identity = _identity(model, encoder_identity)
+    wanted = _identity(model)
     for path in sorted(folder.glob("*.json")):
         try:
-            made_with, rewards = _read(path)
+            rewards = _read(path, wanted, model.reward.bounds)
         except (ValueError, RecursionError, OSError) as error:
             line = " ".join(str(error).split())
             log.warning("%s is damaged; its rewards will be computed again (%s)", path, line)
             continue
-        if made_with == identity:
-            model.memo.update({text: np.float32(value) for text, value in rewards.items()})
+        model.memo.update({text: np.float32(value) for text, value in rewards.items()})
     return len(model.memo)
 
 
-def save_memo(model: RewardModel, folder: Path, encoder_identity: str, known: int) -> None:
+def save_memo(model: RewardModel, folder: Path, known: int) -> None:
     """Add the texts beyond the first ``known`` of the memo to ``folder``."""
     new = dict(list(model.memo.items())[known:])
     if not new:
         return
-    identity = _identity(model, encoder_identity)
+    identity = _identity(model)
     rewards = {text: float(value) for text, value in sorted(new.items())}
     content = json.dumps({"identity": identity, "rewards": rewards}, ensure_ascii=False)
     write_text(folder / f"{hashlib.sha256(content.encode()).hexdigest()}.json", content)

@@ -14,7 +14,7 @@ class Metric(NamedTuple):
 
     Attributes:
         label: its name.
-        unit: ``share``, ``cosine``, ``nats``, …; may be empty.
+        unit: ``share``, ``nats``, …; may be empty. :data:`REWARD`: that of the study's reward.
         direction: which is better: ``up``, ``down`` or ``none``.
     """
 
@@ -23,10 +23,11 @@ class Metric(NamedTuple):
     direction: str
 
 
+REWARD = "reward"
 #: metric name → label, unit, direction, in the order of the tables
 METRICS: dict[str, Metric] = {
-    "completion_similarity": Metric("reward (prompt + completion)", "cosine", "up"),
-    "story_similarity": Metric("similarity of the whole story", "cosine", "up"),
+    "completion_reward": Metric("reward (prompt + completion)", REWARD, "up"),
+    "story_reward": Metric("reward of the whole story", REWARD, "up"),
     "mentions_concept": Metric("stories that mention the concept", "share", "up"),
     "mentions_per_100_words": Metric("mentions per 100 words", "count", "none"),
     "perplexity_under_base": Metric("perplexity under the base model", "", "down"),
@@ -52,8 +53,8 @@ STORIES: Columns = {
     "prompt_group": "group of the prompt in the config",
     "prompt": "the prompt",
     "story": "index of the story in its stories file",
-    "completion_similarity": "cosine(concept, prompt + first new tokens), as trained",
-    "story_similarity": "cosine(concept, generated text)",
+    "completion_reward": "reward of prompt + first new tokens, as trained",
+    "story_reward": "reward of the generated text",
     "mentions_concept": "1 if the generated text has a word of the concept's list, else 0",
     "mentions_per_100_words": "words of the list per 100 words of generated text",
     "perplexity_under_base": "exp(mean −log p) per generated token under the base, end token counted",
@@ -78,6 +79,6 @@ SETS: Columns = {
 
 
 def possible_range(metric: str) -> tuple[float, float]:
-    """What a metric's mean can be, which an interval may overstep; only a cosine may be negative."""
+    """What a metric's mean can be, which an interval may overstep; only a reward may be negative."""
     unit = METRICS[metric].unit
-    return -math.inf if unit == "cosine" else 0.0, 1.0 if unit == "share" else math.inf
+    return -math.inf if unit == REWARD else 0.0, 1.0 if unit == "share" else math.inf

@@ -1,7 +1,7 @@
 """From stories to scores: one row a story, one row a set of stories.
 
-The encoder is loaded once and sees each distinct text once, whatever the number of models and
-seeds. Which text each score is of: ``completion_similarity`` is the reward, of the prompt with the
+The reward is loaded once and sees each distinct text once, whatever the number of models and
+seeds. Which text each score is of: ``completion_reward`` is the reward, of the prompt with the
 first new tokens, as trained; everything else is of the generated text alone, so that what a prompt
 says never counts. What the base was made to begin with (``prompted``) counts as generated.
 """
@@ -25,8 +25,8 @@ from tinycats.scores import metrics
 from tinycats.scores.columns import STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 
-#: texts → their cosine similarities with the concept, float32, in the same order
-Similarities = Callable[[list[str]], np.ndarray]
+#: distinct texts → their rewards, float32, in the same order
+Rewards = Callable[[list[str]], np.ndarray]
 #: prompt, new token ids → prompt and new tokens as one text, without special tokens
 Complete = Callable[[str, list[int]], str]
 
@@ -172,7 +172,7 @@ def score(
     forgetting: Iterable[str | Path],
     concept_words: Sequence[str],
     completion_tokens: int,
-    similarities: Similarities,
+    rewards: Rewards,
     complete: Complete,
 ) -> tuple[list[Row], list[Row]]:
     """Score every story and every set of stories of a study.
@@ -182,7 +182,7 @@ def score(
         forgetting: the base's stories under each policy (``*.base.jsonl``).
         concept_words: the words that count as a mention.
         completion_tokens: how many new tokens the reward covers.
-        similarities: the reward of a list of distinct texts.
+        rewards: the rewards of a list of distinct texts.
         complete: the text that is rewarded, decoded from prompt and new tokens.
 
     Returns:
@@ -239,11 +239,11 @@ def score(
             groups.setdefault((teller, story["prompt_group"]), []).append(story["text"])
 
     distinct = list(dict.fromkeys(text for pair in texts for text in pair if text.strip()))
-    value = dict(zip(distinct, similarities(distinct).tolist(), strict=True))
+    value = dict(zip(distinct, rewards(distinct).tolist(), strict=True))
     for i, (completion, text) in enumerate(texts):
-        rows[i]["completion_similarity"] = value.get(completion, metrics.UNDEFINED)
-        # the encoder has a vector for the empty text too, but it says nothing about any story
-        rows[i]["story_similarity"] = value.get(text, metrics.UNDEFINED)
+        rows[i]["completion_reward"] = value.get(completion, metrics.UNDEFINED)
+        # a reward has a value for the empty text too, but it says nothing about any story
+        rows[i]["story_reward"] = value.get(text, metrics.UNDEFINED)
         rows[i] = {column: rows[i][column] for column in STORIES}
     sets = [
         {**teller.columns(), "prompt_group": group, **score_set(stories_of_group)}

@@ -146,7 +146,7 @@ def completion_values(
             raise TableError(f"{path}: column count should hold whole numbers of at least 1")
         columns = {
             metric: np.array([number(row, column, path) for row in rows])
-            for metric, column in (("completion_similarity", "reward"), *zip(KLS, KLS, strict=True))
+            for metric, column in (("completion_reward", "reward"), *zip(KLS, KLS, strict=True))
         }
         own_seeds = [teller.seed] if teller.seed is not None else list(seeds.get(model, ()))
         parts = deal(counts.astype(np.int64), len(own_seeds)) if len(own_seeds) > 1 else [counts]

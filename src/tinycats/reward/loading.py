@@ -1,0 +1,24 @@
+"""The reward that a program is given, of whatever form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinycats.reward.model import Reward
+from tinycats.reward.settings import RewardFiles
+
+
+def load_reward(files: RewardFiles, device: str) -> Reward:
+    """Load a reward; its libraries are imported here, so that only its own are.
+
+    Raises:
+        UserError: a file is missing or damaged, or the files are of no form.
+    """
+    files.check_combination()
+    if files.python is not None:
+        from tinycats.reward.python import PythonReward
+
+        return PythonReward(files.python)
+    from tinycats.reward.similarity import Similarity
+
+    return Similarity.from_files(Path(str(files.encoder)), Path(str(files.reference)), device)
