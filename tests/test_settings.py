@@ -128,6 +128,7 @@ UNUSUAL: dict[str, Any] = {
         "precision": "bf16",
         "micro_batch": 77,
         "checkpoint_seconds": 17,
+        "tensorboard": True,
         "snr_every": 1,
     },
     "variants": {
@@ -246,6 +247,7 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     for words in (policy, completions, base, one):
         assert (after(words, "--device"), after(words, "--threads")) == ("cuda:7", "3")
     assert float(after(policy, "--checkpoint-seconds")) == 17
+    assert after(policy, "--tensorboard") == "true"
     assert after(base, "--seed") == after(one, "--seed") == "11"
 
     model, encoder = sorted(commands_of(commands, "obtain_models"), key=lambda w: w[2] == "reward-encoder")  # fmt: skip

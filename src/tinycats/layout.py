@@ -353,6 +353,7 @@ WEIGHTS = ModelFile("policies", "/model/model.safetensors")
 TRAINING = ModelFile("policies", "/training.csv")
 TOP_COMPLETIONS = ModelFile("policies", "/top_completions.csv")
 RUN = ModelFile("policies", "/run.json")
+EVENTS = ModelFile("policies", "/events")  # TensorBoard's, where asked for; no output either
 STATE = ModelFile("policies", "/state.pt")  # of a run under way; no output of the workflow
 STORIES = ModelFile("stories", ".jsonl")
 FORGETTING = ModelFile("stories", ".base.jsonl")  # the base's stories as a policy finds them

@@ -50,6 +50,7 @@ rule policy:
         mem_mb=mem_mb,
         runtime=training_minutes,
         checkpoint_seconds=str(STUDY.training.checkpoint_seconds),
+        tensorboard=str(STUDY.training.tensorboard).lower(),
         torch_threads=STUDY.threads,
         device=STUDY.device,
     params:
@@ -66,5 +67,6 @@ rule policy:
         "run_script train_policy --base-model {params.base_model:q}"
         " {params.reward:q} --out {params.folder:q}"
         " --variant {wildcards.variant} --settings {params.settings:q} --rewards {params.rewards:q}"
-        " --checkpoint-seconds {resources.checkpoint_seconds} --device {resources.device}"
+        " --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --tensorboard {resources.tensorboard} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"

@@ -46,13 +46,14 @@ def main() -> None:
     settings = read_flags(args, TrainingSettings)
     settings.check_combination()
     machine = read_flags(args, MachineSettings)
-    checkpoint_seconds = read_flags(args, CheckpointSettings).checkpoint_seconds
+    checkpoints = read_flags(args, CheckpointSettings)
     check_writable(args.out)
     import torch
     import transformers
 
     from tinycats.compute.devices import arithmetic, choose_device, gpu_name, set_threads
     from tinycats.models.folders import folder_identity, load_causal_lm, save_policy, sha256_file
+    from tinycats.policies.following import Events, Follower
     from tinycats.policies.objective import kl_coefficient_per_nat
     from tinycats.policies.record import commit, run_identity
     from tinycats.policies.training import Trainer
@@ -61,6 +62,9 @@ def main() -> None:
     from tinycats.reward.model import RewardModel
     from tinycats.source_code import digest
 
+    followers: list[Follower] = [GrowingTable(args.out / layout.TRAINING.name, TRAINING)]
+    if checkpoints.tensorboard:
+        followers.append(Events(args.out / layout.EVENTS.name))
     threads, device = set_threads(machine.threads), choose_device(machine.device)
     reward = RewardModel(load_reward(read_flags(args, RewardFiles), device))
     policy, tokenizer = load_causal_lm(args.base_model, device)
@@ -79,7 +83,7 @@ def main() -> None:
         machine={"threads": threads, **arithmetic(device)},
     )
     started = time.time()
-    trainer.run(checkpoint_seconds, [GrowingTable(args.out / layout.TRAINING.name, TRAINING)])
+    trainer.run(checkpoints.checkpoint_seconds, followers)
 
     if args.rewards:
         save_memo(reward, args.rewards, known)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
+
+from tinycats.program import UserError
 
 
 class Follower(Protocol):
@@ -16,6 +21,37 @@ class Follower(Protocol):
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One more row."""
+
+
+class Events:
+    """TensorBoard events: a scalar for each column of training.csv that was measured.
+
+    Raises:
+        UserError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "training.tensorboard: true found, but the package tensorboard is not installed; run"
+                " pip install tensorboard, or set false"
+            ) from None
+        self.folder, self._writer_of = folder, SummaryWriter
+        self._writer: Any = None
+
+    def restart(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:  # events of another run
+            shutil.rmtree(self.folder, ignore_errors=True)
+        purge = rows[-1]["step"] + 1 if rows else None  # hides what a killed run wrote beyond
+        self._writer = self._writer_of(str(self.folder), purge_step=purge)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step" and not math.isnan(value):
+                self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
 
 
 class Terminated(SystemExit):

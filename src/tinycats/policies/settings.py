@@ -141,10 +141,13 @@ class TrainingSettings(MethodSettings, SharedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """How a run guards against being killed; no part of its result."""
+    """How a run guards against being killed and is watched; no part of its result."""
 
     checkpoint_seconds: float = setting(
         60.0, "seconds between states; 0: one after every step", minimum=0
+    )
+    tensorboard: bool = setting(
+        False, "whether to write TensorBoard events too, in events/ beside training.csv"
     )
 
 
