@@ -260,6 +260,7 @@ def _write_rest(study: Path, models: Path, seeds: int) -> None:
                 "versions": {"torch": "2.13.0", "python": "3.11.2"},
                 "device": "cpu",
                 "commit": "0123456789abcdef",
+                "base_model_sha256": "ab" * 32,
             }
             path = study / f"policies/blog/kl={factor}/seed={seed}/run.json"
             write_sealed(path, json.dumps(about))

@@ -428,3 +428,21 @@ def test_policies_of_different_machines_are_said_to_be(tmp_path):
     assert sentence in markdown_results.render(study, "x", results / "results.md")
     one = [about for about in study.runs.values() if about["computed_on"][0]["threads"] == 2]
     assert words.different_machines(one) == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"model.safetensors": {"sha256": "cd" * 32}}, "was trained from abab"),
+        ({}, "was trained from abab"),
+        ({"model.safetensors": {"sha256": 7}}, "not a manifest"),
+        ({"model.safetensors": {}}, "not a manifest"),
+        (["model.safetensors"], "not a manifest"),
+    ],
+)
+def test_a_manifest_of_another_base_model_is_refused(tmp_path, files, says):
+    study, models = make_study(tmp_path, per_training_prompt=1, per_other_prompt=1)
+    (models / "nano/manifest.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(UserError, match=says) as error:
+        read_study(study, models)
+    assert "nano/manifest.json" in str(error.value)

@@ -72,6 +72,22 @@ def write_manifest(folder: str | Path, about: Mapping[str, Any]) -> dict[str, An
     return manifest
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The folder's manifest: what is known of the model, and ``files``: path → sha256 and bytes.
+
+    Raises:
+        UserError: it cannot be read, or is not a manifest.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(entry["sha256"], str) for entry in manifest["files"].values()):
+            raise ValueError("a checksum is not a text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
+    return manifest
+
+
 def verify_folder(folder: str | Path) -> dict[str, Any] | None:
     """Compare every file that the folder's manifest lists with its sha256.
 
@@ -88,12 +104,9 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
-    for name, checksum in expected.items():
+    manifest = read_manifest(folder)
+    for name, entry in manifest["files"].items():
+        checksum = entry["sha256"]
         file = folder / check_relative(name, str(path))
         if not file.is_file():
             raise UserError(f"{file}: missing, although {path} lists it; obtain the model again")

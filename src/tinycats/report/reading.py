@@ -18,7 +18,7 @@ from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
 from tinycats.layout import POLICY, ModelId, canonical
-from tinycats.models.folders import model_folder_name
+from tinycats.models.folders import MANIFEST, model_folder_name, read_manifest
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
 from tinycats.reward.settings import RewardSettings
@@ -254,6 +254,19 @@ def _models(config: Mapping[str, Any], reward: RewardSettings) -> list[str]:
     return [str(config["base_model"]), *encoder]
 
 
+def _check_base_model(
+    folder: Path, manifest: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The manifest that the report shows is of the base model that the policies came from."""
+    shown = manifest["files"].get("model.safetensors", {}).get("sha256")
+    for name, run in runs.items():
+        if run.get("base_model_sha256") != shown:
+            raise UserError(
+                f"{folder / MANIFEST}: sha256 {shown} of model.safetensors found, but the policy {name}"
+                f" was trained from {run.get('base_model_sha256')}; run snakemake again"
+            )
+
+
 def read_study(
     folder: Path, models: Path, concept: str | None = None, benchmarks: Sequence[Path] | None = None
 ) -> Study:
@@ -280,6 +293,14 @@ def read_study(
     models_used = models_of(config, path)
     factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
     figures = figure_names(factors, list(config["variants"]))
+    runs = {
+        model.stem: _verified_json(folder / layout.RUN.of(model))
+        for model in models_used
+        if model.is_policy
+    }
+    names = [model_folder_name(model) for model in _models(config, reward)]
+    manifests = {name: read_manifest(models / name) for name in names}
+    _check_base_model(models / names[0], manifests[names[0]], runs)
     return Study(
         folder=folder,
         name=name,
@@ -291,15 +312,8 @@ def read_study(
         csv_texts=texts,
         figures=read_figures(folder / "figures", figures),
         stories=tuple(read_stories(folder, models_used, tables["scores/stories.csv"])),
-        runs={
-            model.stem: _verified_json(folder / layout.RUN.of(model))
-            for model in models_used
-            if model.is_policy
-        },
-        manifests={
-            name: read_json(models / name / "manifest.json")
-            for name in (model_folder_name(model) for model in _models(config, reward))
-        },
+        runs=runs,
+        manifests=manifests,
         benchmarks=stage_times(
             benchmarks or [folder / layout.BENCHMARKS],
             name,
