@@ -201,8 +201,11 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
             "minuend": a,
             "subtrahend": b,
             "variant": "blog",
+            "subtrahend_variant": "" if b in ("base", "prompted") else "blog",
             "metric": metric,
             **_interval(0.1 - 0.02 * number),
+            "p_value": 0.001,
+            "p_holm": 0.01,
             "verdict": verdicts[number % 5],
         }
         for a, b in (("0", "base"), ("6000", "base"), ("6000", "0"), ("6000", "prompted"))

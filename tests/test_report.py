@@ -208,6 +208,7 @@ def test_an_interval_is_shown_with_the_digits_it_supports():
 def test_paired_differences_in_words():
     def row(metric, verdict, mean="0.1"):
         return {"minuend": "6000", "subtrahend": "0", "variant": "blog", "metric": metric} | {
+            "subtrahend_variant": "blog",
             "mean": mean,
             "low": "0.05",
             "high": "0.15",
@@ -218,18 +219,29 @@ def test_paired_differences_in_words():
         row("distinct_2", "better"),
         row("story_reward", "worse", "-0.1"),
         row("words", "higher"),
+        row("kl_policy_to_base_nats", "higher"),
         row("ended", "undecided"),
-        row("self_bleu", "undecided", ""),
+        row("self_bleu", "worse"),
+        row("vendi_score", "worse", "-0.1"),
+        row("compression_ratio", "undecided", ""),
     ]
     (found,) = words.comparisons(rows, ["blog"])
     assert [name for name, _ in found.better] == ["distinct bigrams within a story"]
     assert found.better[0][1].mean == "+10\N{NO-BREAK SPACE}points"
     assert [name for name, _ in found.changed] == ["words per story"]
+    assert [name for name, _ in found.costs] == ["KL(policy‖base) per completion"]
     assert found.answer == (
-        "KL 6000 against KL 0, seed by seed, on 4 metrics: better in 1, worse in 1 and inconclusive"
-        " in 1; 1 changed, neither direction preferred."
+        "KL 6000 against KL 0, seed by seed: better in distinct bigrams within a story; worse in"
+        " reward of the whole story and diversity (2 of 4 measures)."
     )
-    several = words.comparisons([*rows, {**rows[0], "variant": "a"}], ["blog", "a"])
+    (nothing,) = words.comparisons([row("ended", "undecided")], ["blog"])
+    assert nothing.answer.endswith("neither better nor worse in any score, beyond doubt.")
+    other = {**rows[0], "subtrahend": "6000", "subtrahend_variant": "a"}
+    (between,) = words.comparisons([other], ["blog", "a"])
+    assert (between.minuend, between.subtrahend) == ("KL 6000, blog", "KL 6000, a")
+    several = words.comparisons(
+        [*rows, {**rows[0], "variant": "a", "subtrahend_variant": "a"}], ["blog", "a"]
+    )
     assert [c.minuend for c in several] == ["KL 6000, blog", "KL 6000, a"]
     assert words.headline_comparison(several[::-1], "6000", ["blog", "a"]) is several[0]
 

@@ -35,7 +35,7 @@ from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
-from tinycats.tables.intervals import Interval, over_seeds
+from tinycats.tables.intervals import holm, over_seeds, p_value
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -351,8 +351,15 @@ def test_differences_are_paired_by_seed() -> None:
     row = found["KL 0 − base", "ended"]  # differences 0.5, 0.5, 0.6
     half = 4.302652729911275 * math.sqrt((2 * (1 / 30) ** 2 + (2 / 30) ** 2) / 2 / 3)
     assert (row["mean"], row["seeds"], row["verdict"]) == (pytest.approx(16 / 30), 3, "better")
+    t = (16 / 30) / (half / 4.302652729911275)
+    p = 1 - t / math.sqrt(2 + t * t)  # Student's distribution with 2 degrees of freedom
+    assert row["p_value"] == pytest.approx(p)
+    # of four p-values it is the third: two are 0, since their two seeds differ by the same
+    assert row["p_holm"] == pytest.approx(2 * p)
+    assert sorted(r["p_value"] for r in found.values() if r["seeds"] == 2)[:2] == [0.0, 0.0]
     assert (row["low"], row["high"]) == pytest.approx((16 / 30 - half, 16 / 30 + half))
     assert (row["minuend"], row["subtrahend"], row["variant"]) == ("0", "base", "blog")
+    assert row["subtrahend_variant"] == ""
     # only seeds 1 and 2 are in both; −0.1 and −0.1
     row = found["KL 6000 − KL 0", "ended"]
     assert (row["mean"], row["seeds"]) == (pytest.approx(-0.1), 2)
@@ -361,22 +368,58 @@ def test_differences_are_paired_by_seed() -> None:
     assert found["KL 0 − base", "self_bleu"]["verdict"] == "worse"  # more of it is worse
 
 
+def test_variants_are_compared_with_each_other() -> None:
+    models = [ModelId("policy", v, k) for v in ("blog", "a", "b") for k in ("0", "6000")]
+    values: tables.Values = {
+        (model, "ended"): {seed: 0.1 * place + 0.01 * seed for seed in range(3)}
+        for place, model in enumerate(models)
+    }
+    rows = tables.paired_differences(values)
+    between = {r["comparison"]: r for r in rows if r["variant"] != r["subtrahend_variant"]}
+    assert set(between) == {
+        f"KL {k}, {mine} − KL {k}, {other}"
+        for k in (0, 6000)
+        for mine, other in (("a", "blog"), ("b", "blog"), ("b", "a"))
+    }
+    row = between["KL 6000, b − KL 6000, a"]
+    assert (row["minuend"], row["subtrahend"]) == ("6000", "6000")
+    assert (row["variant"], row["subtrahend_variant"]) == ("b", "a")
+    assert row["mean"] == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
-    ("metric", "low", "high", "expected"),
+    ("metric", "difference", "p", "expected"),
     [
-        ("ended", 0.1, 0.2, "better"),
-        ("ended", -0.2, -0.1, "worse"),
-        ("self_bleu", 0.1, 0.2, "worse"),
-        ("self_bleu", -0.2, -0.1, "better"),
-        ("words", 0.1, 0.2, "higher"),
-        ("words", -0.2, -0.1, "lower"),
-        ("words", -0.1, 0.2, "undecided"),
-        ("ended", 0.0, 0.0, "undecided"),
-        ("ended", math.nan, math.nan, "undecided"),
+        ("ended", 0.1, 0.04, "better"),
+        ("ended", -0.1, 0.04, "worse"),
+        ("self_bleu", 0.1, 0.04, "worse"),
+        ("self_bleu", -0.1, 0.04, "better"),
+        ("words", 0.1, 0.04, "higher"),
+        ("words", -0.1, 0.04, "lower"),
+        ("perplexity_under_base", -0.1, 0.04, "lower"),  # mode-seeking, not quality
+        ("kl_policy_to_base_nats", 0.1, 0.04, "higher"),
+        ("words", 0.1, 0.06, "undecided"),
+        ("ended", 0.0, 1.0, "undecided"),
+        ("ended", 0.1, math.nan, "undecided"),
     ],
 )
-def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
-    assert tables.verdict(metric, Interval((low + high) / 2, low, high, 3)) == expected
+def test_verdicts(metric: str, difference: float, p: float, expected: str) -> None:
+    assert tables.verdict(metric, difference, p) == expected
+
+
+def test_holm_by_hand() -> None:
+    found = holm([0.01, math.nan, 0.04, 0.03, 0.005])
+    assert found[:1] + found[2:] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert math.isnan(found[1])
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+
+
+def test_holm_keeps_false_verdicts_rare() -> None:
+    """Of 300 tables of 40 true zeros, at most some 5 % have any verdict; unadjusted, nearly all."""
+    rng = np.random.default_rng(0)
+    tables_of_zeros = [[p_value(v) for v in rng.normal(size=(40, 4)).tolist()] for _ in range(300)]
+    assert np.mean([min(holm(table)) < 0.05 for table in tables_of_zeros]) < 0.09
+    assert np.mean([min(table) < 0.05 for table in tables_of_zeros]) > 0.7
 
 
 # ---------------------------------------------------------------------------- completions

@@ -14,7 +14,7 @@ from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.scores.columns import METRICS, possible_range
 from tinycats.tables.intervals import Interval
 
-_ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": ""}
+_ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": "", "cost": ""}
 
 
 def summary(tables: Tables) -> tuple[list[ModelId], dict[tuple[ModelId, str], Interval]]:

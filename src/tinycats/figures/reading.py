@@ -21,7 +21,7 @@ from tinycats.tables.intervals import Interval
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
-    "comparison", "minuend", "subtrahend", "verdict",
+    "comparison", "minuend", "subtrahend", "subtrahend_variant", "verdict",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"

@@ -14,7 +14,7 @@ from typing import Any
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, ModelId
 from tinycats.program import UserError
-from tinycats.scores.columns import METRICS, possible_range
+from tinycats.scores.columns import DIVERSITY, METRICS, possible_range
 from tinycats.study import with_article
 from tinycats.tables.intervals import over_seeds
 
@@ -142,33 +142,37 @@ def ordered_models(rows: Iterable[Row]) -> list[ModelId]:
 
 @dataclass
 class Comparison:
-    """The metrics of a paired comparison, by verdict."""
+    """The metrics of a paired comparison, by verdict; ``costs`` are those that any change pays."""
 
     minuend: str
     subtrahend: str
     better: list[tuple[str, Cell]] = field(default_factory=list)
     worse: list[tuple[str, Cell]] = field(default_factory=list)
     changed: list[tuple[str, Cell]] = field(default_factory=list)
+    costs: list[tuple[str, Cell]] = field(default_factory=list)
     undecided: list[tuple[str, Cell]] = field(default_factory=list)
 
     @property
     def answer(self) -> str:
-        """One sentence with the number of metrics for each verdict."""
-        total = sum(map(len, (self.better, self.worse, self.changed, self.undecided)))
-        if not total:
+        """One sentence that names what is better and what is worse."""
+        pair = f"{self.minuend} against {self.subtrahend}, seed by seed:"
+        if not any((self.better, self.worse, self.changed, self.costs, self.undecided)):
             return f"{self.minuend} against {self.subtrahend}: nothing was measured."
-        counts = {
-            "better": len(self.better),
-            "worse": len(self.worse),
-            "inconclusive": len(self.undecided),
-        }
-        parts = [join([f"{verdict} in {count}" for verdict, count in counts.items() if count])]
-        if self.changed:
-            parts.append(f"{len(self.changed)} changed, neither direction preferred")
+        found = (("better", self.better), ("worse", self.worse))
+        parts = [f"{word} in {join(_findings(items))}" for word, items in found if items]
         return (
-            f"{self.minuend} against {self.subtrahend}, seed by seed, on {total} metrics:"
-            f" {'; '.join(filter(None, parts))}."
+            f"{pair} {'; '.join(parts) or 'neither better nor worse in any score, beyond doubt'}."
         )
+
+
+def _findings(items: Sequence[tuple[str, Cell]]) -> list[str]:
+    """Labels of scores; the measures of diversity are one finding."""
+    measures = {label(metric) for metric in DIVERSITY}
+    names = [name for name, _ in items]
+    found = [name for name in names if name not in measures]
+    if number_of := len(names) - len(found):
+        found.append(f"diversity ({number_of} of {len(measures)} measures)")
+    return found
 
 
 def _name(short: str, variant: str, variants: Sequence[str]) -> str:
@@ -183,18 +187,20 @@ def join(items: Sequence[str]) -> str:
 
 def comparisons(rows: Iterable[Row], variants: Sequence[str]) -> list[Comparison]:
     """Rows of tables/paired_differences.csv grouped by pair: by variant, then as in the table."""
-    found: dict[tuple[str, str, str], Comparison] = {}
+    found: dict[tuple[str, ...], Comparison] = {}
     for row in sorted(rows, key=lambda row: variants.index(row["variant"])):
-        key = (row["minuend"], row["subtrahend"], row["variant"])
+        key = tuple(row[c] for c in ("minuend", "subtrahend", "variant", "subtrahend_variant"))
         if key not in found:
-            mine, other = (_name(name, row["variant"], variants) for name in key[:2])
+            mine = _name(row["minuend"], row["variant"], variants)
+            other = _name(row["subtrahend"], row["subtrahend_variant"], variants)
             found[key] = Comparison(mine, other)
         if number(row["mean"]) is None:
             continue
         place = {"better": "better", "worse": "worse", "undecided": "undecided"}
         verdict = row["verdict"]
         item = (label(row["metric"]), cell(row, sign=True, verdict=verdict))
-        getattr(found[key], place.get(verdict, "changed")).append(item)
+        cost = row["metric"] in METRICS and METRICS[row["metric"]].direction == "cost"
+        getattr(found[key], place.get(verdict, "costs" if cost else "changed")).append(item)
     return list(found.values())
 
 

@@ -15,7 +15,8 @@ class Metric(NamedTuple):
     Attributes:
         label: its name.
         unit: ``share``, ``nats``, …; may be empty. :data:`REWARD`: that of the study's reward.
-        direction: which is better: ``up``, ``down`` or ``none``.
+        direction: which is better: ``up``, ``down`` or ``none``; ``cost`` of what any change of a
+            model pays, more or less.
     """
 
     label: str
@@ -30,22 +31,25 @@ METRICS: dict[str, Metric] = {
     "story_reward": Metric("reward of the whole story", REWARD, "up"),
     "mentions_concept": Metric("stories that mention the concept", "share", "up"),
     "mentions_per_100_words": Metric("mentions per 100 words", "count", "none"),
-    "perplexity_under_base": Metric("perplexity under the base model", "", "down"),
+    "perplexity_under_base": Metric("perplexity under the base model", "", "none"),
     "base_perplexity_under_policy": Metric(
-        "perplexity on base-model stories (forgetting)", "", "down"
+        "perplexity on base-model stories (forgetting)", "", "cost"
     ),
     "line_breaks": Metric("line breaks per story", "count", "none"),
     "ended": Metric("stories that reach end-of-text", "share", "up"),
     "distinct_2": Metric("distinct bigrams within a story", "share", "up"),
     "repeated_4_grams": Metric("repeated 4-grams within a story", "share", "down"),
     "words": Metric("words per story", "count", "none"),
-    "kl_policy_to_base_nats": Metric("KL(policy‖base) per completion", "nats", "down"),
-    "kl_base_to_policy_nats": Metric("KL(base‖policy) per completion", "nats", "down"),
+    "kl_policy_to_base_nats": Metric("KL(policy‖base) per completion", "nats", "cost"),
+    "kl_base_to_policy_nats": Metric("KL(base‖policy) per completion", "nats", "cost"),
     "self_bleu": Metric("self-BLEU across stories", "", "down"),
     "vendi_score": Metric("Vendi score (word n-gram kernel)", "effective stories", "up"),
     "compression_ratio": Metric("compression ratio of all stories", "", "down"),
     "distinct_completions": Metric("distinct completions of 1000", "count", "up"),
 }
+
+#: correlate at |r| ≥ 0.73 over policies: one finding with four measures
+DIVERSITY = ("distinct_completions", "vendi_score", "self_bleu", "compression_ratio")
 
 #: scores/stories.csv
 STORIES: Columns = {

@@ -45,10 +45,14 @@ TABLES: dict[str, Columns] = {
         "comparison": "`A − B`, for example `KL 6000 − KL 0`",
         "minuend": "A: `base`, `prompted` or a KL factor",
         "subtrahend": "B, likewise",
-        "variant": MODEL["variant"],
+        "variant": "A's variant",
+        "subtrahend_variant": "B's variant; empty for base and prompted",
         "metric": "name as in docs/metrics.md",
         **INTERVAL,
-        "verdict": "`better`, `worse`, `higher`, `lower` (the interval excludes 0) or `undecided`",
+        "p_value": "two-sided p-value of the paired t-test that the difference is 0 (empty with one seed)",
+        "p_holm": "the same, adjusted for the number of rows in this table (Holm 1979)",
+        "verdict": "`better`, `worse`, or `higher`, `lower` where neither is better, if p_holm < 0.05;"
+        " else `undecided`",
     },
     "first_token": {
         "model": MODEL["model"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
@@ -45,3 +45,30 @@ def over_seeds(values: Iterable[float]) -> Interval:
     variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)
     half = _t_quantile(n - 1) * math.sqrt(variance / n)
     return Interval(mean, mean - half, mean + half, n)
+
+
+def p_value(values: Iterable[float]) -> float:
+    """Two-sided p-value of a mean of 0, one value a seed (Student's t); nan with fewer than two."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return math.nan
+    mean = math.fsum(known) / len(known)
+    error = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
+    if error <= 1e-12 * abs(mean):  # the same difference in every seed, up to rounding
+        return 0.0 if mean else 1.0
+    from scipy import stats
+
+    return float(2 * stats.t.sf(abs(mean) / error, len(known) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for how many there are (Holm 1979), in the order given; nan stays nan.
+
+    Where only those below 0.05 count, the chance that any true zero is among them is at most 5 %.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = largest
+    return adjusted

@@ -22,7 +22,7 @@ from tinycats.layout import BASE, MODEL_COLUMNS, ModelId
 from tinycats.program import UserError
 from tinycats.scores import metrics
 from tinycats.scores.columns import METRICS, SETS, STORIES
-from tinycats.tables.intervals import Interval, over_seeds
+from tinycats.tables.intervals import CONFIDENCE, holm, over_seeds, p_value
 from tinycats.tables.positions import Positions
 from tinycats.tables.reading import number, read
 
@@ -213,49 +213,57 @@ def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
     return list(filter(_known, rows))
 
 
-def verdict(metric: str, difference: Interval) -> str:
-    """``better`` or ``worse`` (``higher``, ``lower``) if the interval excludes 0, else ``undecided``."""
-    if not (difference.low > 0 or difference.high < 0):  # nan, with one seed, is neither
+def verdict(metric: str, difference: float, p_holm: float) -> str:
+    """``better`` or ``worse`` (``higher``, ``lower``) if the adjusted p-value is below 0.05."""
+    if not p_holm < 1 - CONFIDENCE:  # nan, with one seed, is not
         return "undecided"
     direction = METRICS[metric].direction
-    if direction == "none":
-        return "higher" if difference.low > 0 else "lower"
-    return "better" if (difference.low > 0) == (direction == "up") else "worse"
+    if direction in ("none", "cost"):
+        return "higher" if difference > 0 else "lower"
+    return "better" if (difference > 0) == (direction == "up") else "worse"
+
+
+def _rivals(policy: ModelId, models: Sequence[ModelId]) -> list[ModelId]:
+    """What a policy is compared with: KL 0 of its variant, earlier variants, the base, prompted."""
+    policies = [m for m in models if m.is_policy and m != policy]
+    free = [m for m in policies if m.variant == policy.variant and float(m.kl_factor) == 0]
+    earlier = [
+        m for m in policies if m.kl_factor == policy.kl_factor and m.order() < policy.order()
+    ]
+    return [*free, *earlier, *(m for m in models if not m.is_policy)]
 
 
 def paired_differences(values: Values) -> list[Row]:
     """Rows of tables/paired_differences.csv: differences of the same seed, then their interval.
 
-    Each KL factor of a variant against the variant's KL 0, the base and the prompted base.
+    Each KL factor of a variant against the variant's KL 0, the other variants at this KL factor, the
+    base and the prompted base.
     """
     models = sorted({model for model, _ in values}, key=ModelId.order)
+    variants = list(dict.fromkeys(m.variant for m in models if m.is_policy))
     rows = []
     for policy in (m for m in models if m.is_policy):
-        rivals = [
-            m
-            for m in models
-            if m.is_policy and m.variant == policy.variant and float(m.kl_factor) == 0
-        ] + [m for m in models if not m.is_policy]
-        for rival in rivals:
-            if rival == policy:
-                continue
+        for rival in _rivals(policy, models):
+            named = variants if rival.is_policy and rival.variant != policy.variant else ()
             for metric in METRICS:
                 ours, theirs = values.get((policy, metric), {}), values.get((rival, metric), {})
-                found = over_seeds(
-                    ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs})
-                )
+                each = [ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs})]
                 rows.append(
                     {
-                        "comparison": f"{policy.label()} − {rival.label()}",
+                        "comparison": f"{policy.label(named)} − {rival.label(named)}",
                         "minuend": policy.short,
                         "subtrahend": rival.short,
                         "variant": policy.variant,
+                        "subtrahend_variant": rival.variant,
                         "metric": metric,
-                        **found._asdict(),
-                        "verdict": verdict(metric, found),
+                        **over_seeds(each)._asdict(),
+                        "p_value": p_value(each),
                     }
                 )
-    return list(filter(_known, rows))
+    rows = list(filter(_known, rows))
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row |= {"p_holm": adjusted, "verdict": verdict(row["metric"], row["mean"], adjusted)}
+    return rows
 
 
 def by_position(positions: Positions) -> list[Row]:
