@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
-from tinycats.layout import BASE, KINDS, PROMPTED, ModelId
+from tinycats.kinds import KINDS
+from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,20 @@ FILES = [value for value in vars(layout).values() if isinstance(value, layout.Mo
 
 #: names that the schema allows, odd ones among them
 VARIANTS = st.sampled_from(
-    ["base", "prompted", "policy", "blog", "leave_one_out", "a-b", "0", "kl", "seed", "seed-0"]
+    [
+        "base",
+        "prompted",
+        "policy",
+        "optimal",
+        "best_of_n",
+        "blog",
+        "leave_one_out",
+        "a-b",
+        "0",
+        "kl",
+        "seed",
+        "seed-0",
+    ]
 ) | st.text("abkls019_-", min_size=1, max_size=9).filter(lambda name: name[0].isalnum())
 FACTORS = st.sampled_from([0, 0.5, 1e-05, 6000, 6000.0, 24000]) | st.floats(0, 1e12)
 SEEDS = st.integers(0, 10**6)
@@ -55,6 +69,9 @@ def test_what_is_built_is_read_back(model: ModelId, file: layout.ModelFile, abov
     [
         ("results/base/stories/base/seed=3.jsonl", ModelId("base", seed=3)),
         ("stories/prompted/seed=0.jsonl", ModelId("prompted", seed=0)),
+        ("stories/optimal/blog/kl=6000/seed=1.jsonl", ModelId("optimal", "blog", "6000", 1)),
+        ("stories/optimal/kl=6000/seed=1.jsonl", ModelId("policy", "optimal", "6000", 1)),
+        ("stories/optimal_prompted/seed=1.jsonl", ModelId("optimal_prompted", seed=1)),
         ("completions/base.csv", BASE),
         ("completions/prompted.csv", PROMPTED),
         ("stories/blog/kl=6000/seed=12.jsonl", ModelId("policy", "blog", "6000", 12)),
@@ -86,7 +103,11 @@ def test_whose_file_it_is(path: str, expected: ModelId) -> None:
     ],
 )
 def test_a_path_of_no_model_is_refused(path: str) -> None:
-    grammar = "base/seed=<number>, prompted/seed=<number> or <variant>/kl=<factor>/seed=<number>"
+    grammar = (
+        "base/seed=<number>, prompted/seed=<number>, <variant>/kl=<factor>/seed=<number>,"
+        " optimal/<variant>/kl=<factor>/seed=<number>, best_of_n/<variant>/kl=<factor>/seed=<number>,"
+        " opening_only/<variant>/kl=<factor>/seed=<number> or optimal_prompted/seed=<number>"
+    )
     with pytest.raises(UserError) as error:
         ModelId.from_path(path)
     assert str(error.value) == f"{path}: the path should end in {grammar}"
@@ -157,7 +178,9 @@ def test_the_workflow_may_import_it_before_anything_is_installed() -> None:
         [sys.executable, "-S", "-c", check],
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["['tinycats',", "'tinycats.layout',", "'tinycats.program']"]
+    assert done.stdout.split() == [
+        "['tinycats',", "'tinycats.kinds',", "'tinycats.layout',", "'tinycats.program']",
+    ]  # fmt: skip
 
 
 def test_the_layout_and_the_documented_columns_list_the_same_tables():

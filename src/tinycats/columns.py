@@ -10,7 +10,7 @@ from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN, SEARCHED
 from tinycats.files.tables import Columns
 from tinycats.frontier import columns as frontier
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
-from tinycats.scores.columns import SETS, STORIES
+from tinycats.scores.columns import OPENING_SETS, SETS, STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import columns as tables
 
@@ -19,6 +19,7 @@ STUDY_TABLES: dict[str, Columns] = {
     "completions/first_token.csv": FIRST_TOKEN,
     "scores/stories.csv": STORIES,
     "scores/sets.csv": SETS,
+    "scores/opening_sets.csv": OPENING_SETS,
     **{f"tables/{name}.csv": columns for name, columns in tables.TABLES.items()},
     **{f"frontier/{name}.csv": columns for name, columns in frontier.TABLES.items()},
 }

@@ -2,8 +2,8 @@
 
 Everything of a study is below ``results/<study>/``, each stage in a folder of its own. The files of
 one model have its *stem* after the stage's folder, such as ``stories/base/seed=0.jsonl`` or
-``policies/blog/kl=6000/seed=0/training.csv``. A further kind of model is one line in
-:data:`KINDS`; a further file of every model is one :class:`ModelFile`.
+``policies/blog/kl=6000/seed=0/training.csv``. A further kind of model is one line of
+:data:`tinycats.kinds.KINDS`; a further file of every model is one :class:`ModelFile`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tinycats.kinds import KINDS, POLICY
 from tinycats.program import UserError
 
 #: templates, styles and scripts of the pages
@@ -45,52 +46,6 @@ def sort_factors(kl_factors: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------------------- models
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of model. Its texts may hold ``{variant}`` and ``{factor}``.
-
-    Attributes:
-        name: its value in the column ``model``.
-        stem: its path below a stage's folder, without the seed.
-        label: its name in tables, legends and captions.
-        phrase: its name in a sentence.
-        all_seeds: whether one file may serve all seeds: ``base.csv`` beside ``base/seed=0.csv``.
-    """
-
-    name: str
-    stem: str
-    label: str
-    phrase: str
-    all_seeds: bool = False
-
-    @property
-    def of_policy(self) -> bool:
-        """Whether its models are policies or belong to one: they have a variant and a KL factor."""
-        return "{factor}" in self.stem
-
-    @property
-    def key(self) -> str:
-        """Its name in the report's data: the stem without ``kl=``."""
-        return self.stem.replace("kl=", "")
-
-    @property
-    def grammar(self) -> str:
-        """What a path of it looks like, for people."""
-        return self.stem.format(variant="<variant>", factor="<factor>") + "/seed=<number>"
-
-
-#: in the order of tables, legends and pages
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("base", "base", "base", "the base", all_seeds=True),
-        Kind("prompted", "prompted", "prompted", "the prompted base", all_seeds=True),
-        Kind("policy", "{variant}/kl={factor}", "KL {factor}", "KL factor {factor}"),
-    )
-}
-
-
-POLICY = "policy"  # the kind of what is trained
 FIRST_VARIANT = "blog"  # comes before all others, which are in the order of their names
 
 
@@ -208,9 +163,10 @@ class ModelId:
     @classmethod
     def from_short(cls, short: str, variant: str) -> ModelId:
         """The model of a :attr:`short` name among those of a variant."""
+        kind, _, factor = short.rpartition(" ")
         if short in KINDS and not KINDS[short].of_policy:
             return cls(short)
-        return cls._of(POLICY, variant, short)
+        return cls._of(kind if kind in KINDS else POLICY, variant, factor)
 
     @classmethod
     def _of(
@@ -238,6 +194,11 @@ class ModelId:
         return self.kind == POLICY
 
     @property
+    def opened(self) -> bool:
+        """Whether its stories begin with another distribution's tokens (:attr:`Kind.opened`)."""
+        return KINDS[self.kind].opened
+
+    @property
     def stem(self) -> str:
         """Its path below a stage's folder: ``base/seed=0``, ``base`` (all seeds) and so on."""
         own = self._fill(KINDS[self.kind].stem)
@@ -250,8 +211,8 @@ class ModelId:
 
     @property
     def short(self) -> str:
-        """Its name among the models of one variant: the kind, or the KL factor of a policy."""
-        return self.kl_factor or self.kind
+        """Its name among those of one variant: a policy's KL factor, else the kind, with a factor."""
+        return self.kl_factor if self.is_policy else f"{self.kind} {self.kl_factor}".strip()
 
     def label(self, variants: Sequence[str] = ()) -> str:
         """Its name for people, without the seed: ``KL 6000``, with its variant among several."""
@@ -290,6 +251,7 @@ class ModelId:
 
 
 BASE, PROMPTED = ModelId("base"), ModelId("prompted")
+OPTIMAL_PROMPTED = ModelId("optimal_prompted")
 #: the columns of a table that is over all seeds
 MODEL_COLUMNS = ("model", "variant", "kl_factor")
 
@@ -365,13 +327,15 @@ LOG_PROBS = "completions/log_probs.safetensors"
 SEARCHED = "completions/searched.csv"
 REFERENCE = "reference/{concept}.safetensors"
 REWARDS = "rewards"  # a memo shared between jobs; no output of the workflow
-SCORES = {name: f"scores/{name}.csv" for name in ("stories", "sets")}
-FRONTIER = {name: f"frontier/{name}.csv" for name in ("limit", "best_of_n", "policies", "prompted")}
+SCORES = {name: f"scores/{name}.csv" for name in ("stories", "sets", "opening_sets")}
+FRONTIER = {
+    n: f"frontier/{n}.csv" for n in ("limit", "best_of_n", "policies", "prompted", "openings")
+}
 TABLES = {
     name: f"tables/{name}.csv"
     for name in (
         "summary", "by_prompt_group", "by_position", "paired_differences", "training",
-        "top_completions", "trajectories", "first_token",
+        "top_completions", "trajectories", "first_token", "decomposition",
     )
 }  # fmt: skip
 FIGURE = "figures/{name}"  # and .svg, .png or .json

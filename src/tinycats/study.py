@@ -24,7 +24,7 @@ from tinycats.program import UserError
 from tinycats.reward.settings import RewardSettings
 from tinycats.schema import schema
 from tinycats.settings import setting
-from tinycats.stories.settings import BaseStoriesSettings
+from tinycats.stories.settings import BaseStoriesSettings, OpeningCountSettings
 
 T = TypeVar("T")
 LONGEST_WORDS = 10_000  # characters of all concept words: they become part of a command
@@ -49,7 +49,7 @@ def words_of(concept: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationBlock(FrontierSettings, CountSettings, BaseStoriesSettings):
+class EvaluationBlock(FrontierSettings, CountSettings, OpeningCountSettings, BaseStoriesSettings):
     """The config's block ``evaluation``: the settings of the stages that measure."""
 
 

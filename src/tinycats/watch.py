@@ -21,7 +21,8 @@ from rich.text import Text
 
 from tinycats import layout
 from tinycats.files.text import read_yaml
-from tinycats.layout import BASE, POLICY, ModelFile, ModelId, canonical
+from tinycats.kinds import POLICY
+from tinycats.layout import BASE, ModelFile, ModelId, canonical
 from tinycats.policies.record import read_step
 from tinycats.program import UserError
 from tinycats.progress import duration, read_line

@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.atomic import write_text
+from tinycats.kinds import OPENED
 from tinycats.program import UserError
 from tinycats.settings import as_json
 from tinycats.source_code import digest
@@ -139,7 +140,13 @@ def per_policy(pattern):
     return [pattern.format(variant=v, factor=f, seed=s) for v, f, s in STUDY.policies()]
 
 
-def spread(pattern):
+def of_seed(pattern):
+    """The pattern with {variant} and {factor} filled in, for every policy of the wildcard {seed}."""
+    policies = dict.fromkeys((v, f) for v, f, _ in STUDY.policies())
+    return [pattern.format(variant=v, factor=f, seed="{seed}") for v, f in policies]
+
+
+def spread(pattern, seeds=None):
     """The same as bash brace expansions, which keep commands short for many policies."""
 
     def braces(values):
@@ -149,7 +156,7 @@ def spread(pattern):
     spread_out = pattern.format(
         variant=braces(VARIANTS),
         factor=braces(STUDY.factors),
-        seed=braces(STUDY.seeds),
+        seed=braces(seeds or STUDY.seeds),
     )
     return as_it_is(spread_out)
 
@@ -168,8 +175,21 @@ def base_story_files():
     return stories_of(layout.BASE) + stories_of(layout.PROMPTED)
 
 
+def opening_story_files():
+    """The stories of every seed that begin with another distribution's tokens."""
+    beside = [per_policy(f"{RESULTS}/{layout.STORIES.pattern(kind)}") for kind in OPENED]
+    return [*sum(beside, []), *stories_of(layout.OPTIMAL_PROMPTED)]
+
+
+def opening_spread():
+    """The same as bash brace expansions."""
+    kinds = [*OPENED, layout.OPTIMAL_PROMPTED.kind]
+    patterns = [f"{RESULTS}/{layout.STORIES.pattern(kind)}" for kind in kinds]
+    return lambda wildcards: " ".join(spread(p)(wildcards) for p in patterns)
+
+
 def story_files():
-    return base_story_files() + per_policy(STORIES)
+    return base_story_files() + per_policy(STORIES) + opening_story_files()
 
 
 def policy_files(folder):

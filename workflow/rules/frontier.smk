@@ -16,6 +16,7 @@ rule frontier:
         best_of_n=f"{RESULTS}/{layout.FRONTIER['best_of_n']}",
         policies=f"{RESULTS}/{layout.FRONTIER['policies']}",
         prompted=f"{RESULTS}/{layout.FRONTIER['prompted']}",
+        openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
     log:
         f"logs/{STUDY.name}/frontier.log",
     benchmark:

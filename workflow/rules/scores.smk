@@ -7,6 +7,7 @@ rule scores:
         base=stories_of(layout.BASE),
         prompted=stories_of(layout.PROMPTED),
         policies=per_policy(STORIES),
+        openings=opening_story_files(),
         forgetting=per_policy(FORGETTING),
         tokenizer=rules.base_model.output.tokenizer,
         files=rules.base_model.output,
@@ -14,6 +15,7 @@ rule scores:
     output:
         stories=f"{RESULTS}/{layout.SCORES['stories']}",
         sets=f"{RESULTS}/{layout.SCORES['sets']}",
+        opening_sets=f"{RESULTS}/{layout.SCORES['opening_sets']}",
     log:
         f"logs/{STUDY.name}/scores.log",
     benchmark:
@@ -32,6 +34,7 @@ rule scores:
         tokenizer=subpath(input.tokenizer, parent=True),
         words=as_it_is(json.dumps(STUDY.concept_words, ensure_ascii=False)),
         policies=spread(STORIES),
+        openings=opening_spread(),
         forgetting=spread(FORGETTING),
         folder=subpath(output.stories, parent=True),
     message:
@@ -39,7 +42,8 @@ rule scores:
     shell:
         "run_script score --base-stories {input.base:q}"
         " --prompted-stories {input.prompted:q} --policy-stories {params.policies}"
-        " --forgetting {params.forgetting} {params.reward:q} --tokenizer {params.tokenizer:q}"
+        " --opening-stories {params.openings} --forgetting {params.forgetting} {params.reward:q}"
+        " --tokenizer {params.tokenizer:q}"
         " --concept-words {params.words:q} --run {input.run:q}"
         " --device {resources.device} --threads {resources.torch_threads}"
         " --out {params.folder:q} 2> {log:q}"
@@ -49,6 +53,8 @@ rule tables:
     input:
         scores=rules.scores.output.stories,
         sets=rules.scores.output.sets,
+        opening_sets=rules.scores.output.opening_sets,
+        openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
         stories=story_files(),
         base=[rules.completions.output.base, rules.completions.output.prompted],
         completions=rules.completions.output.policies,
@@ -74,6 +80,7 @@ rule tables:
         ),
         base_stories=base_story_files(),
         stories=spread(STORIES),
+        opened=opening_spread(),
         completions=spread(COMPLETIONS),
         training=spread(f"{POLICY}/{layout.TRAINING.name}"),
         top=spread(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
@@ -83,6 +90,7 @@ rule tables:
     shell:
         "run_script make_tables --story-scores {input.scores:q}"
         " --set-scores {input.sets:q} --stories {params.base_stories:q} {params.stories}"
+        " {params.opened} --opening-sets {input.opening_sets:q} --openings {input.openings:q}"
         " --completions {input.base:q} {params.completions} --training {params.training}"
         " --top-completions {params.top} --first-token {input.first_token:q}"
         " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"

@@ -1,7 +1,11 @@
 # Long stories for evaluation, and many short completions for the best achievable reward.
 
 from tinycats.completions.settings import CompletionsSettings
-from tinycats.stories.settings import BaseStoriesSettings, StoriesSettings
+from tinycats.stories.settings import (
+    BaseStoriesSettings,
+    OpeningStoriesSettings,
+    StoriesSettings,
+)
 
 
 # The base model's stories of one seed, prompted or not. A job for each seed, so that another seed
@@ -121,3 +125,46 @@ rule completions:
         " --policies {params.policies} {params.reward:q} --rewards {params.rewards:q}"
         " --settings {params.settings:q} --out {params.folder:q}"
         " --device {resources.device} --threads {resources.torch_threads} 2> {log:q}"
+
+
+# Stories that begin with tokens drawn from the optimal policy, from best of n, and from each policy, and
+# are continued by the base model (docs/damage.md). A job for each seed: many of them are the same stories.
+rule opening_stories:
+    input:
+        weights=rules.base_model.output.weights,
+        files=rules.base_model.output,
+        log_probs=rules.completions.output.log_probs,
+        searched=rules.completions.output.searched,
+        openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
+        policies=of_seed(STORIES),
+    output:
+        [
+            path
+            for kind in OPENED
+            for path in of_seed(f"{RESULTS}/{layout.STORIES.pattern(kind)}")
+        ],
+        f"{RESULTS}/{layout.STORIES.pattern(layout.OPTIMAL_PROMPTED.kind)}",
+    log:
+        f"logs/{STUDY.name}/stories/openings/seed={{seed}}.log",
+    benchmark:
+        f"{RESULTS}/{layout.BENCHMARKS}/stories/openings/seed={{seed}}.jsonl"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+        mem_mb=mem_mb,
+        runtime=minutes(len(run_files()) * story_work()),
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
+    params:
+        code=code(script="tell_openings"),
+        base_model=subpath(input.weights, parent=True),
+        policies=lambda wildcards: spread(STORIES, [wildcards.seed])(wildcards),
+        settings=stage_settings(OpeningStoriesSettings),
+        folder=f"{RESULTS}/{layout.STORIES.stage}",
+    shell:
+        "run_script tell_openings --base-model {params.base_model:q}"
+        " --log-probs {input.log_probs:q} --searched {input.searched:q} --openings {input.openings:q}"
+        " --policy-stories {params.policies} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --out {params.folder:q} --device {resources.device}"
+        " --threads {resources.torch_threads} 2> {log:q}"

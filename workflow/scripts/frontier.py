@@ -16,6 +16,7 @@ from tinycats.frontier import best_of_n
 from tinycats.frontier import samples as reading
 from tinycats.frontier.columns import TABLES
 from tinycats.frontier.limit import known_base, limit_rows
+from tinycats.frontier.openings import Support, opening_rows
 from tinycats.frontier.policies import policy_rows
 from tinycats.frontier.settings import FrontierSettings
 from tinycats.layout import COMPLETIONS, ModelId
@@ -34,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--prompted", type=Path, required=True, help="prompted.csv")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the four tables")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     add_flags(parser, FrontierSettings, whole=True)
     args = parser.parse_args()
     if args.seed < 0:
@@ -77,6 +78,7 @@ def main() -> None:
             }
         ],
     }
+    results["openings"] = opening_rows(Support.of(base), results["policies"], prompted_kl)
     for name, columns in TABLES.items():
         write_table(args.out / f"{name}.csv", results[name], columns)
     for row in results["policies"]:

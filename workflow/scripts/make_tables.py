@@ -22,7 +22,7 @@ from tinycats.files.tables import write_table
 from tinycats.policies.record import read_run
 from tinycats.scores import scoring
 from tinycats.settings import read_json
-from tinycats.tables import positions, steps
+from tinycats.tables import decomposition, positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
 
@@ -34,6 +34,8 @@ def main() -> None:
     several: dict[str, Any] = {"type": Path, "nargs": "*", "default": []}
     parser.add_argument("--story-scores", type=Path, required=True, help="scores/stories.csv")
     parser.add_argument("--set-scores", type=Path, required=True, help="scores/sets.csv")
+    parser.add_argument("--opening-sets", type=Path, help="scores/opening_sets.csv")
+    parser.add_argument("--openings", type=Path, help="frontier/openings.csv")
     parser.add_argument(
         "--stories", **several, help="every stories/**/seed=*.jsonl except *.base.jsonl"
     )
@@ -91,6 +93,9 @@ def main() -> None:
         "trajectories": steps.trajectories(
             args.training, args.completions, args.batch_size, args.batch_size_of
         ),
+        "decomposition": decomposition.table(args.story_scores, args.opening_sets, args.openings)
+        if args.opening_sets and args.openings
+        else [],
         "first_token": steps.first_token(args.first_token) if args.first_token else [],
     }
     for name, columns in TABLES.items():

@@ -23,7 +23,8 @@ from tinycats.files.tables import write_table
 from tinycats.policies.record import read_run
 from tinycats.reward.settings import RewardFiles
 from tinycats.scores import scoring
-from tinycats.scores.columns import SETS, STORIES
+from tinycats.scores.columns import OPENING_SETS, SETS, STORIES
+from tinycats.scores.openings import opening_sets
 from tinycats.settings import add_flags, read_flags
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--base-stories", **several, help="stories/base/seed=*.jsonl")
     parser.add_argument("--prompted-stories", **several, help="stories/prompted/seed=*.jsonl")
     parser.add_argument("--policy-stories", **several, help="stories/<variant>/kl=*/seed=*.jsonl")
+    parser.add_argument("--opening-stories", **several, help="stories/optimal/**.jsonl and so on")
     parser.add_argument("--forgetting", **several, help="stories/<variant>/kl=*/seed=*.base.jsonl")
     add_flags(parser, RewardFiles)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base model")
@@ -52,9 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="torch device of the encoder")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all available)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for stories.csv and sets.csv"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three tables")
     args = parser.parse_args()
     completion_tokens = read_run(args.run)["new_tokens"]
 
@@ -84,9 +84,13 @@ def main() -> None:
         completion_tokens,
         lambda texts: reward(texts).numpy(),
         complete,
+        args.opening_stories,
     )
+    told = [*args.base_stories, *args.prompted_stories, *args.policy_stories]
+    compared = opening_sets([*told, *args.opening_stories])
     write_table(args.out / "stories.csv", rows, STORIES)
     write_table(args.out / "sets.csv", sets, SETS)
+    write_table(args.out / "opening_sets.csv", compared, OPENING_SETS)
     log.info("%d stories in %d sets scored", len(rows), len(sets))
 
 

@@ -48,6 +48,14 @@ def random_stream(name: str) -> int:
     return 1_000_000 + zlib.crc32(name.encode())
 
 
+def padded(token_ids: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    """Token ids as rows of one length, −1 after the end."""
+    rows = np.full((len(token_ids), length), -1, dtype=np.int64)
+    for row, ids in zip(rows, token_ids, strict=True):
+        row[: len(ids)] = ids
+    return rows
+
+
 class Collector:
     """Draws completions from models in turn and keeps one table of distinct ones for each.
 
@@ -270,9 +278,10 @@ class Collector:
 
         Returns:
             Tensors ``log_prob`` (models, completions) float64, ``counts`` likewise int64,
-            ``reward`` (completions,) float32 and ``hit`` (completions,) uint8, 1 where the search
-            found it; and as metadata who the ``models`` are, and who the ``others``, policies that
-            are not in the pool.
+            ``reward`` (completions,) float32, ``hit`` (completions,) uint8, 1 where the search
+            found it, and ``token_ids`` (completions, T) int64, in ascending order and −1 after the
+            end; and as metadata who the ``models`` are, and who the ``others``, policies that are not
+            in the pool.
         """
         tables = [self.tables[i] for i in members]
         ids = list(self.distinct(members))
@@ -293,5 +302,6 @@ class Collector:
             "counts": counts,
             "reward": reward,
             "hit": np.array([tokens in found for tokens in ids], dtype=np.uint8),
+            "token_ids": padded(ids, self.new_tokens),
         }
         return tensors, {name: json.dumps(value) for name, value in metadata.items()}

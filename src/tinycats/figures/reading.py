@@ -13,7 +13,8 @@ from typing import Any
 from tinycats.columns import STUDY_TABLES
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, read_lines, read_table
-from tinycats.layout import BASE, POLICY, PROMPTED, ModelId, sort_factors
+from tinycats.kinds import POLICY
+from tinycats.layout import BASE, PROMPTED, ModelId, sort_factors
 from tinycats.program import UserError
 from tinycats.reward.settings import similarity_label
 from tinycats.stories.columns import STORY_FIELDS

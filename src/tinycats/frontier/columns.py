@@ -53,10 +53,25 @@ PROMPTED: Columns = {
     "kl_policy_to_base_nats": "−log p_base(text), exact, nats",
 }
 
+#: frontier/openings.csv: what stories begin with at a policy's KL (docs/damage.md)
+OPENINGS: Columns = {
+    "model": "`optimal`, `best_of_n`, or `optimal_prompted` (at the KL of the prompted base)",
+    "variant": MODEL["variant"],
+    "kl_factor": MODEL["kl_factor"],
+    "seed": "seed of the policy; empty for `optimal_prompted`",
+    "wanted_kl_nats": "KL(policy‖base) of the policy beside it, nats",
+    "beta": "β of the optimal policy, reward units per nat",
+    "n": "n of best of n, not only whole numbers",
+    "kl_policy_to_base_nats": "KL of the distribution, nats; less than wanted where the completions seen have no more",
+    "reward": "its mean reward",
+    "effective_completions": "1 / Σ π² over the completions seen",
+}
+
 #: name of a file in frontier/ → its columns
 TABLES: dict[str, Columns] = {
     "limit": LIMIT,
     "best_of_n": BEST_OF_N,
     "policies": POLICIES,
     "prompted": PROMPTED,
+    "openings": OPENINGS,
 }

@@ -19,7 +19,8 @@ from latex2mathml import converter
 from markupsafe import Markup
 
 from tinycats.figures.reading import PUBLISHED_LABEL
-from tinycats.layout import BASE, BLOG_FACTOR, POLICY, PROMPTED, TEMPLATES, ModelId
+from tinycats.kinds import POLICY
+from tinycats.layout import BASE, BLOG_FACTOR, PROMPTED, TEMPLATES, ModelId
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
@@ -45,7 +46,8 @@ def facts(study: Study) -> dict[str, Any]:
     """The values that the templates of the page and of results.md show."""
     summary = study.tables["tables/summary.csv"]
     variants = study.variants
-    models = words.ordered_models([*summary, *study.tables["scores/stories.csv"]])
+    everyone = words.ordered_models([*summary, *study.tables["scores/stories.csv"]])
+    models = [model for model in everyone if not model.opened]
     factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
     factor = BLOG_FACTOR if BLOG_FACTOR in factors else (positive or factors or [""])[0]
@@ -69,6 +71,10 @@ def facts(study: Study) -> dict[str, Any]:
         "reward_name": study.reward.name(study.concept),
         "base_model": base_model(study.config),
         "a_concept": with_article(study.concept),
+        "told_by": [
+            {"key": model.key, "name": model.label(variants), "opened": model.opened}
+            for model in everyone
+        ],
         "models": [{"key": model.key, "name": model.label(variants)} for model in models],
         "variants": variants,
         "factors": factors,
@@ -244,7 +250,7 @@ def render(study: Study, command: str, playground: bool = False) -> str:
     known = facts(study)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    models = [model["key"] for model in known["models"]]
+    models = [model["key"] for model in known["told_by"]]
     return (
         environment()
         .get_template("report.html.j2")

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +17,8 @@ from tinycats.figures.registry import FOLDED, SHEET, figure_names
 from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
-from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.kinds import OPENED, POLICY
+from tinycats.layout import OPTIMAL_PROMPTED, ModelId, canonical
 from tinycats.models.folders import MANIFEST, model_folder_name, read_manifest
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
@@ -140,6 +141,14 @@ def models_of(config: Mapping[str, Any], path: Path) -> list[ModelId]:
         return [ModelId(*model, seed) for model in each for seed in map(int, training["seeds"])]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not the config of a study ({error!r})") from error
+
+
+def opened_beside(models: Sequence[ModelId], folder: Path) -> list[ModelId]:
+    """The models beside these whose stories begin with openings, where the study has such stories."""
+    beside = [replace(m, kind=kind) for kind in OPENED for m in models if m.is_policy]
+    seeds = dict.fromkeys(model.seed for model in models)
+    beside += [replace(OPTIMAL_PROMPTED, seed=seed) for seed in seeds]
+    return [model for model in beside if (folder / layout.STORIES.of(model)).exists()]
 
 
 def _verified_json(path: Path) -> dict[str, Any]:
@@ -301,6 +310,7 @@ def read_study(
     names = [model_folder_name(model) for model in _models(config, reward)]
     manifests = {name: read_manifest(models / name) for name in names}
     _check_base_model(models / names[0], manifests[names[0]], runs)
+    tellers = [*models_used, *opened_beside(models_used, folder)]
     return Study(
         folder=folder,
         name=name,
@@ -311,7 +321,7 @@ def read_study(
         tables=tables,
         csv_texts=texts,
         figures=read_figures(folder / "figures", figures),
-        stories=tuple(read_stories(folder, models_used, tables["scores/stories.csv"])),
+        stories=tuple(read_stories(folder, tellers, tables["scores/stories.csv"])),
         runs=runs,
         manifests=manifests,
         benchmarks=stage_times(

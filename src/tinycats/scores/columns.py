@@ -81,6 +81,9 @@ SETS: Columns = {
     "compression_ratio": "bytes / gzipped bytes of all stories of the set",
 }
 
+#: scores/opening_sets.csv: as sets.csv, of the stories that decomposition.csv compares
+OPENING_SETS: Columns = {column: text for column, text in SETS.items() if column != "prompt_group"}
+
 
 def possible_range(metric: str) -> tuple[float, float]:
     """What a metric's mean can be, which an interval may overstep; only a reward may be negative."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinycats.files.tables import Row, TableError, read_lines
+from tinycats.kinds import KINDS
 from tinycats.layout import BASE, ModelId
 from tinycats.mentions import Mentions
 from tinycats.program import UserError
@@ -153,12 +154,13 @@ def score_set(texts: Sequence[str]) -> Row:
     }
 
 
-def _in_order(paths: Iterable[str | Path], kind: str) -> dict[ModelId, Path]:
+def _in_order(paths: Iterable[str | Path], *kinds: str) -> dict[ModelId, Path]:
     found: dict[ModelId, Path] = {}
     for path in map(Path, paths):
         teller = ModelId.from_path(path)
-        if teller.kind != kind or teller.seed is None:
-            raise TableError(f"{path}: expected one seed of {kind}, not {teller.stem}")
+        if teller.kind not in kinds or teller.seed is None:
+            expected = " or ".join(kinds)
+            raise TableError(f"{path}: expected one seed of {expected}, not {teller.stem}")
         if teller in found:
             raise TableError(f"{path}: the same model and seed as {found[teller]}")
         found[teller] = path
@@ -174,6 +176,7 @@ def score(
     completion_tokens: int,
     rewards: Rewards,
     complete: Complete,
+    opening_stories: Iterable[str | Path] = (),
 ) -> tuple[list[Row], list[Row]]:
     """Score every story and every set of stories of a study.
 
@@ -184,6 +187,7 @@ def score(
         completion_tokens: how many new tokens the reward covers.
         rewards: the rewards of a list of distinct texts.
         complete: the text that is rewarded, decoded from prompt and new tokens.
+        opening_stories: story files of the models that begin with openings.
 
     Returns:
         Rows of scores/stories.csv and of scores/sets.csv.
@@ -196,6 +200,7 @@ def score(
         **_in_order(base_stories, "base"),
         **_in_order(prompted_stories, "prompted"),
         **_in_order(policy_stories, "policy"),
+        **_in_order(opening_stories, *(name for name, kind in KINDS.items() if kind.opened)),
     }
     forgetting_of = _in_order(forgetting, "policy")
     for teller in forgetting_of:
@@ -236,7 +241,8 @@ def score(
             )
             completion = complete(story["prompt"], story["token_ids"][:completion_tokens])
             texts.append((completion, story["text"]))
-            groups.setdefault((teller, story["prompt_group"]), []).append(story["text"])
+            if not teller.opened:  # their sets are of another size: scores/opening_sets.csv
+                groups.setdefault((teller, story["prompt_group"]), []).append(story["text"])
 
     distinct = list(dict.fromkeys(text for pair in texts for text in pair if text.strip()))
     value = dict(zip(distinct, rewards(distinct).tolist(), strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinycats.completions.settings import PromptedSettings
+from tinycats.policies.settings import CompletionSettings
 from tinycats.settings import setting
 
 
@@ -33,3 +34,24 @@ class StoriesSettings:
 @dataclass(frozen=True, kw_only=True)
 class BaseStoriesSettings(PromptedSettings, StoriesSettings):
     """Stories of the base model and of the prompted base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningCountSettings:
+    """How many stories a distribution of openings has: a part of the config's block ``evaluation``."""
+
+    opening_stories: int = setting(
+        24,
+        "stories of each distribution of openings, at most as many as the training prompt has",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningStoriesSettings(OpeningCountSettings, StoriesSettings, CompletionSettings):
+    """Stories that begin with openings and are continued by the base model."""
+
+    @property
+    def count(self) -> int:
+        """Stories of each distribution: the first of the training prompt's."""
+        return min(self.opening_stories, self.stories_per_training_prompt)

@@ -169,6 +169,33 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [round(float(v), 4) + 0.0 if np.isfinite(v) else None for v in values]
 
 
+def story_row(
+    tokenizer: Any, request: Request, ids: list[int], found: Mapping[str, np.ndarray]
+) -> Row:
+    """A row of a stories file (:data:`tinycats.stories.columns.STORY_FIELDS`).
+
+    Args:
+        ids: the new tokens, forced ones first.
+        found: per new token, the four measurements of :func:`measure_stories`.
+    """
+    end = tokenizer.eos_token_id
+    forced = [token for token in request.forced_ids if token != end]
+    return {
+        "prompt_group": request.prompt_group,
+        "prompt": request.prompt,
+        "forced": tokenizer.decode(forced),
+        "text": decode(tokenizer, ids),
+        "token_ids": ids,
+        "tokens": [decode(tokenizer, [i], special_tokens=True) for i in ids],
+        "log_prob_policy": _numbers(found["log_prob_policy"]),
+        "log_prob_base": _numbers(found["log_prob_base"]),
+        "kl_policy_to_base_nats": _numbers(found["kl_policy_to_base_nats"]),
+        "kl_base_to_policy_nats": _numbers(found["kl_base_to_policy_nats"]),
+        "ended": bool(ids and ids[-1] == end),
+        "sample_seed": request.sample_seed,
+    }
+
+
 def tell_stories(
     policy: Network,
     base: Network,
@@ -176,14 +203,13 @@ def tell_stories(
     asked: Sequence[Request],
     new_tokens: int,
 ) -> list[Row]:
-    """Rows of a stories file (:data:`tinycats.stories.columns.STORY_FIELDS`).
+    """Rows of a stories file.
 
     The conditioned model takes a forced token with probability 1, whatever its probability under
     the model itself: its log probability is 0, KL(conditioned‖base) there is −log p_base, and
     KL(base‖conditioned) is infinite, written as null.
     """
-    end = tokenizer.eos_token_id
-    told = sample_stories(policy, asked, new_tokens, end)
+    told = sample_stories(policy, asked, new_tokens, tokenizer.eos_token_id)
     measured = measure_stories(policy, base, asked, told)
     rows = []
     for request, ids, found in zip(asked, told, measured, strict=True):
@@ -191,22 +217,7 @@ def tell_stories(
         found["log_prob_policy"][:forced] = 0.0
         found["kl_policy_to_base_nats"][:forced] = -found["log_prob_base"][:forced]
         found["kl_base_to_policy_nats"][:forced] = np.inf
-        rows.append(
-            {
-                "prompt_group": request.prompt_group,
-                "prompt": request.prompt,
-                "forced": tokenizer.decode(list(request.forced_ids)),
-                "text": decode(tokenizer, ids),
-                "token_ids": ids,
-                "tokens": [decode(tokenizer, [i], special_tokens=True) for i in ids],
-                "log_prob_policy": _numbers(found["log_prob_policy"]),
-                "log_prob_base": _numbers(found["log_prob_base"]),
-                "kl_policy_to_base_nats": _numbers(found["kl_policy_to_base_nats"]),
-                "kl_base_to_policy_nats": _numbers(found["kl_base_to_policy_nats"]),
-                "ended": bool(ids and ids[-1] == end),
-                "sample_seed": request.sample_seed,
-            }
-        )
+        rows.append(story_row(tokenizer, request, ids, found))
     return rows
 
 

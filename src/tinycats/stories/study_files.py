@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tinycats import layout
-from tinycats.layout import POLICY, ModelId, canonical
+from tinycats.kinds import POLICY
+from tinycats.layout import ModelId, canonical
 from tinycats.policies.settings import TrainingBlock
 from tinycats.program import UserError
 from tinycats.settings import LONGEST_NAME, check

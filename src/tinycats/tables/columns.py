@@ -61,6 +61,15 @@ TABLES: dict[str, Columns] = {
         "token": "text of the first new token",
         "probability": "its exact probability after the training prompt, mean over seeds",
     },
+    "decomposition": {
+        "model": "whose change is split: `policy`, `best_of_n` (at the KL of that policy) or `prompted`",
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "kl_policy_to_base_nats": "its KL(policy‖base), mean over seeds",
+        "metric": "name as in docs/metrics.md; stories of the training prompt",
+        "part": "`necessary`, `off_frontier`, `spillover`, or `whole`, their sum (docs/damage.md)",
+        **INTERVAL,
+    },
     "training": {
         "variant": MODEL["variant"],
         "kl_factor": MODEL["kl_factor"],

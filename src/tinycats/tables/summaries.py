@@ -18,7 +18,7 @@ import numpy as np
 
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files.tables import Row, TableError
-from tinycats.layout import BASE, MODEL_COLUMNS, ModelId
+from tinycats.layout import BASE, MODEL_COLUMNS, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores import metrics
 from tinycats.scores.columns import METRICS, SETS, STORIES
@@ -43,7 +43,8 @@ KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 Values = dict[tuple[ModelId, str], dict[int, float]]
 
 
-def _teller(row: Mapping[str, str], path: str | Path) -> ModelId:
+def teller_of(row: Mapping[str, str], path: str | Path) -> ModelId:
+    """The model of a row of scores, with its seed."""
     number(row, "kl_factor", path)
     seed = number(row, "seed", path)
     if not seed.is_integer():
@@ -66,6 +67,48 @@ def model_of(row: Mapping[str, str], path: str | Path) -> ModelId:
 # ---------------------------------------------------------------------------- one value a seed
 
 
+def base_lengths(
+    rows: Iterable[tuple[ModelId, Mapping[str, str]]], path: str | Path
+) -> dict[tuple[int | None, str], float]:
+    """(seed, story) → tokens of the base's story, which weigh a policy's perplexity on it."""
+    return {
+        (teller.seed, row["story"]): number(row, "tokens", path)
+        for teller, row in rows
+        if teller.kind == BASE.kind
+    }
+
+
+def story_values(
+    rows: Iterable[tuple[ModelId, Mapping[str, str]]],
+    lengths: Mapping[tuple[int | None, str], float],
+    path: str | Path,
+) -> Values:
+    """Each model's and metric's average within each seed over rows of scores/stories.csv.
+
+    Args:
+        rows: model, with its seed, and row.
+        lengths: see :func:`base_lengths`.
+        path: of the table, for errors.
+    """
+    found: dict[tuple[ModelId, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for teller, row in rows:
+        for metric in STORY_METRICS:
+            value, weight = number(row, metric, path), 1.0
+            if metric == "perplexity_under_base":
+                weight = number(row, "tokens", path)
+            elif metric == "base_perplexity_under_policy":
+                weight = lengths.get((teller.seed, row["story"]), math.nan)
+            if not math.isnan(value) and not math.isnan(weight):
+                found[teller.without_seed, metric, int(teller.seed or 0)].append((value, weight))
+    values: Values = defaultdict(dict)
+    for (model, metric, seed), pairs in found.items():
+        logarithms = metric in PERPLEXITIES
+        total = math.fsum((math.log(v) if logarithms else v) * w for v, w in pairs)
+        mean = total / math.fsum(w for _, w in pairs)
+        values[model, metric][seed] = math.exp(mean) if logarithms else mean
+    return values
+
+
 def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
     """Prompt group → each model's and metric's average within each seed, from scores/*.csv.
 
@@ -73,36 +116,14 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
         TableError: a file is damaged.
     """
     rows = read(stories, STORIES)
-    tellers = [_teller(row, stories) for row in rows]
-    # the base's stories have lengths of their own, whichever policy's perplexity is measured
-    base_tokens = {
-        (teller.seed, row["story"]): number(row, "tokens", stories)
-        for teller, row in zip(tellers, rows, strict=True)
-        if teller.kind == BASE.kind
-    }
-    found: dict[str, dict[tuple[ModelId, str, int], list[tuple[float, float]]]] = {}
+    tellers = [teller_of(row, stories) for row in rows]
+    by_group: dict[str, list[tuple[ModelId, Mapping[str, str]]]] = {}
     for teller, row in zip(tellers, rows, strict=True):
-        group = found.setdefault(row["prompt_group"], defaultdict(list))
-        seed = int(teller.seed or 0)
-        model = teller.without_seed
-        for metric in STORY_METRICS:
-            value, weight = number(row, metric, stories), 1.0
-            if metric == "perplexity_under_base":
-                weight = number(row, "tokens", stories)
-            elif metric == "base_perplexity_under_policy":
-                weight = base_tokens.get((teller.seed, row["story"]), math.nan)
-            if not math.isnan(value) and not math.isnan(weight):
-                group[model, metric, seed].append((value, weight))
-    values: dict[str, Values] = {}
-    for name, averages in found.items():
-        own = values.setdefault(name, defaultdict(dict))
-        for (model, metric, seed), pairs in averages.items():
-            logarithms = metric in PERPLEXITIES
-            total = math.fsum((math.log(v) if logarithms else v) * w for v, w in pairs)
-            mean = total / math.fsum(w for _, w in pairs)
-            own[model, metric][seed] = math.exp(mean) if logarithms else mean
+        by_group.setdefault(row["prompt_group"], []).append((teller, row))
+    lengths = base_lengths(zip(tellers, rows, strict=True), stories)
+    values = {group: story_values(own, lengths, stories) for group, own in by_group.items()}
     for row in read(sets, SETS):
-        teller = _teller(row, sets)
+        teller = teller_of(row, sets)
         for metric in SET_METRICS:
             own = values.setdefault(row["prompt_group"], defaultdict(dict))
             own[teller.without_seed, metric][int(teller.seed or 0)] = number(row, metric, sets)
@@ -230,7 +251,7 @@ def _rivals(policy: ModelId, models: Sequence[ModelId]) -> list[ModelId]:
     earlier = [
         m for m in policies if m.kl_factor == policy.kl_factor and m.order() < policy.order()
     ]
-    return [*free, *earlier, *(m for m in models if not m.is_policy)]
+    return [*free, *earlier, *(m for m in models if m in (BASE, PROMPTED))]
 
 
 def paired_differences(values: Values) -> list[Row]:
