@@ -177,7 +177,9 @@ def base_story_files():
 
 def opening_story_files():
     """The stories of every seed that begin with another distribution's tokens."""
-    beside = [per_policy(f"{RESULTS}/{layout.STORIES.pattern(kind)}") for kind in OPENED]
+    beside = [
+        per_policy(f"{RESULTS}/{layout.STORIES.pattern(kind)}") for kind in OPENED
+    ]
     return [*sum(beside, []), *stories_of(layout.OPTIMAL_PROMPTED)]
 
 
