@@ -30,7 +30,8 @@ CAT = VOCABULARY.index("cat")
 def probabilities(model: Any, length: int) -> dict[tuple[int, ...], float]:
     """Every completion of at most ``length`` tokens (0 ends one) → its probability."""
     prompt = word_tokenizer()(PROMPT).input_ids
-    found, alive = {}, {(): 1.0}
+    found: dict[tuple[int, ...], float] = {}
+    alive: dict[tuple[int, ...], float] = {(): 1.0}
     for step in range(length):
         ids = torch.tensor([[*prompt, *prefix] for prefix in alive])
         p = model(ids).logits[:, -1].double().softmax(-1).numpy()

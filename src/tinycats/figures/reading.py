@@ -22,7 +22,7 @@ from tinycats.tables.intervals import Interval
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
-    "comparison", "minuend", "subtrahend", "subtrahend_variant", "verdict",
+    "comparison", "minuend", "subtrahend", "subtrahend_variant", "part", "verdict",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"

@@ -49,13 +49,14 @@ class FigureEntry:
 
 _SUMMARY = layout.TABLES["summary"]
 _TRAINING = layout.TABLES["training"]
+_DECOMPOSITION = layout.TABLES["decomposition"]
 
 FIGURES: dict[str, FigureEntry] = {
     "frontier": FigureEntry(
         "frontier",
         (
             layout.TABLES["trajectories"],
-            *layout.FRONTIER.values(),
+            *(layout.FRONTIER[n] for n in ("limit", "best_of_n", "policies", "prompted")),
         ),
         "question",
         10,
@@ -88,6 +89,10 @@ FIGURES: dict[str, FigureEntry] = {
     ),
     "what_broke": FigureEntry("what_broke", (_SUMMARY,), "broke", 400),
     "what_broke_more": FigureEntry("what_broke_more", (_SUMMARY,), "broke", 401),
+    "decomposition": FigureEntry("decomposition", (_DECOMPOSITION,), "broke", 404),
+    "decomposition_variants": FigureEntry(
+        "decomposition_variants", (_DECOMPOSITION,), "broke", 405, "variants", True
+    ),
     "judge_vs_reward": FigureEntry("judge_vs_reward", (layout.SCORES["stories"],), "broke", 410),
     "completion_mass": FigureEntry(
         "completion_mass", (layout.TABLES["top_completions"],), "broke", 420

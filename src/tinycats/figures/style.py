@@ -286,8 +286,11 @@ def label_ends(ax: Axes, labels: Sequence[tuple[float, str, str]], gap: float = 
 # ---- axes ---------------------------------------------------------------------------------------
 
 
-def root_axis(ax: Axes, highest: float, which: str = "y") -> None:
-    """A square-root axis of nats from 0: small KLs stay visible beside large ones."""
+def root_axis(ax: Axes, highest: float, which: str = "y", apart: float | None = None) -> None:
+    """A square-root axis of nats from 0: small KLs stay visible beside large ones.
+
+    ``apart`` is the least distance of two ticks, as a share of the axis.
+    """
 
     def root(value: Any) -> Any:
         return np.sqrt(np.clip(value, 0, None))
@@ -300,7 +303,7 @@ def root_axis(ax: Axes, highest: float, which: str = "y") -> None:
         steps = [0, 0.1, 0.5, 1, 2, 4, 7, 11, 16, 25, 36, 50, 70, 100, 200, 500]
     if highest < 0.6:
         steps = [0, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5]
-    least = 0.17 if which == "y" else 0.09
+    least = apart or (0.17 if which == "y" else 0.09)
     ticks: list[float] = []
     for step in steps:
         if step <= highest and (not ticks or root(step) - root(ticks[-1]) > least * root(highest)):

@@ -78,7 +78,8 @@ class Openings:
             place = int(np.searchsorted(cumulative, uniforms[depth] * cumulative[-1], "right"))
             place = min(place, len(state.tokens) - 1)
             taken.append(int(state.tokens[place]))
-            found.append((ratio[place], p @ ratio, -(np.exp(state.log_base) @ ratio)))
+            kl, kl_of_base = float(p @ ratio), -float(np.exp(state.log_base) @ ratio)
+            found.append((float(ratio[place]), kl, kl_of_base))
             start, stop = int(state.begin[place]), int(state.begin[place + 1])
         values = np.array(found).T
         return Opening(tuple(taken), values[0], values[1], values[2])
