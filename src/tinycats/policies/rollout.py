@@ -87,7 +87,11 @@ class Sampler:
     def sample(self, batch: int, generator: torch.Generator, keep_graph: bool = False) -> Rollout:
         """Draw ``batch`` completions; ``keep_graph`` keeps what :meth:`backward` would redo."""
         u = torch.rand(batch, self.new_tokens, generator=generator, dtype=torch.float64)
-        return self._grow(torch.full((batch, self.new_tokens), -1), u, keep_graph)
+        return self.sample_at(u, keep_graph)
+
+    def sample_at(self, u: Tensor, keep_graph: bool = False) -> Rollout:
+        """The completions at uniform numbers ``u`` (batch, T), float64."""
+        return self._grow(torch.full(u.shape, -1), u, keep_graph)
 
     def follow(self, token_ids: list[tuple[int, ...]], keep_graph: bool = False) -> Rollout:
         """The same quantities for given completions (each non-empty, an end token only at its end)."""

@@ -60,6 +60,13 @@ class MethodSettings:
         above=0,
     )
     horizon: int = setting(10000, "completions over which the coefficient adapts", minimum=1)
+    kl_tokens: int = setting(
+        0, "tokens after the rewarded ones that the KL term covers too; 0: none", minimum=0
+    )
+    kl_stories: int = setting(100, "stories a step that kl_tokens are of", minimum=1)
+    kl_states: str = setting(
+        "policy", "who tells the stories that kl_tokens are of", choices=("policy", "base")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +139,21 @@ class TrainingSettings(MethodSettings, SharedSettings):
         if self.target_kl and self.horizon < self.batch_size:
             raise UserError(
                 f"horizon: {self.horizon} found, expected at least batch_size = {self.batch_size}"
+            )
+        if self.kl_tokens and self.kl not in ("base_to_policy", "policy_to_base"):
+            raise UserError(
+                f"kl_tokens: {self.kl_tokens} found with kl {self.kl}, expected 0, or kl"
+                " base_to_policy or policy_to_base, which are known at every token"
+            )
+        if self.kl_tokens and self.updates_per_batch > 1:
+            raise UserError(
+                f"kl_tokens: {self.kl_tokens} found with updates_per_batch {self.updates_per_batch},"
+                " expected 0, or 1 update per batch"
+            )
+        if self.kl_tokens and self.kl_states == "policy" and self.kl_stories > self.batch_size:
+            raise UserError(
+                f"kl_stories: {self.kl_stories} found, expected at most batch_size ="
+                f" {self.batch_size}, since completions of the batch are continued"
             )
         if self.n and self.batch_size % self.n:
             raise UserError(

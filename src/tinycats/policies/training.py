@@ -33,6 +33,7 @@ from tinycats.language_model.text import (
     rewarded_text,
 )
 from tinycats.policies import objective
+from tinycats.policies.continuation import Continuation
 from tinycats.policies.following import Follower, Terminated, stop_between_steps
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.record import last_step
@@ -86,15 +87,19 @@ class Trainer:
                 f" prompt {settings.prompt!r} has {len(self.prompt_ids)}; it must be larger"
             )
         check_context("training.num_tokens", settings.num_tokens, 0, context_of(policy))
+        if settings.kl_tokens:
+            check_context("kl_tokens", settings.kl_tokens, settings.num_tokens, context_of(policy))
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
-        self.sampler = Sampler(
+        shared = (
             network_with_onednn(policy, settings.precision),
             network_with_onednn(base, settings.precision),
             self.prompt_ids,
             new_tokens,
             tokenizer.eos_token_id,
-            settings.micro_batch,
         )
+        self.sampler = Sampler(*shared, settings.micro_batch)
+        goes_on = settings.kl_tokens and settings.kl_factor
+        self.continuation = Continuation(*shared, settings) if goes_on else None
         base.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
@@ -126,10 +131,14 @@ class Trainer:
             *(advantage.double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
             *(self.coefficient, s.num_tokens),
         )
+        stories = None
+        if self.continuation:
+            stories = self.continuation.draw(self.step)
+            loss += self.coefficient * self.continuation.kl(stories) / s.num_tokens
         snr = float("nan")
         if s.snr_every and self.step % s.snr_every == 0:
             snr = self.signal_to_noise(rollout, advantage)
-        norm = self.update(rollout, advantage, float(loss), None)
+        norm = self.update(rollout, advantage, float(loss), None, stories)
         for _ in range(s.updates_per_batch - 1):
             again = self.sampler.again(rollout, keep_graph=True)
             self.update(again, advantage, float(loss), rollout)
@@ -144,9 +153,16 @@ class Trainer:
             )
 
     def update(
-        self, rollout: Rollout, advantage: Tensor, loss: float, drawn: Rollout | None
+        self,
+        rollout: Rollout,
+        advantage: Tensor,
+        loss: float,
+        drawn: Rollout | None,
+        stories: Rollout | None = None,
     ) -> float:
         """One update from a batch, clipped against the batch as ``drawn``; the gradient's norm.
+
+        ``stories`` are those of :class:`Continuation`, if the KL term covers tokens after.
 
         Raises:
             UserError: loss or gradient is not finite.
@@ -156,6 +172,8 @@ class Trainer:
         self.sampler.backward(
             rollout, advantage, self.coefficient, s.kl, s.num_tokens, drawn, s.clip
         )
+        if self.continuation and stories:
+            self.continuation.backward(stories, self.coefficient)
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not (np.isfinite(loss) and np.isfinite(norm)):
