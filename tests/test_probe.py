@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,3 +130,50 @@ def test_stories_follow_the_special_token(tmp_path: Path) -> None:
             log_p = model(torch.tensor([prompt + ids])).logits.log_softmax(-1)
         own = log_p[0, len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[:, 0]
         assert row["log_prob_base"] == pytest.approx(own.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
+def test_gpt_neo_for_gpus_is_transformers_gpt_neo(activation):
+    from transformers import GPTNeoConfig, GPTNeoModel
+
+    from tinycats.language_model.cache import branch
+    from tinycats.language_model.gpt_neo import GptNeoBody
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": 50, "hidden_size": 24, "num_layers": 2, "num_heads": 3}
+    body = GPTNeoModel(
+        GPTNeoConfig(
+            **shape,
+            max_position_embeddings=32,
+            window_size=8,
+            attention_types=[[["global", "local"], 1]],
+            activation_function=activation,
+            resid_dropout=0.0,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
+    fast = GptNeoBody(body)
+    past: list = []
+    for length in (4, 1, 3):  # the prompt, a level of the tree, the tail
+        inputs = torch.randint(50, (5, length))
+        assert fast.serves(inputs, past)
+        cache = branch(past)
+        out = body(input_ids=inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden, new = fast(inputs, past)
+        torch.testing.assert_close(hidden, out, rtol=1e-4, atol=1e-5)
+        seed = torch.randn_like(out)
+        ours, theirs = (
+            torch.autograd.grad(x, list(body.parameters()), seed, allow_unused=True)
+            for x in (hidden, out)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            if b is not None:
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        new = [(k.detach(), v.detach()) for k, v in new]
+        if past:
+            past = [([*a, k], [*b, v]) for (a, b), (k, v) in zip(past, new, strict=True)]
+        else:
+            past = [([k], [v]) for k, v in new]
+    assert not fast.serves(inputs, past)  # beyond the window of local attention
+    assert GptNeoBody.of(body) is None  # on a CPU

@@ -12,6 +12,7 @@ from tinycats.compute.devices import put
 from tinycats.compute.linear import replace_linear_layers
 from tinycats.language_model import probe
 from tinycats.language_model.cache import Cache, Past, branch
+from tinycats.language_model.gpt_neo import GptNeoBody
 from tinycats.language_model.head import Head
 
 
@@ -32,6 +33,7 @@ class Network:
         body = model.base_model
         self.body = body if body is not model else model.get_decoder()  # Llama 4 names no body
         self.device = next(model.parameters()).device
+        self.fast = GptNeoBody.of(self.body)  # on GPUs
         self.precision = "fp32"  # the check is of the arithmetic, not of its rounding
         self.head: Head = probe.check(self)
         self.precision = precision
@@ -42,9 +44,12 @@ class Network:
         ``inputs`` is ``(rows, length)``; ``past`` holds for each block keys and values of the
         tokens before, ``(rows, heads, tokens, head width)`` each part, and is empty for a prompt.
         """
-        cache = branch(past)
         device = self.device.type
         low = torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        # not in bf16, where cuDNN's attention would be planned anew for each number of rows
+        if self.fast is not None and self.precision == "fp32" and self.fast.serves(inputs, past):
+            return self.fast(inputs, past)
+        cache = branch(past)
         with low:
             hidden = self.body(
                 input_ids=inputs, past_key_values=cache, use_cache=True

@@ -41,6 +41,18 @@ def decode(tokenizer: Any, ids: Sequence[int], special_tokens: bool = False) -> 
     )
 
 
+def rewarded_texts(
+    tokenizer: Any, prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]
+) -> list[str]:
+    """:func:`rewarded_text` of each completion; one call where the tokenizer decodes as usual."""
+    rows = [[*prompt_ids, *ids] for ids in completions]
+    from transformers import PreTrainedTokenizerFast
+
+    if getattr(type(tokenizer), "_decode", None) is not PreTrainedTokenizerFast._decode:
+        return [decode(tokenizer, row) for row in rows]
+    return list(tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=True))
+
+
 def rewarded_text(tokenizer: Any, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
     """The text that the reward and the scores read: prompt and new tokens, no special tokens."""
     return decode(tokenizer, [*prompt_ids, *new_ids])

@@ -30,7 +30,7 @@ from tinycats.language_model.text import (
     context_of,
     decode,
     encode_prompt,
-    rewarded_text,
+    rewarded_texts,
 )
 from tinycats.policies import objective
 from tinycats.policies.continuation import Continuation
@@ -121,9 +121,7 @@ class Trainer:
         started, s = time.perf_counter(), self.settings
         generator = uniform_generator(s.seed, self.step)
         rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
-        distinct = self.reward(
-            [rewarded_text(self.tokenizer, self.prompt_ids, ids) for ids in rollout.token_ids]
-        )
+        distinct = self.reward(rewarded_texts(self.tokenizer, self.prompt_ids, rollout.token_ids))
         rewards = distinct[rollout.index]
         drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient, s.n or 1)
         advantage = objective.advantages(drawn, s.advantage, s.kl)
