@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tinycats"
 
 #: packages and modules of the library, from the lowest to the highest
 ORDER = (
-    "program", "progress", "source_code", "mentions", "random_numbers", "settings", "schema", "files", "kinds", "layout", "compute", "models",
+    "program", "progress", "source_code", "mentions", "random_numbers", "settings", "schema", "files", "published", "kinds", "layout", "compute", "models",
     "language_model", "reward", "policies", "watch", "completions", "stories", "scores", "frontier",
     "tables", "columns", "study", "figures", "report",
 )  # fmt: skip

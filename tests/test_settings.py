@@ -25,7 +25,11 @@ from tinycats.frontier.settings import FrontierSettings
 from tinycats.policies.settings import TrainingBlock, TrainingSettings
 from tinycats.program import UserError
 from tinycats.settings import setting
-from tinycats.stories.settings import BaseStoriesSettings, StoriesSettings
+from tinycats.stories.settings import (
+    BaseStoriesSettings,
+    OpeningStoriesSettings,
+    StoriesSettings,
+)
 from tinycats.study import EvaluationBlock
 
 # ---- from fields to checks and flags
@@ -142,6 +146,9 @@ UNUSUAL: dict[str, Any] = {
             "stop_at_kl": 50.5,
             "target_kl": 2.5,
             "horizon": 777,
+            "kl_tokens": 0,  # more excludes several updates per batch
+            "kl_stories": 7,
+            "kl_states": "base",
             "steps": 3,
             "batch_size": 15,
             "learning_rate": 1.5e-4,
@@ -152,6 +159,7 @@ UNUSUAL: dict[str, Any] = {
         "prompted_with": " {factor}",
         "stories_per_training_prompt": 3,
         "stories_per_other_prompt": 5,
+        "opening_stories": 2,
         "new_tokens": 19,
         "base_completions": 123,
         "policy_completions": 234,
@@ -234,6 +242,7 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     (policy,) = commands_of(commands, "train_policy")
     (completions,) = commands_of(commands, "sample_completions")
     (frontier,) = commands_of(commands, "frontier")
+    (openings,) = commands_of(commands, "tell_openings")
     base, one = sorted(commands_of(commands, "tell_stories"), key=lambda words: "--policy" in words)
     for words, cls in (
         (policy, TrainingSettings),
@@ -241,10 +250,11 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         (base, BaseStoriesSettings),
         (one, StoriesSettings),
         (frontier, FrontierSettings),
+        (openings, OpeningStoriesSettings),
     ):
         expected = {field.name: known[field.name] for field in fields(cls)}
         assert json.loads(after(words, "--settings")) == expected
-    for words in (policy, completions, base, one):
+    for words in (policy, completions, base, one, openings):
         assert (after(words, "--device"), after(words, "--threads")) == ("cuda:7", "3")
     assert float(after(policy, "--checkpoint-seconds")) == 17
     assert after(policy, "--tensorboard") == "true"
@@ -270,7 +280,7 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     record = json.loads(after(commands_of(commands, "write_config")[0], "--config"))
     assert record == {
         **UNUSUAL,
-        "variants": {"mine": {key: value for key, value in mine.items() if value is not None}},
+        "variants": {"mine": {key: value for key, value in mine.items() if value not in (None, 0)}},
         "evaluation": evaluation,
     }
 

@@ -109,7 +109,10 @@ def training_size(wildcards):
 def training_minutes(wildcards, input, attempt):
     run = run_of(wildcards)
     completions = run.steps * run.batch_size * run.updates_per_batch
-    work = completions * max(4, run.num_tokens - 6) // 4
+    tokens = completions * max(4, run.num_tokens - 6)
+    if run.kl_tokens:
+        tokens += run.steps * run.kl_stories * (run.num_tokens + run.kl_tokens)
+    work = tokens // 4
     return minutes(work)(wildcards, input, attempt)
 
 

@@ -147,4 +147,5 @@ rule publish:
         " run_script render_report --results {params.results:q}"
         " --models resources/models --command {params.command:q} --out {output.page:q}"
         " --benchmarks logs/models {params.results:q}/benchmarks"
-        " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures) 2> {log:q}"
+        " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures"
+        " --record-code {params.folder:q}/code.json) 2> {log:q}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinycats import program
+from tinycats import program, published
 from tinycats.files.atomic import write_text
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
@@ -39,6 +39,9 @@ def main() -> None:
         metavar="FOLDER",
         help="copy the figures that the Markdown shows here and link to the copies",
     )
+    parser.add_argument(
+        "--record-code", type=Path, metavar="FILE", help="write digests of every stage's code here"
+    )
     args = parser.parse_args()
     study = read_study(args.results, args.models, args.concept, args.benchmarks)
     again = f"snakemake --cores 1 --resources gpu=1 --configfile {args.results / 'config.yaml'}"
@@ -49,6 +52,8 @@ def main() -> None:
     text = markdown_results.render(study, command, markdown, args.copy_figures)
     write_text(out, page)
     write_text(markdown, text)
+    if args.record_code:
+        published.record(args.record_code)
     program.log.info("%s: %.1f MB, %d stories", out, len(page.encode()) / 1e6, len(study.stories))
 
 
