@@ -22,9 +22,9 @@ from tinycats.completions.search import search
 from tinycats.files import atomic
 from tinycats.files.tables import read_table, write_table
 from tinycats.frontier import limit as frontier
-from tinycats.frontier.best_of_n import best_of_n, powers_of_two
-from tinycats.frontier.columns import POLICIES
-from tinycats.frontier.policies import policy_rows
+from tinycats.frontier.best_of_n import Pool, best_of_n, powers_of_two
+from tinycats.frontier.columns import POLICIES, TABLES
+from tinycats.frontier.policies import AgainstLimit, policy_rows
 from tinycats.frontier.samples import Drawn, Samples, read_drawn, read_samples
 from tinycats.program import UserError
 
@@ -388,7 +388,7 @@ def test_best_of_n_matches_enumeration(seed):
     found = []
     for draw in range(30):
         samples = toy.samples([], base_draws=2000, draws=0, seed=draw)
-        rows = best_of_n(samples.reward, samples.counts[0], candidates)
+        rows = best_of_n(Pool(samples.reward, samples.counts[0]), candidates)
         found.append([(row["reward"], row["kl_policy_to_base_nats"]) for row in rows])
     pools: np.ndarray = np.array(found)  # (pools, n, 2)
     exact = np.array([exact_best_of_n(toy, n) for n in candidates])
@@ -403,14 +403,15 @@ def test_best_of_n_matches_enumeration(seed):
 def test_best_of_n_without_ties_has_the_known_kl():
     """The KL is log n − (n−1)/n, whatever the reward."""
     rewards = np.random.default_rng(0).normal(size=1000)
-    for row in best_of_n(rewards, np.ones(1000, dtype=int), [1, 2, 10, 100, 1000]):
+    for row in best_of_n(Pool(rewards, np.ones(1000, dtype=int)), [1, 2, 10, 100, 1000]):
         assert row["kl_policy_to_base_nats"] == pytest.approx(row["kl_bound_nats"], abs=1e-6)
 
 
 def test_best_of_n_with_ties_by_hand():
     """Three draws with rewards 0, 1, 1, and one that was never drawn."""
     reward, counts = np.array([0.0, 5.0, 1.0]), np.array([1, 0, 2])
-    rows = best_of_n(reward, counts, [1, 2, 3])
+    pool = Pool(reward, counts)
+    rows = best_of_n(pool, [1, 2, 3])
     # subsets of one: 0, 1, 1; of two: {0, 1}, {0, 1}, {1, 1}; of three: {0, 1, 1}
     assert [row["reward"] for row in rows] == pytest.approx([2 / 3, 1.0, 1.0])
     # the two upper places, exp(−1/2 − 1/3) and exp(−1/3), share the level that is always kept
@@ -418,7 +419,7 @@ def test_best_of_n_with_ties_by_hand():
     expected = [0.0, math.log(np.mean(2 * places)), math.log(np.mean(3 * places**2))]
     assert [row["kl_policy_to_base_nats"] for row in rows] == pytest.approx(expected)
     with pytest.raises(ValueError, match="best of 4 needs"):
-        best_of_n(reward, counts, [4])
+        best_of_n(pool, [4])
 
 
 @pytest.mark.parametrize("n", [1, 4, 30])
@@ -426,11 +427,11 @@ def test_the_jackknife_of_best_of_n_is_leaving_each_draw_out(n):
     rng = np.random.default_rng(n)
     reward = np.round(rng.beta(2, 5, size=40), 1)
     levels, counts = np.unique(reward, return_counts=True)
-    (row,) = best_of_n(levels, counts, [n])
+    (row,) = best_of_n(Pool(levels, counts), [n])
     without = []
     for left_out in range(len(levels)):
         fewer = counts - (np.arange(len(levels)) == left_out)
-        (again,) = best_of_n(levels, fewer, [n])
+        (again,) = best_of_n(Pool(levels, fewer), [n])
         without += [again["reward"]] * int(counts[left_out])
     error = math.sqrt(39 / 40 * np.sum((np.array(without) - np.mean(without)) ** 2))
     assert row["reward_high"] - row["reward"] == pytest.approx(1.96 * error)
@@ -442,7 +443,7 @@ def test_intervals_of_best_of_n_hold_the_exact_reward():
     exact, held = exact_best_of_n(toy, 16)[0], 0
     for draw in range(200):
         counts = np.random.default_rng(draw).multinomial(1000, toy.p)
-        (row,) = best_of_n(toy.r, counts, [16])
+        (row,) = best_of_n(Pool(toy.r, counts), [16])
         held += row["reward_low"] <= exact <= row["reward_high"]
     assert 180 <= held <= 199
 
@@ -457,7 +458,7 @@ def rows_of(toy: Toy, policies: list[np.ndarray], base_draws: int = 5000, draws:
     samples = toy.samples(policies, base_draws, draws)
     drawn = toy.drawn(samples, policies)
     base = frontier.known_base(samples)
-    return samples, policy_rows(base, 200, 0, samples.models[1:], drawn)
+    return samples, policy_rows(AgainstLimit(base, 200, 0), samples.models[1:], drawn)
 
 
 def test_gaps_and_shares_match_enumeration():
@@ -494,7 +495,9 @@ def test_intervals_of_shares_hold_as_often_as_stated():
     for seed in range(60):
         samples = toy.samples(policies, base_draws=600, draws=200, seed=seed)
         base = frontier.known_base(samples)
-        rows = policy_rows(base, 100, seed, samples.models[1:], toy.drawn(samples, policies))
+        rows = policy_rows(
+            AgainstLimit(base, 100, seed), samples.models[1:], toy.drawn(samples, policies)
+        )
         held += [
             row["share_low"] <= share <= row["share_high"]
             for row, share in zip(rows, shares, strict=True)
@@ -525,7 +528,7 @@ def test_equal_rewards_give_a_flat_limit_and_no_nan():
         assert row["low"] == pytest.approx(0.25)
         assert row["kl_policy_to_base_nats"] == pytest.approx(0.0, abs=1e-9)
         assert all(value is None or math.isfinite(value) for value in row.values())
-    candidates = best_of_n(samples.reward, samples.counts[0], [1, 8, 64])
+    candidates = best_of_n(Pool(samples.reward, samples.counts[0]), [1, 8, 64])
     assert [row["reward"] for row in candidates] == pytest.approx([0.25] * 3)
     assert [row["kl_policy_to_base_nats"] for row in candidates] == pytest.approx([0.0] * 3)
 
@@ -625,13 +628,13 @@ def run_script(folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_script_writes_the_four_tables_the_same_every_time(tmp_path):
+def test_script_writes_its_tables_the_same_every_time(tmp_path):
     toy = Toy(5)
     write_study(tmp_path, toy, [toy.best(0.1), toy.best(0.03)])
     done = run_script(tmp_path)
     assert done.returncode == 0, done.stderr
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
-    assert set(first) == {"limit.csv", "best_of_n.csv", "policies.csv", "prompted.csv"}
+    assert set(first) == {f"{name}.csv" for name in TABLES}
     rows = read_table(tmp_path / "out" / "policies.csv", POLICIES)
     assert [row["kl_factor"] for row in rows] == ["6000", "6000"]
     assert float(rows[1]["limit"]) == pytest.approx(
@@ -654,7 +657,7 @@ def test_a_policy_outside_the_pool_is_held_against_the_whole_pool(tmp_path):
     own = Drawn(counts, toy.r[: len(counts)], counts * 0.0, counts * 0 + 0.4, counts * 0.0)
     drawn = [read_drawn(tmp_path / f"blog/kl=6000/seed={s}.csv") for s in (0, 1)]
     base, who = frontier.known_base(samples), [*samples.models, *samples.others][1:]
-    rows = policy_rows(base, 20, 0, who, [*drawn, own])
+    rows = policy_rows(AgainstLimit(base, 20, 0), who, [*drawn, own])
     assert [row["seed"] for row in rows] == [0, 1, 7]
     assert rows[2]["limit"] == pytest.approx(toy.exact_limit(0.4), abs=0.01)
 

@@ -12,7 +12,7 @@ from tiny_model import ROOT, write_model
 
 from tinycats.completions.settings import CompletionsSettings
 from tinycats.frontier.limit import known_base
-from tinycats.frontier.policies import policy_rows
+from tinycats.frontier.policies import AgainstLimit, policy_rows
 from tinycats.language_model.network import Network
 from tinycats.models.folders import load_causal_lm
 from tinycats.settings import as_json
@@ -117,6 +117,6 @@ def test_another_policy_changes_no_policy_s_own_error() -> None:
     policies = [toy.best(0.3), toy.best(0.1)]
     samples = toy.samples(policies, base_draws=500, draws=200)
     base, drawn = known_base(samples), toy.drawn(samples, policies)
-    both = policy_rows(base, 20, 5, samples.models[1:], drawn)
-    (one,) = policy_rows(base, 20, 5, samples.models[2:], drawn[1:])
+    both = policy_rows(AgainstLimit(base, 20, 5), samples.models[1:], drawn)
+    (one,) = policy_rows(AgainstLimit(base, 20, 5), samples.models[2:], drawn[1:])
     assert one == both[1]

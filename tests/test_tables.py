@@ -25,17 +25,18 @@ from tinycats.files.tables import (
     write_lines,
     write_table,
 )
+from tinycats.frontier import columns as frontier
 from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.mentions import Mentions
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.program import UserError
 from tinycats.scores import metrics, scoring
-from tinycats.scores.columns import SETS, STORIES
+from tinycats.scores.columns import METRICS, SETS, STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
-from tinycats.tables.intervals import holm, over_seeds, p_value
+from tinycats.tables.intervals import holm, over_seeds, p_value, verdict
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -404,7 +405,7 @@ def test_variants_are_compared_with_each_other() -> None:
     ],
 )
 def test_verdicts(metric: str, difference: float, p: float, expected: str) -> None:
-    assert tables.verdict(metric, difference, p) == expected
+    assert verdict(METRICS[metric].direction, difference, p) == expected
 
 
 def test_holm_by_hand() -> None:
@@ -663,12 +664,24 @@ def test_tables_need_no_torch() -> None:
     )
 
 
+def write_frontier(study: Path) -> tuple[Path, Path]:
+    both = frontier.POLICIES, frontier.PROMPTED
+    numbers = {c: 0.5 for c in {**both[0], **both[1]} if c not in ("variant", "kl_factor", "seed")}
+    paths = study / "frontier/policies.csv", study / "frontier/prompted.csv"
+    who = [{"variant": "blog", "kl_factor": "0", "seed": seed, "text": " a cat"} for seed in (0, 1)]
+    for path, columns, rows in zip(paths, both, (who, who[:1]), strict=True):
+        all_rows = [numbers | row | {"base_reward": 0.1} for row in rows]
+        write_table(path, [{c: row[c] for c in columns} for row in all_rows], columns)
+    return paths
+
+
 def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     rows, sets = score(study)
     write_table(study / "scores/stories.csv", rows, STORIES)
     write_table(study / "scores/sets.csv", sets, SETS)
     told = sorted(str(p) for p in study.glob("stories/**/seed=?.jsonl"))
     training = write_training(study, 0, [0.1, 0.2])
+    policies, prompted = write_frontier(study)
     run_file = training.with_name("run.json")
     atomic.write_sealed(run_file, json.dumps({"new_tokens": 2}))
 
@@ -677,6 +690,7 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
         command += ["--story-scores", str(study / "scores/stories.csv")]
         command += ["--set-scores", str(study / "scores/sets.csv"), "--stories", *told]
         command += ["--training", str(training), "--concept-words", '["cat"]']
+        command += ["--policies", str(policies), "--prompted", str(prompted)]
         command += ["--run", str(run_file), "--batch-size", "10", *more]
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 

@@ -334,7 +334,7 @@ FRONTIER = {
 TABLES = {
     name: f"tables/{name}.csv"
     for name in (
-        "summary", "by_prompt_group", "by_position", "paired_differences", "training",
+        "summary", "by_prompt_group", "by_position", "paired_differences", "equal_kl", "training",
         "top_completions", "trajectories", "first_token", "decomposition",
     )
 }  # fmt: skip

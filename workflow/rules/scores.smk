@@ -61,6 +61,8 @@ rule tables:
         first_token=rules.completions.output.first_token,
         training=per_policy(f"{POLICY}/{layout.TRAINING.name}"),
         top=per_policy(f"{POLICY}/{layout.TOP_COMPLETIONS.name}"),
+        policies=f"{RESULTS}/{layout.FRONTIER['policies']}",
+        prompted=f"{RESULTS}/{layout.FRONTIER['prompted']}",
         run=run_files()[0],
     output:
         tables_below("tables"),
@@ -93,6 +95,7 @@ rule tables:
         " {params.opened} --opening-sets {input.opening_sets:q} --openings {input.openings:q}"
         " --completions {input.base:q} {params.completions} --training {params.training}"
         " --top-completions {params.top} --first-token {input.first_token:q}"
+        " --policies {input.policies:q} --prompted {input.prompted:q}"
         " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"
         " --batch-size-of {params.batch_size_of:q}"
         " --out {params.folder:q} 2> {log:q}"

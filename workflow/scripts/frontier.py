@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tinycats import program
 from tinycats.files.tables import write_table
-from tinycats.frontier import best_of_n
+from tinycats.frontier import best_of_n, rivals
 from tinycats.frontier import samples as reading
 from tinycats.frontier.columns import TABLES
 from tinycats.frontier.limit import known_base, limit_rows
 from tinycats.frontier.openings import Support, opening_rows
-from tinycats.frontier.policies import policy_rows
+from tinycats.frontier.policies import AgainstLimit, policy_rows
 from tinycats.frontier.settings import FrontierSettings
 from tinycats.layout import COMPLETIONS, ModelId
 from tinycats.settings import add_flags, read_flags
@@ -62,21 +62,18 @@ def main() -> None:
         "%d completions seen, with %.1f %% of the base's probability; %d stand for the rest",
         *(len(base.mass), 100 * base.mass.sum(), len(base.rest)),
     )
+    against = AgainstLimit(base, *again)
+    beside = against.row("prompted", prompted)
+    pool = best_of_n.Pool(samples.reward, samples.counts[0])
+    prompting = rivals.Prompted(beside["reward"], prompted.error(prompted.reward), prompted_kl)
+    policies = policy_rows(against, [*samples.models, *samples.others][1:], drawn[1:])
+    for row in policies:
+        row |= rivals.columns(row["kl_policy_to_base_nats"], pool, prompting)
     results = {
         "limit": limit_rows(base, *again, 1.1 * max([prompted_kl, *policies_kl])),
-        "best_of_n": best_of_n.best_of_n(
-            samples.reward,
-            samples.counts[0],
-            best_of_n.powers_of_two(int(samples.counts[0].sum())),
-        ),
-        "policies": policy_rows(base, *again, [*samples.models, *samples.others][1:], drawn[1:]),
-        "prompted": [
-            {
-                "text": settings.prompted_with,
-                "reward": prompted.mean(prompted.reward),
-                "kl_policy_to_base_nats": prompted_kl,
-            }
-        ],
+        "best_of_n": best_of_n.best_of_n(pool, best_of_n.powers_of_two(pool.draws)),
+        "policies": policies,
+        "prompted": [{"text": settings.prompted_with, "reward_error": prompting.error, **beside}],
     }
     results["openings"] = opening_rows(Support.of(base), results["policies"], prompted_kl)
     for name, columns in TABLES.items():

@@ -7,6 +7,7 @@ By hand: PYTHONPATH=src python workflow/scripts/make_tables.py --story-scores re
 --training results/default/policies/blog/kl=*/seed=*/training.csv
 --top-completions results/default/policies/blog/kl=*/seed=*/top_completions.csv
 --first-token results/default/completions/first_token.csv
+--policies results/default/frontier/policies.csv --prompted results/default/frontier/prompted.csv
 --concept-words '["cat", "cats"]' --run results/default/policies/blog/kl=0/seed=0/run.json --batch-size 1000 --out results/default/tables
 """
 
@@ -25,6 +26,7 @@ from tinycats.settings import read_json
 from tinycats.tables import decomposition, positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
+from tinycats.tables.equal_kl import equal_kl
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument(
         "--first-token", type=Path, help="first-token probabilities by model and seed"
     )
+    parser.add_argument("--policies", type=Path, required=True, help="frontier/policies.csv")
+    parser.add_argument("--prompted", type=Path, required=True, help="frontier/prompted.csv")
     parser.add_argument(
         "--concept-words", type=scoring.parse_words, required=True, help="JSON list of words"
     )
@@ -86,6 +90,7 @@ def main() -> None:
         "by_prompt_group": tables.by_prompt_group(by_group),
         "by_position": tables.by_position(told),
         "paired_differences": tables.paired_differences(of_training),
+        "equal_kl": equal_kl(args.policies, args.prompted),
         "training": steps.training(args.training),
         "top_completions": steps.top_completions(
             args.top_completions, args.batch_size, args.batch_size_of

@@ -7,8 +7,9 @@ the KL is less than the usual log n − (n−1)/n, and is computed with the ties
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,57 +17,105 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
+NORMAL = 1.96  # 97.5 % quantile of the normal distribution
 
-def best_of_n(reward: Array, counts: npt.NDArray[np.int64], candidates: Iterable[int]) -> list[Row]:
-    """Rows of frontier/best_of_n.csv: reward and KL of the best of n, from one pool of N draws.
 
-    Reward: the mean of the maximum over all subsets of n; the i-th smallest of N is the maximum of
-    a share C(i−1, n−1)/C(N, n) of them (unbiased).
+class Best(NamedTuple):
+    """The best of n: n need not be whole, see :meth:`Pool.at`."""
 
-    KL: the policy keeps a completion of reward level a with probability F(a)ⁿ − F(a⁻)ⁿ, divided
-    within the level as p divides it (Beirami et al., arXiv 2401.01879). Its density over p's is
-    thus the mean of n·uⁿ⁻¹ over the level's part of the unit interval, F(a⁻) < u ≤ F(a). Each draw
-    gets a place u in it: of the i-th of N, E[log u] = −Σ_{j=i..N} 1/j. Without ties this gives
-    log n − (n−1)/n exactly.
+    n: float
+    reward: float
+    error: float  # standard error of the reward
+    kl: float  # to the base, nats
 
-    The interval of the reward is by the jackknife over the draws (Efron and Stein 1981), ± 1.96
-    standard errors.
+
+class Pool:
+    """The base model's draws as candidates.
 
     Args:
         reward, counts: (completions,) of the base model; counts may hold zeros.
-        candidates: values of n from 1 to N.
     """
-    drawn = counts > 0
-    levels, where = np.unique(reward[drawn], return_inverse=True)  # ascending
-    count = np.bincount(where, weights=counts[drawn]).astype(int)
-    rank = np.cumsum(count)  # of the level's highest draw
-    total = int(rank[-1])
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
-    log_place = -np.cumsum(1.0 / np.arange(1, total + 1)[::-1])[::-1]  # (draws,) ascending
-    rows = []
-    for n in candidates:
-        if not 1 <= n <= total:
-            raise ValueError(f"best of {n} needs {max(n, 1)} completions or more, not {total}")
+
+    def __init__(self, reward: Array, counts: npt.NDArray[np.int64]) -> None:
+        drawn = counts > 0
+        self.levels, where = np.unique(reward[drawn], return_inverse=True)  # ascending
+        self.count = np.bincount(where, weights=counts[drawn]).astype(int)
+        self.rank = np.cumsum(self.count)  # of the level's highest draw
+        self.draws = draws = int(self.rank[-1])
+        self.log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, draws + 1)))])
+        # (draws,) ascending: E[log u] of each draw's place u in the unit interval
+        self.log_place = -np.cumsum(1.0 / np.arange(1, draws + 1)[::-1])[::-1]
+        self.of = functools.cache(self._of)
+
+    @property
+    def most(self) -> int:
+        """The largest n, a tenth of the draws: beyond, the maximum rests on a handful of them."""
+        return max(self.draws // 10, 1)
+
+    def _of(self, n: int) -> Best:
+        """Reward and KL of the best of n, from one pool of N draws.
+
+        Reward: the mean of the maximum over all subsets of n; the i-th smallest of N is the maximum
+        of a share C(i−1, n−1)/C(N, n) of them (unbiased).
+
+        KL: the policy keeps a completion of reward level a with probability F(a)ⁿ − F(a⁻)ⁿ, divided
+        within the level as p divides it (Beirami et al., arXiv 2401.01879). Its density over p's is
+        thus the mean of n·uⁿ⁻¹ over the level's part of the unit interval, F(a⁻) < u ≤ F(a). Each
+        draw gets a place u in it: of the i-th of N, E[log u] = −Σ_{j=i..N} 1/j. Without ties this
+        gives log n − (n−1)/n exactly.
+
+        Error: by the jackknife over the draws (Efron and Stein 1981).
+        """
+        if not 1 <= n <= self.draws:
+            raise ValueError(f"best of {n} needs {max(n, 1)} completions or more, not {self.draws}")
+        rank, log_factorial = self.rank, self.log_factorial
         enough = rank >= n
         at_most = np.zeros(len(rank))  # share of the subsets of n that lie within the lowest levels
         at_most[enough] = np.exp(
             log_factorial[rank[enough]]
             - log_factorial[rank[enough] - n]
-            - log_factorial[total]
-            + log_factorial[total - n]
+            - log_factorial[self.draws]
+            + log_factorial[self.draws - n]
         )
         kept = np.diff(at_most, prepend=0.0)
-        density = np.add.reduceat(n * np.exp((n - 1) * log_place), rank - count) / count
+        density = (
+            np.add.reduceat(n * np.exp((n - 1) * self.log_place), rank - self.count) / self.count
+        )
         some = kept > 0
-        mean = float(kept @ levels)
-        half = 1.96 * _jackknife(levels, count, n)
+        kl = max(float(kept[some] @ np.log(density[some])), 0.0)
+        return Best(n, float(kept @ self.levels), _jackknife(self.levels, self.count, n), kl)
+
+    def at(self, kl: float) -> Best | None:
+        """The best of n whose KL is ``kl`` nats; ``None`` where that needs more than ``most``.
+
+        Between two whole n it is a mixture: the best of n + 1 for a share of the completions, of n
+        for the others. Its reward is the mean, its KL at most the mean (KL is convex), and two
+        neighbours are so near that this is nearly equality.
+        """
+        low, high = 1, self.most
+        if not 0 <= kl <= self.of(high).kl:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.of(middle).kl <= kl else (low, middle)
+        below, above = self.of(low), self.of(high)
+        width = above.kl - below.kl
+        part = (kl - below.kl) / width if width > 0 else 0.0
+        return Best(*(a + part * (b - a) for a, b in zip(below, above, strict=True)))
+
+
+def best_of_n(pool: Pool, candidates: Iterable[int]) -> list[Row]:
+    """Rows of frontier/best_of_n.csv for these n; the interval is ± 1.96 standard errors."""
+    rows = []
+    for n in candidates:
+        best = pool.of(n)
         rows.append(
             {
                 "n": n,
-                "reward": mean,
-                "reward_low": mean - half,
-                "reward_high": mean + half,
-                "kl_policy_to_base_nats": max(float(kept[some] @ np.log(density[some])), 0.0),
+                "reward": best.reward,
+                "reward_low": best.reward - NORMAL * best.error,
+                "reward_high": best.reward + NORMAL * best.error,
+                "kl_policy_to_base_nats": best.kl,
                 "kl_bound_nats": float(np.log(n) - (n - 1) / n),
             }
         )

@@ -29,6 +29,23 @@ BEST_OF_N: Columns = {
     "kl_bound_nats": "log n − (n − 1)/n, the usual upper bound",
 }
 
+#: how a model's completions stand against the limit at their KL
+AGAINST_LIMIT: Columns = {
+    "limit": "R*(K) at its KL(policy‖base)",
+    "limit_low": "lower end of the limit's 95 % interval, the KL's own error included",
+    "limit_high": "upper end",
+    "limit_certified": "lower bound of the limit at that KL, as in limit.csv",
+    "gap": "limit − reward",
+    "base_reward": "mean reward of the base",
+    "share_of_attainable_gain": "(reward − base reward) / (limit − base reward)",
+    "share_low": "lower end of its 95 % interval: errors of reward, KL, limit and base reward",
+    "share_high": "upper end",
+    "beta": "β whose best policy π* has this KL, reward units per nat; empty if the KL is 0 or beyond all",
+    "regret_nats": "KL(policy‖π*) = (J* − J) / β with J = reward − β·KL; since the KLs are equal, gap / β",
+    "regret_low": "lower end of its 95 % interval",
+    "regret_high": "upper end",
+}
+
 #: frontier/policies.csv
 POLICIES: Columns = {
     "variant": MODEL["variant"],
@@ -36,21 +53,24 @@ POLICIES: Columns = {
     "seed": MODEL["seed"],
     "reward": "mean reward of its completions",
     **KL,
-    "limit": "R*(K) at its KL(policy‖base)",
-    "limit_low": "lower end of the limit's 95 % interval, the KL's own error included",
-    "limit_high": "upper end",
-    "limit_certified": "lower bound of the limit at that KL, as in limit.csv",
-    "gap": "limit − reward",
-    "share_of_attainable_gain": "(reward − base reward) / (limit − base reward)",
-    "share_low": "lower end of its 95 % interval: errors of reward, KL, limit and base reward",
-    "share_high": "upper end",
+    **AGAINST_LIMIT,
+    "best_of": "n of the best-of-n that has the same KL; between whole n a mixture of both; empty where"
+    " it would be more than a tenth of the base's completions",
+    "best_of_n_reward": "its reward",
+    "best_of_n_error": "standard error of that, the same draws for all policies",
+    "prompted_share": "share of completions to prompt (prompted.csv) for the same KL; empty where"
+    " prompting all does not have it",
+    "prompted_reward": "the reward then",
+    "prompted_error": "standard error of that, the same draws for all policies",
 }
 
 #: frontier/prompted.csv
 PROMPTED: Columns = {
     "text": "what the base was made to begin with",
     "reward": "mean reward of completions that begin so",
+    "reward_error": "standard error of that",
     "kl_policy_to_base_nats": "−log p_base(text), exact, nats",
+    **AGAINST_LIMIT,
 }
 
 #: frontier/openings.csv: what stories begin with at a policy's KL (docs/damage.md)

@@ -106,6 +106,11 @@ class Drawn:
     def mean(self, values: Array) -> float:
         return float(self.counts @ values / self.counts.sum())
 
+    def error(self, values: Array) -> float:
+        """Standard error of the mean."""
+        square = self.counts @ (values - self.mean(values)) ** 2 / self.counts.sum()
+        return float(np.sqrt(square / max(self.counts.sum() - 1, 1)))
+
 
 def read_drawn(path: str | Path) -> Drawn:
     """Read counts, rewards, log probabilities and exact KLs of a completions table.

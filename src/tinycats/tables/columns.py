@@ -54,6 +54,29 @@ TABLES: dict[str, Columns] = {
         "verdict": "`better`, `worse`, or `higher`, `lower` where neither is better, if p_holm < 0.05;"
         " else `undecided`",
     },
+    "equal_kl": {
+        "variant": MODEL["variant"],
+        "kl_factor": "KL factor; empty: between the variant's KL factors, at the KL of prompting",
+        "rival": "`best_of_n`, `prompted` (as many completions as give the same KL) or `variant`,"
+        " another one between its KL factors",
+        "rival_variant": "which, of the rival `variant`",
+        "kl_policy_to_base_nats": "the policy's KL(policy‖base), at which the rival is held; mean over"
+        " seeds, as all that follows",
+        "reward": "the policy's reward",
+        "rival_reward": "the rival's at the same KL",
+        "share_of_attainable_gain": "the policy's share, as in frontier/policies.csv",
+        "rival_share": "the rival's at the same KL",
+        "regret_nats": "the policy's regret, as in frontier/policies.csv",
+        "rival_regret_nats": "the rival's at the same KL",
+        "mean": "reward − rival's reward, paired by seed",
+        "low": "lower end of its 95 % interval: between seeds, and the rival's own error (empty with one"
+        " seed)",
+        "high": INTERVAL["high"],
+        "seeds": INTERVAL["seeds"],
+        "p_value": "two-sided p-value of no difference (empty with one seed)",
+        "p_holm": "the same, adjusted for the number of rows in this table (Holm 1979)",
+        "verdict": "`better` or `worse` than the rival if p_holm < 0.05; else `undecided`",
+    },
     "first_token": {
         "model": MODEL["model"],
         "variant": MODEL["variant"],

@@ -22,7 +22,7 @@ from tinycats.layout import BASE, MODEL_COLUMNS, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores import metrics
 from tinycats.scores.columns import METRICS, SETS, STORIES
-from tinycats.tables.intervals import CONFIDENCE, holm, over_seeds, p_value
+from tinycats.tables.intervals import over_seeds, p_value, with_verdicts
 from tinycats.tables.positions import Positions
 from tinycats.tables.reading import number, read
 
@@ -234,16 +234,6 @@ def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
     return list(filter(_known, rows))
 
 
-def verdict(metric: str, difference: float, p_holm: float) -> str:
-    """``better`` or ``worse`` (``higher``, ``lower``) if the adjusted p-value is below 0.05."""
-    if not p_holm < 1 - CONFIDENCE:  # nan, with one seed, is not
-        return "undecided"
-    direction = METRICS[metric].direction
-    if direction in ("none", "cost"):
-        return "higher" if difference > 0 else "lower"
-    return "better" if (difference > 0) == (direction == "up") else "worse"
-
-
 def _rivals(policy: ModelId, models: Sequence[ModelId]) -> list[ModelId]:
     """What a policy is compared with: KL 0 of its variant, earlier variants, the base, prompted."""
     policies = [m for m in models if m.is_policy and m != policy]
@@ -281,10 +271,7 @@ def paired_differences(values: Values) -> list[Row]:
                         "p_value": p_value(each),
                     }
                 )
-    rows = list(filter(_known, rows))
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row |= {"p_holm": adjusted, "verdict": verdict(row["metric"], row["mean"], adjusted)}
-    return rows
+    return with_verdicts(list(filter(_known, rows)), lambda row: METRICS[row["metric"]].direction)
 
 
 def by_position(positions: Positions) -> list[Row]:
