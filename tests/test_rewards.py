@@ -230,10 +230,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("base") / "tiny", sharpness=1.0)
 
 
-def train(base: Path, out: Path, python: str, **more: str) -> tuple[int | None, str]:
+def train(base: Path, out: Path, *reward: str, **more: str) -> tuple[int | None, str]:
+    """Exit code and output of six steps; ``reward`` are flags."""
     settings = {"kl_factor": 100.0, "steps": 6, "batch_size": 40, "learning_rate": 1e-3}
     words = [*program("train_policy"), "--base-model", str(base), "--out", str(out)]
-    words += [f"--python={python}", "--settings", json.dumps(settings), "--device", "cpu"]
+    words += [*reward, "--settings", json.dumps(settings), "--device", "cpu"]
     words += ["--rewards", str(out.parent / "rewards"), "--num-tokens", "12", "--threads", "1"]
     started = Started(words, environment(**more))
     said = started.wait()
@@ -252,7 +253,7 @@ def f(texts):
 
 
 def test_training_by_a_function_loses_nothing_when_it_fails(base: Path, tmp_path: Path) -> None:
-    python = write(tmp_path, COUNTED)
+    python = f"--python={write(tmp_path, COUNTED)}"
     code, said = train(base, tmp_path / "one/policy", python)
     assert code == 0, said
     whole = json.loads((tmp_path / "one/policy/run.json").read_text())
@@ -273,15 +274,17 @@ def test_training_by_a_function_loses_nothing_when_it_fails(base: Path, tmp_path
     again = json.loads((tmp_path / "two/policy/run.json").read_text())
     assert again["policy_sha256"] == whole["policy_sha256"]
 
-    code, said = train(base, tmp_path / "two/other", write(tmp_path, COUNTED + "#"), FAILS_AT="3")
+    code, said = train(
+        base, tmp_path / "two/other", f"--python={write(tmp_path, COUNTED + '#')}", FAILS_AT="3"
+    )
     assert (code, "state.pt" in os.listdir(tmp_path / "two/other")) == (1, True)
-    code, said = train(base, tmp_path / "two/other", write(tmp_path, COUNTED))
+    code, said = train(base, tmp_path / "two/other", f"--python={write(tmp_path, COUNTED)}")
     assert (code, "made from other parameters, code or data" in said) == (0, True), said
 
 
 def test_rewards_of_any_size_and_sign_are_trained_on(base: Path, tmp_path: Path) -> None:
     python = write(tmp_path, "def f(texts):\n    return [-500.0 - len(t) for t in texts]\n")
-    code, said = train(base, tmp_path / "policy", python)
+    code, said = train(base, tmp_path / "policy", f"--python={python}")
     assert code == 0, said
     rows = (tmp_path / "policy/training.csv").read_text().splitlines()
     place = rows[0].split(",").index("reward_mean")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -335,20 +336,33 @@ def figure_labels(wildcards):
 
 from tinycats.models.folders import model_folder_name
 from tinycats.models.sources import local_files
-from tinycats.reward.settings import function_file
+from tinycats.reward.settings import classifier_folder, function_file
 
 BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
 REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
 NANO = shipped("workflow/resources/nano")
 
 
-REWARD_WEIGHTS = ("encoder",)  # names of inputs
+# The classifiers of the study, by the names of their folders.
+CLASSIFIERS = {
+    classifier_folder(reward.classifier): reward
+    for reward in [STUDY.reward]
+    if reward.classifier
+}
+REWARD_WEIGHTS = ("encoder", "classifier")  # names of inputs
 
 
 def reward_input():
     """The files of the reward as inputs of a rule, by name."""
     if STUDY.reward.python:
         return {"reward_file": as_it_is(str(function_file(STUDY.reward.python)[0]))}
+    if STUDY.reward.classifier:
+        folder = f"resources/models/{classifier_folder(STUDY.reward.classifier)}"
+        names = ("config.json", "tokenizer.json", "manifest.json")
+        return {
+            "classifier": f"{folder}/model.safetensors",
+            "reward_files": [f"{folder}/{name}" for name in names],
+        }
     return {
         "encoder": rules.reward_encoder.output.weights,
         "reference": rules.reference.output[0],
@@ -361,6 +375,9 @@ def reward_words(wildcards, input):
     if STUDY.reward.python:
         function = STUDY.reward.python.rpartition(":")[2]
         return [f"--python={input.reward_file}:{function}"]
+    if STUDY.reward.classifier:
+        label = [f"--label={STUDY.reward.label}"] if STUDY.reward.label else []
+        return ["--classifier", str(Path(input.classifier).parent), *label]
     return [
         "--encoder",
         str(Path(input.encoder).parent),
@@ -371,7 +388,8 @@ def reward_words(wildcards, input):
 
 def manifests():
     """Of the models that the study uses."""
-    models = [BASE_MODEL] if STUDY.reward.python else [BASE_MODEL, REWARD_ENCODER]
+    models = [BASE_MODEL, *(f"resources/models/{name}" for name in CLASSIFIERS)]
+    models += [REWARD_ENCODER] if STUDY.reward.form == "similarity" else []
     return [f"{folder}/manifest.json" for folder in models]
 
 

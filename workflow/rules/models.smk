@@ -1,4 +1,4 @@
-# Base model and reward encoder, the only files of a study that are downloaded. They are outside
+# Base model and models of rewards, the only files of a study that are downloaded. They are outside
 # results/, so that regenerating results downloads nothing, and are declared file by file, since Snakemake
 # compares folders by time stamp only.
 
@@ -65,3 +65,36 @@ rule reward_encoder:
         "run_script obtain_models reward-encoder --model {params.model:q}"
         " --revision={params.revision:q} --sources {params.sources:q}"
         " --out {params.folder:q} 2> {log}"
+
+
+# A reward's classifier, in a folder of CLASSIFIERS.
+rule classifier:
+    input:
+        lambda wildcards: local_files(
+            CLASSIFIERS[wildcards.classifier].classifier, NANO
+        ),
+    output:
+        weights="resources/models/{classifier}/model.safetensors",
+        config="resources/models/{classifier}/config.json",
+        tokenizer="resources/models/{classifier}/tokenizer.json",
+        manifest="resources/models/{classifier}/manifest.json",
+    log:
+        "logs/models/{classifier}.log",
+    benchmark:
+        "logs/models/{classifier}.benchmark.jsonl"
+    wildcard_constraints:
+        classifier="|".join(map(re.escape, CLASSIFIERS)) or "(?!)",  # else nothing matches
+    retries: 2
+    localrule: True
+    conda:
+        "../../envs/tinycats.yaml"
+    params:
+        code=code(script="obtain_models"),
+        folder=subpath(output.manifest, parent=True),
+        model=lambda wildcards: CLASSIFIERS[wildcards.classifier].classifier,
+        revision=lambda wildcards: CLASSIFIERS[wildcards.classifier].revision or "",
+    message:
+        "Getting a classifier: {params.model}"
+    shell:
+        "run_script obtain_models classifier --model {params.model:q}"
+        " --revision={params.revision:q} --out {params.folder:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-"""Obtain the base model or the reward encoder into a folder, verified by checksum.
+"""Obtain the base model, or the encoder or classifier of a reward, into a folder, verified by checksum.
 
 By hand:
   PYTHONPATH=src python workflow/scripts/obtain_models.py base-model --model nano --out resources/models/nano
@@ -6,6 +6,8 @@ By hand:
       --tokenizer EleutherAI/gpt-neo-125M --out resources/models/roneneldan--TinyStories-33M
   PYTHONPATH=src python workflow/scripts/obtain_models.py reward-encoder --sources package hub \\
       --model sentence-transformers/all-MiniLM-L6-v2 --out resources/models/sentence-transformers--all-MiniLM-L6-v2
+  PYTHONPATH=src python workflow/scripts/obtain_models.py classifier --model path/to/folder \\
+      --out resources/models/folder.classifier
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def main() -> None:
     common.add_argument("--out", type=Path, required=True, help="model folder to write")
     common.add_argument("--revision", default="", help="commit, branch or tag on the Hub")
     common.add_argument("--pins", type=Path, default=ROOT / "config/pins.yaml", help="pins file")
-    which = parser.add_subparsers(dest="which", required=True, metavar="base-model|reward-encoder")
+    which = parser.add_subparsers(
+        dest="which", required=True, metavar="base-model|reward-encoder|classifier"
+    )
     base = which.add_parser("base-model", parents=[common], help="the story model")
     base.add_argument("--model", required=True, help="nano, a Hub id, or a folder")
     base.add_argument("--tokenizer", default="", help="Hub id or folder, if the model has none")
@@ -39,6 +43,8 @@ def main() -> None:
     encoder.add_argument(
         "--sources", nargs="+", required=True, help="of a Hub id: package, hub or a folder"
     )
+    classifier = which.add_parser("classifier", parents=[common], help="a reward's classifier")
+    classifier.add_argument("--model", required=True, help="Hub id of the classifier, or a folder")
     args = parser.parse_args()
 
     if args.which == "base-model":
@@ -50,6 +56,10 @@ def main() -> None:
             revision=args.revision or None,
             tokenizer=args.tokenizer or None,
             tokenizer_revision=args.tokenizer_revision or None,
+        )
+    elif args.which == "classifier":
+        manifest = obtain.obtain_classifier(
+            args.model, args.out, args.pins, revision=args.revision or None
         )
     else:
         manifest = obtain.obtain_reward_encoder(

@@ -1,6 +1,6 @@
 """Model folders: plain Hugging Face folders with safetensors weights and a ``manifest.json``.
 
-Each model of a study (base model, reward encoder, trained policy) has a separate folder, whose
+Each model of a study (base model, reward encoder, classifier, trained policy) has a separate folder, whose
 manifest lists each file with its sha256. A folder is written under a temporary name, renamed when it
 is complete, and checked against its manifest before it is used.
 How the folders of base model and encoder are obtained: :mod:`tinycats.models.sources`.
@@ -233,8 +233,8 @@ def _without_dropout(config: Any) -> None:
             _without_dropout(value)
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder, which must have an end token.
+def load_tokenizer(folder: str | Path, writes: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder; that of a model that writes must have an end token.
 
     Raises:
         UserError: there is no readable tokenizer, or it has no end token.
@@ -255,7 +255,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             f"{folder}/tokenizer_config.json: model_max_length: {tokenizer.model_max_length!r} found,"
             " expected a number"
         )
-    if tokenizer.eos_token_id is None:
+    if writes and tokenizer.eos_token_id is None:
         raise UserError(
             f"{folder}: the tokenizer has no end token, so no story could end by itself;"
             ' set "eos_token" in tokenizer_config.json'
@@ -283,24 +283,52 @@ def load_causal_lm(
         UserError: a file is missing or damaged (with both checksums), the tokenizer has no end
             token, or tokenizer and model have different vocabularies.
     """
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(folder)
+    model = _load(folder, AutoModelForCausalLM)
+    tokenizer = load_tokenizer(folder)
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if tokens > rows or rows - tokens > MAX_UNUSED_ROWS:
+        raise UserError(
+            f"{folder}: tokenizer and model do not belong together: the tokenizer has {tokens}"
+            f" tokens, the model {rows}; name the model's own tokenizer in the config (`tokenizer`)"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def load_classifier(
+    folder: str | Path, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load any ``AutoModelForSequenceClassification`` likewise; its tokenizer needs no end token.
+
+    Raises:
+        UserError: a file is missing or damaged, or the model has no output layer for classes.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = _load(Path(folder), AutoModelForSequenceClassification)
+    return model.to(device).eval(), load_tokenizer(folder, writes=False)
+
+
+def _load(folder: Path, kind: Any) -> Any:
+    """A model as one of transformers' ``AutoModel…`` classes: float32, without dropout."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    folder = Path(folder)
     verify_folder(folder)
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
         raise UserError(f"{folder}: has no model.safetensors")
     for path in weights:
         check_weights(path)
-    tokenizer = load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _without_dropout(config)
         config.return_dict = True  # a file may turn it off; outputs are read by name here
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -317,13 +345,7 @@ def load_causal_lm(
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    rows, tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
-    if tokens > rows or rows - tokens > MAX_UNUSED_ROWS:
-        raise UserError(
-            f"{folder}: tokenizer and model do not belong together: the tokenizer has {tokens}"
-            f" tokens, the model {rows}; name the model's own tokenizer in the config (`tokenizer`)"
-        )
-    return model.to(device).eval(), tokenizer
+    return model
 
 
 def save_policy(

@@ -1,4 +1,4 @@
-"""Obtaining the base model and the reward encoder: the ``models`` stage.
+"""Obtaining the base model and the models of rewards: the ``models`` stage.
 
 Whatever its source (:mod:`tinycats.models.sources`), a model ends up as one folder in ``resources/models``
 that later stages read without a network: ``config.json``, ``model.safetensors``,
@@ -39,16 +39,24 @@ from tinycats.program import UserError
 
 log = logging.getLogger("tinycats")
 
+#: what a folder is chosen as → the class of transformers that its weights are converted by
+_CONVERTED_BY = {
+    "both": "AutoModelForCausalLM",
+    "encoder": "AutoModel",
+    "classifier": "AutoModelForSequenceClassification",
+}
+
 
 def _finish(new: Path, what: str, where: str) -> None:
     """Make the folder uniform: one ``model.safetensors``, a ``tokenizer.json``; check both."""
     if not (new / WEIGHTS).exists():
         try:
-            convert_weights(new, encoder=what == "encoder")
+            convert_weights(new, _CONVERTED_BY[what])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
     if not (new / "tokenizer.json").exists():
-        tokenizer, scratch = load_tokenizer(new), new / "converted"
+        tokenizer = load_tokenizer(new, writes=what == "both")
+        scratch = new / "converted"
         tokenizer.save_pretrained(scratch)
         shutil.copyfile(scratch / "tokenizer.json", new / "tokenizer.json")
         shutil.rmtree(scratch)
@@ -63,16 +71,20 @@ def _finish(new: Path, what: str, where: str) -> None:
             raise UserError(f"{where}: {path.name} is not JSON: {error}") from error
 
 
-def convert_weights(folder: Path, encoder: bool = False) -> None:
+def convert_weights(folder: Path, kind: str) -> None:
     """Replace pickled or sharded weights in ``folder`` by one ``model.safetensors`` in float32.
 
     Pickles are read with ``weights_only``, which refuses anything but tensors.
+
+    Args:
+        folder: is changed.
+        kind: name of the class of transformers that reads the weights.
 
     Raises:
         UserError: the weights cannot be read, or do not fit the model that config.json describes.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -87,7 +99,7 @@ def convert_weights(folder: Path, encoder: bool = False) -> None:
             if not (folder / check_relative(name, index.name)).exists():
                 raise UserError(f"{index.name} names {name}, which is not there")
     try:
-        loaded: Any = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
+        loaded: Any = getattr(transformers, kind).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=safe,
@@ -135,31 +147,56 @@ def obtain_base_model(
     Raises:
         UserError: it is unavailable (with the reason), or its checksum is not the pinned one.
     """
-    pins = Pins(pins_file)
-
-    def get(what: str, name: str, commit: str | None, new: Path) -> Part:
-        kind = kind_of(name)
-        try:
-            if kind == "nano":
-                return from_folder(nano_folder, new, what, "repository", "nano")
-            if kind == "folder":
-                return from_folder(name, new, what)
-            return from_hub(name, commit, new, what, pins)
-        except Unavailable as error:
-            raise UserError(f"{name} cannot be obtained: {kind}: {error}") from error
-
+    pins, nano = Pins(pins_file), Path(nano_folder)
     with new_folder(out) as new:
-        part = get("model" if tokenizer else "both", model, revision, new)
+        part = _get("model" if tokenizer else "both", model, revision, new, pins, nano)
         about = {"name": model, **part.about()}
         parts = [part]
         if tokenizer:
-            parts.append(get("tokenizer", tokenizer, tokenizer_revision, new))
+            parts.append(_get("tokenizer", tokenizer, tokenizer_revision, new, pins, nano))
             about["tokenizer"] = parts[1].about()
         _finish(new, "both", model)
         manifest = write_manifest(new, about)
     for part in parts:
         if part.source == "hub":
             pins.record(part.place, part.revision, part.files)
+    return manifest
+
+
+def _get(
+    what: str, name: str, commit: str | None, new: Path, pins: Pins, nano: Path | None = None
+) -> Part:
+    """Files of a model that has one source: ``nano``, a folder or the Hub."""
+    kind = kind_of(name)
+    try:
+        if kind == "nano" and nano:
+            return from_folder(nano, new, what, "repository", "nano")
+        if kind == "folder":
+            return from_folder(name, new, what)
+        return from_hub(name, commit, new, what, pins)
+    except Unavailable as error:
+        raise UserError(f"{name} cannot be obtained: {kind}: {error}") from error
+
+
+def obtain_classifier(
+    model: str, out: str | Path, pins_file: str | Path, revision: str | None = None
+) -> dict[str, Any]:
+    """Obtain a classifier with its tokenizer into folder ``out`` and return its manifest.
+
+    Args:
+        model: a Hub id, or a folder.
+        out, pins_file, revision: as for :func:`obtain_base_model`.
+
+    Raises:
+        UserError: it is unavailable (with the reason), or its checksum is not the pinned one.
+    """
+    pins = Pins(pins_file)
+    with new_folder(out) as new:
+        part = _get("both", model, revision, new, pins)
+        _finish(new, "classifier", model)
+        manifest = write_manifest(new, {"name": model, **part.about()})
+    if part.source == "hub":
+        pins.record(part.place, part.revision, part.files)
     return manifest
 
 

@@ -22,7 +22,7 @@ from tinycats.layout import OPTIMAL_PROMPTED, ModelId, canonical
 from tinycats.models.folders import MANIFEST, model_folder_name, read_manifest
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
-from tinycats.reward.settings import RewardSettings
+from tinycats.reward.settings import RewardSettings, classifier_folder
 from tinycats.study import words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
@@ -258,9 +258,10 @@ def stage_times(
 
 
 def _models(config: Mapping[str, Any], reward: RewardSettings) -> list[str]:
-    """The models of a study that were obtained."""
-    encoder = [] if reward.python else [str(config["reward_encoder"])]
-    return [str(config["base_model"]), *encoder]
+    """Names of the folders of a study's models that were obtained."""
+    encoder = [str(config["reward_encoder"])] if reward.form == "similarity" else []
+    classifier = [classifier_folder(reward.classifier)] if reward.classifier else []
+    return [*map(model_folder_name, [str(config["base_model"]), *encoder]), *classifier]
 
 
 def _check_base_model(
@@ -283,7 +284,7 @@ def read_study(
 
     Args:
         folder: results/<study>.
-        models: resources/models, for the manifests of base model and encoder.
+        models: resources/models, for the manifests of its models.
         concept: the concept; default: the one in the config.
         benchmarks: Snakemake's benchmark files or folders of them; default: ``folder/benchmarks``.
 
@@ -307,7 +308,7 @@ def read_study(
         for model in models_used
         if model.is_policy
     }
-    names = [model_folder_name(model) for model in _models(config, reward)]
+    names = _models(config, reward)
     manifests = {name: read_manifest(models / name) for name in names}
     _check_base_model(models / names[0], manifests[names[0]], runs)
     tellers = [*models_used, *opened_beside(models_used, folder)]

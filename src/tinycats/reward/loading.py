@@ -19,6 +19,10 @@ def load_reward(files: RewardFiles, device: str) -> Reward:
         from tinycats.reward.python import PythonReward
 
         return PythonReward(files.python)
+    if files.classifier is not None:
+        from tinycats.reward.classifier import ClassifierReward
+
+        return ClassifierReward(Path(files.classifier), files.label, device)
     from tinycats.reward.similarity import Similarity
 
     return Similarity.from_files(Path(str(files.encoder)), Path(str(files.reference)), device)

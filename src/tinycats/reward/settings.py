@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tinycats import settings
+from tinycats.files.text import read_json
+from tinycats.models.folders import kind_of, model_folder_name
 from tinycats.program import UserError
 from tinycats.settings import setting
 
@@ -30,6 +32,19 @@ class RewardSettings:
         spelled="path/to/file.py:function",
         longest=settings.LONGEST_TEXT,
     )
+    classifier: str | None = setting(
+        None,
+        "a Hub id or folder of transformers' AutoModelForSequenceClassification",
+        longest=settings.LONGEST_TEXT,
+    )
+    label: str | None = setting(
+        None, "the class whose probability counts", longest=settings.LONGEST_TEXT
+    )
+    revision: str | None = setting(
+        None,
+        "commit of a classifier on the Hub; null records the one found first in config/pins.yaml",
+        longest=settings.LONGEST_TEXT,
+    )
 
     @classmethod
     def read(cls, found: Any, key: str = "reward") -> RewardSettings:
@@ -42,8 +57,8 @@ class RewardSettings:
 
     @property
     def form(self) -> str:
-        """``similarity`` or ``python``."""
-        return "python" if self.python else "similarity"
+        """``similarity``, ``python`` or ``classifier``."""
+        return "python" if self.python else "classifier" if self.classifier else "similarity"
 
     def check_itself(self) -> None:
         """What concerns two keys at once, or the disk.
@@ -51,17 +66,38 @@ class RewardSettings:
         Raises:
             UserError: the key, what was found and what is expected.
         """
+        if self.python and self.classifier:
+            raise UserError("python and classifier are two rewards; expected one of them")
+        for key in ("label", "revision"):
+            if getattr(self, key) and not self.classifier:
+                raise UserError(f"{key}: belongs to classifier, which is missing")
         if self.python:
             try:
                 check_function(self.python)
             except UserError as error:
                 raise UserError(f"python: {error}") from None
+        if self.classifier:
+            try:
+                kind = kind_of(self.classifier)
+            except UserError as error:
+                raise UserError(f"classifier: {error}") from None
+            if kind == "nano":
+                raise UserError("classifier: nano writes stories, expected a classifier")
+            if kind == "folder":
+                label_index(labels(Path(self.classifier)), self.label, self.classifier)
 
     def name(self, concept: str) -> str:
         """What labels call it."""
         if self.python:
             return function_label(self.python)
+        if self.classifier:
+            return classifier_label(self.classifier, self.label)
         return similarity_label(concept)
+
+    @property
+    def source(self) -> str:
+        """The function or the classifier, as the config names it."""
+        return self.python or self.classifier or ""
 
     @property
     def unit(self) -> str:
@@ -82,6 +118,11 @@ def similarity_label(concept: str) -> str:
 def function_label(python: str) -> str:
     """``words counted`` for ``rewards/words.py:words_counted``."""
     return _shortened(python.rpartition(":")[2].replace("_", " ").strip() or python)
+
+
+def classifier_label(classifier: str, label: str | None) -> str:
+    """``score of “POSITIVE”``; of a model with one class, its name."""
+    return f"score of “{_shortened(label or Path(classifier).name)}”"
 
 
 def _shortened(text: str) -> str:
@@ -140,6 +181,54 @@ def source(path: Path) -> bytes:
     return content
 
 
+# ---------------------------------------------------------------------------- a classifier
+
+
+def classifier_folder(classifier: str) -> str:
+    """Name of its folder in ``resources/models``, never that of a base model or an encoder."""
+    return f"{model_folder_name(classifier)}.classifier"
+
+
+def labels(folder: Path) -> list[str]:
+    """The classes of a classifier's folder, in the order of its outputs.
+
+    Raises:
+        UserError: config.json is missing or damaged.
+    """
+    path = folder / "config.json"
+    about = read_json(path)
+    names: Any = about.get("id2label")
+    count = about.get("num_labels", 2)
+    if names is None and type(count) is int:
+        return [f"LABEL_{number}" for number in range(count)]  # transformers' own defaults
+    try:
+        return [str(names[key]) for key in sorted(names, key=int)]
+    except (TypeError, ValueError, LookupError):
+        raise UserError(
+            f"{path}: id2label: {settings.shown_in_line(names)} found, expected numbers, each with"
+            " the name of a class"
+        ) from None
+
+
+def label_index(names: list[str], label: str | None, classifier: str) -> int:
+    """Which output of a classifier is the label's; a model with one class needs no label.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if label in names:
+        return names.index(label)
+    if label is None and len(names) == 1:
+        return 0
+    near = difflib.get_close_matches(str(label).lower(), [name.lower() for name in names], 1)
+    hint = next((f"; did you mean {n}?" for n in names if n.lower() in near), "")
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    raise UserError(
+        f"label: {settings.shown_in_line(label)} found, expected a class of {classifier}:"
+        f" {shown}{hint}"
+    )
+
+
 # ---------------------------------------------------------------------------- of a program
 
 
@@ -150,6 +239,8 @@ class RewardFiles:
     encoder: str | None = setting(None, "similarity: folder of the sentence encoder")
     reference: str | None = setting(None, "similarity: embedding of the concept")
     python: str | None = setting(None, "python: path/to/file.py:function")
+    classifier: str | None = setting(None, "classifier: folder of the model")
+    label: str | None = setting(None, "classifier: its class, if it has several")
 
     def check_combination(self) -> None:
         """Refuse flags of two forms, or half of one.
@@ -157,8 +248,10 @@ class RewardFiles:
         Raises:
             UserError: names the flags.
         """
-        similarity = (self.encoder is not None) + (self.reference is not None)
-        if (similarity == 2) == (self.python is not None) or similarity == 1:
+        given = {key for key, value in vars(self).items() if value is not None}
+        forms = {"encoder", "reference"}, {"python"}, {"classifier"}, {"classifier", "label"}
+        if given not in forms:
             raise UserError(
-                "the reward should be given by --encoder and --reference together, or by --python"
+                "the reward should be given by --encoder and --reference together, by --python, or"
+                " by --classifier with --label"
             )
