@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinycats.columns import STUDY_TABLES
+from tinycats.columns import COLUMNS
 from tinycats.figures import fonts, reading, sample_efficiency, style
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, write_lines, write_table
@@ -86,7 +86,7 @@ def study(
                         "share_of_attainable_gain": 0.37,
                     }
                 )  # fmt: skip
-    summary, groups, positions, first, scores = [], [], [], [], []
+    summary, groups, positions, first, scores, judges = [], [], [], [], [], []
     for rank, teller in enumerate(tellers):
         for metric in METRICS:
             mean = 0.2 + 0.1 * rank
@@ -104,10 +104,13 @@ def study(
             first.append({**teller, "token": token, "probability": chance})
         for seed in seeds:
             for story in (0, 1):
-                row: Row = dict.fromkeys(STUDY_TABLES["scores/stories.csv"], 1.0)
+                row: Row = dict.fromkeys(COLUMNS["scores/stories.csv"], 1.0)
                 row |= {**teller, "seed": seed, "prompt_group": "training", "prompt": "There was"}
                 row |= {"story": story, "completion_reward": 0.1 + 0.1 * rank}
                 scores.append({**row, "mentions_concept": float(story < rank)})
+            for texts in ("completions", "stories"):
+                judged = {"judge": "letters", "texts": texts, "count": 9, "reward": 0.1 * rank}
+                judges.append({**teller, "seed": seed, **judged, "score": 0.5 - 0.1 * rank})
     limit = [
         {
             "beta": 1 / k, "log_z": 0.1, KLS[0]: k, "reward": 0.2 * math.sqrt(k) + 0.15,
@@ -147,13 +150,14 @@ def study(
         "tables/first_token.csv": first,
         "tables/decomposition.csv": split if frontier else [],
         "scores/stories.csv": scores,
+        "scores/judges.csv": judges,
         "frontier/limit.csv": limit if frontier else [],
         "frontier/best_of_n.csv": best if frontier else [],
         "frontier/policies.csv": policies if frontier else [],
         "frontier/prompted.csv": prompted if frontier else [],
     }
     for name, rows in tables.items():
-        write_table(folder / name, rows, STUDY_TABLES[name])
+        write_table(folder / name, rows, COLUMNS[name])
     paths = ["base", "prompted", *(f"{v}/kl={f}" for v in variants for f in factors)]
     for path in paths:
         text = (
@@ -195,7 +199,7 @@ def draw(name: str, results: Path, out: Path, concept: str = "cat", **settings) 
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
-ALL = figures.figure_names(["0", "6000"], ["blog", "other"])
+ALL = figures.figure_names(["0", "6000"], ["blog", "other"], judges=True)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +284,7 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
         ("first_token", ["“ a” (90%) for the base", "“ a” (70%) for KL factor 0"]),
         ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
         ("judge_vs_reward", ["from 0.30 to 0.40", "cannot follow"]),
+        ("judges", ["the base to KL factor 6000", "from 0 to 0.30", "from 0.50 to 0.20"]),
         ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
         ("variants", ["0.73 at 3.0 nats (blog)", "0.73 at 3.0 nats (other)"]),
         (
@@ -307,7 +312,7 @@ def test_with_one_variant_the_first_figure_is_about_kl_factors(tmp_path: Path) -
     assert words["title"].startswith("KL factor 6000 achieves 37% of the gain")
 
 
-@pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["blog"]))
+@pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["blog"], judges=True))
 def test_one_seed_one_factor_and_no_frontier(name: str, tmp_path: Path) -> None:
     results = study(tmp_path / "study", factors=("0.5",), seeds=("3",), frontier=False)
     words = draw(name, results, tmp_path / "figures", kl_factors=["0.5"])
@@ -339,7 +344,7 @@ def test_sample_efficiency_is_of_completions_and_of_the_limit() -> None:
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
     for name in ("tables/trajectories.csv", *(f"frontier/{t}.csv" for t in
                  ("limit", "best_of_n", "policies", "prompted")), "tables/summary.csv"):  # fmt: skip
-        write_table(tmp_path / name, [], STUDY_TABLES[name])
+        write_table(tmp_path / name, [], COLUMNS[name])
     assert "no policies" in draw("frontier", tmp_path, tmp_path)["finding"]
     assert "no scores" in draw("what_broke", tmp_path, tmp_path)["finding"]
 

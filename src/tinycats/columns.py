@@ -10,7 +10,7 @@ from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN, SEARCHED
 from tinycats.files.tables import Columns
 from tinycats.frontier import columns as frontier
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
-from tinycats.scores.columns import OPENING_SETS, SETS, STORIES
+from tinycats.scores.columns import JUDGES, OPENING_SETS, SETS, STORIES
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import columns as tables
 
@@ -33,6 +33,7 @@ COLUMNS: dict[str, Columns] = {
     "stories/**.jsonl": STORY_FIELDS,
     "stories/**.base.jsonl": FORGETTING_FIELDS,
     **STUDY_TABLES,
+    "scores/judges.csv": JUDGES,
 }
 
 

@@ -327,6 +327,7 @@ LOG_PROBS = "completions/log_probs.safetensors"
 SEARCHED = "completions/searched.csv"
 REFERENCE = "reference/{concept}.safetensors"
 REWARDS = "rewards"  # a memo shared between jobs; no output of the workflow
+JUDGES = "scores/judges.csv"  # where the study has judges
 SCORES = {name: f"scores/{name}.csv" for name in ("stories", "sets", "opening_sets")}
 FRONTIER = {
     n: f"frontier/{n}.csv" for n in ("limit", "best_of_n", "policies", "prompted", "openings")

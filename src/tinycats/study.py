@@ -21,7 +21,7 @@ from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.policies.settings import TrainingBlock, TrainingSettings, VariantSettings
 from tinycats.program import UserError
-from tinycats.reward.settings import RewardSettings
+from tinycats.reward.settings import JudgeSettings, RewardSettings, check_judges
 from tinycats.schema import schema
 from tinycats.settings import setting
 from tinycats.stories.settings import BaseStoriesSettings, OpeningCountSettings
@@ -88,6 +88,9 @@ class Study(MachineSettings):
     reward: RewardSettings = setting(
         RewardSettings(),
         "what policies are trained on: similarity (to the concept, by reward_encoder), or a block",
+    )
+    judges: tuple[JudgeSettings, ...] | None = setting(
+        None, "further rewards that are measured and not trained on; null for none"
     )
     reward_encoder: str = setting(
         "sentence-transformers/all-MiniLM-L6-v2",
@@ -182,6 +185,7 @@ class Study(MachineSettings):
             self.reward.check_itself()
         except UserError as error:
             raise UserError(f"reward.{error}") from None
+        check_judges(self.judges or (), self.reward_name, self.concept, self.base_model)
         concept = self.concept.strip().lower()
         words = self.concept_words or ()
         if words and concept not in (word.lower() for word in words):
@@ -324,6 +328,7 @@ class Study(MachineSettings):
 
         config = plain(settings.as_mapping(self))
         config["reward"] = self.reward.record
+        config["judges"] = [judge.record for judge in self.judges or ()] or None
         for name, variant in self.variants.items():
             config["variants"][name] = plain(variant.record)
         del config["pretrain"]

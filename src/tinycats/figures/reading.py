@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinycats.columns import STUDY_TABLES
+from tinycats.columns import COLUMNS
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, read_lines, read_table
 from tinycats.kinds import POLICY
@@ -22,7 +22,8 @@ from tinycats.tables.intervals import Interval
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
-    "comparison", "minuend", "subtrahend", "subtrahend_variant", "part", "verdict",
+    "comparison", "minuend", "subtrahend", "subtrahend_variant", "part", "verdict", "judge",
+    "texts",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"
@@ -178,7 +179,7 @@ def _rows(results: Path, name: str) -> list[Row]:
         raise UserError(f"{path}: no such table; the stage before figures writes it")
     return [
         {c: v if c in _TEXT_COLUMNS else _number(v, c, path) for c, v in row.items()}
-        for row in read_table(path, STUDY_TABLES[name])
+        for row in read_table(path, COLUMNS[name])
     ]
 
 

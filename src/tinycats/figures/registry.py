@@ -34,8 +34,8 @@ class FigureEntry:
             :func:`showcase`) are filled in by :func:`figure_inputs`.
         section: one of :data:`SECTIONS`.
         order: place in the report; lower comes first.
-        needs: ``kl_factor`` (one figure for each), ``variants`` (only with more than one) or
-            nothing.
+        needs: ``kl_factor`` (one figure for each), ``variants`` (only with more than one),
+            ``judges`` (only with some) or nothing.
         of_all: whether it shows all variants, not one.
     """
 
@@ -94,6 +94,7 @@ FIGURES: dict[str, FigureEntry] = {
         "decomposition_variants", (_DECOMPOSITION,), "broke", 405, "variants", True
     ),
     "judge_vs_reward": FigureEntry("judge_vs_reward", (layout.SCORES["stories"],), "broke", 410),
+    "judges": FigureEntry("judges", (layout.JUDGES,), "broke", 411, "judges"),
     "completion_mass": FigureEntry(
         "completion_mass", (layout.TABLES["top_completions"],), "broke", 420
     ),
@@ -122,14 +123,17 @@ def showcase(kl_factors: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([factors[0], other]))
 
 
-def figure_names(kl_factors: Sequence[str], variants: Sequence[str]) -> list[str]:
+def figure_names(
+    kl_factors: Sequence[str], variants: Sequence[str], judges: bool = False
+) -> list[str]:
     """Names of the figures that a study has, in the report's order."""
     names: list[str] = []
+    lacking = {"variants" if len(variants) < 2 else "", "judges" if not judges else ""} - {""}
     for name, figure in sorted(FIGURES.items(), key=lambda item: item[1].order):
         if figure.needs == "kl_factor":
             shown = sort_factors(kl_factors)[:MOST_FACTOR_FIGURES]
             names += [f"{name}_{factor}" for factor in shown]
-        elif figure.needs != "variants" or len(variants) > 1:
+        elif figure.needs not in lacking:
             names.append(name)
     return names
 

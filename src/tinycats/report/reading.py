@@ -22,7 +22,7 @@ from tinycats.layout import OPTIMAL_PROMPTED, ModelId, canonical
 from tinycats.models.folders import MANIFEST, model_folder_name, read_manifest
 from tinycats.program import UserError
 from tinycats.report.story_pack import Story, read_stories
-from tinycats.reward.settings import RewardSettings, classifier_folder
+from tinycats.reward.settings import JudgeSettings, RewardSettings, classifier_folder
 from tinycats.study import words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
@@ -257,11 +257,16 @@ def stage_times(
     return tuple((stage, seconds[stage], jobs[stage], memory[stage]) for stage in seconds)
 
 
-def _models(config: Mapping[str, Any], reward: RewardSettings) -> list[str]:
+def _models(config: Mapping[str, Any], rewards: Sequence[RewardSettings]) -> list[str]:
     """Names of the folders of a study's models that were obtained."""
-    encoder = [str(config["reward_encoder"])] if reward.form == "similarity" else []
-    classifier = [classifier_folder(reward.classifier)] if reward.classifier else []
-    return [*map(model_folder_name, [str(config["base_model"]), *encoder]), *classifier]
+    names = [model_folder_name(str(config["base_model"]))]
+    for reward in rewards:
+        if reward.classifier:
+            names.append(classifier_folder(reward.classifier))
+        elif reward.form == "similarity":
+            own = getattr(reward, "encoder", None)  # a judge's
+            names.append(model_folder_name(str(own or config["reward_encoder"])))
+    return list(dict.fromkeys(names))
 
 
 def _check_base_model(
@@ -302,13 +307,14 @@ def read_study(
     reward = RewardSettings.read(config.get("reward", RewardSettings.SHORT), f"{path}: reward")
     models_used = models_of(config, path)
     factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
-    figures = figure_names(factors, list(config["variants"]))
+    judges = [JudgeSettings.read(judge, f"{path}: judges") for judge in config.get("judges") or ()]
+    figures = figure_names(factors, list(config["variants"]), bool(judges))
     runs = {
         model.stem: _verified_json(folder / layout.RUN.of(model))
         for model in models_used
         if model.is_policy
     }
-    names = _models(config, reward)
+    names = _models(config, [reward, *judges])
     manifests = {name: read_manifest(models / name) for name in names}
     _check_base_model(models / names[0], manifests[names[0]], runs)
     tellers = [*models_used, *opened_beside(models_used, folder)]

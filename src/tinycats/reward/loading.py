@@ -25,4 +25,7 @@ def load_reward(files: RewardFiles, device: str) -> Reward:
         return ClassifierReward(Path(files.classifier), files.label, device)
     from tinycats.reward.similarity import Similarity
 
-    return Similarity.from_files(Path(str(files.encoder)), Path(str(files.reference)), device)
+    folder = Path(str(files.encoder))
+    if files.concept is not None:
+        return Similarity.to(folder, files.concept, device)
+    return Similarity.from_files(folder, Path(str(files.reference)), device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from tinycats import settings
 from tinycats.files.text import read_json
@@ -47,7 +48,7 @@ class RewardSettings:
     )
 
     @classmethod
-    def read(cls, found: Any, key: str = "reward") -> RewardSettings:
+    def read(cls, found: Any, key: str = "reward") -> Self:
         """A reward as a config says it.
 
         Raises:
@@ -66,11 +67,13 @@ class RewardSettings:
         Raises:
             UserError: the key, what was found and what is expected.
         """
-        if self.python and self.classifier:
-            raise UserError("python and classifier are two rewards; expected one of them")
-        for key in ("label", "revision"):
-            if getattr(self, key) and not self.classifier:
-                raise UserError(f"{key}: belongs to classifier, which is missing")
+        given = self._forms()
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} are two rewards; expected one of them")
+        if self.label and not self.classifier:
+            raise UserError("label: belongs to classifier, which is missing")
+        if self.revision and not (self.classifier or "encoder" in given):
+            raise UserError("revision: belongs to a model, which is missing")
         if self.python:
             try:
                 check_function(self.python)
@@ -85,6 +88,10 @@ class RewardSettings:
                 raise UserError("classifier: nano writes stories, expected a classifier")
             if kind == "folder":
                 label_index(labels(Path(self.classifier)), self.label, self.classifier)
+
+    def _forms(self) -> list[str]:
+        """The keys given that each are a reward."""
+        return [key for key in ("python", "classifier") if getattr(self, key)]
 
     def name(self, concept: str) -> str:
         """What labels call it."""
@@ -109,6 +116,71 @@ class RewardSettings:
         """As a config says it."""
         given = {key: value for key, value in vars(self).items() if value is not None}
         return given or self.SHORT
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(RewardSettings):
+    """A reward that is only measured. ``similarity`` in place of the block: that of the study."""
+
+    encoder: str | None = setting(
+        None,
+        "similarity by another sentence encoder than reward_encoder: a Hub id or a folder",
+        longest=settings.LONGEST_TEXT,
+    )
+    concept: str | None = setting(
+        None, "similarity to another text than the study's concept", longest=settings.LONGEST_TEXT
+    )
+
+    def check_itself(self) -> None:
+        super().check_itself()
+        if self.concept and (self.python or self.classifier):
+            raise UserError("concept: belongs to a similarity, expected no other reward beside it")
+        if self.encoder:
+            try:
+                kind = kind_of(self.encoder)
+            except UserError as error:
+                raise UserError(f"encoder: {error}") from None
+            if kind == "nano":
+                raise UserError("encoder: nano writes stories, expected a sentence encoder")
+
+    def _forms(self) -> list[str]:
+        return [*super()._forms(), *(["encoder"] if self.encoder else [])]
+
+    def name(self, concept: str) -> str:
+        """What labels call it, given the study's concept."""
+        if self.form != "similarity":
+            return super().name(concept)
+        by = f" by {_shortened(Path(self.encoder).name)}" if self.encoder else ""
+        return similarity_label(self.concept or concept) + by
+
+
+def check_judges(
+    judges: Sequence[JudgeSettings], reward: str, concept: str, base_model: str
+) -> None:
+    """Check each judge, and that the names differ.
+
+    Args:
+        judges: as the config lists them.
+        reward: name of the reward that is trained on.
+        concept, base_model: the study's.
+
+    Raises:
+        UserError: the key, what was found and what is expected.
+    """
+    names = [reward]
+    for number, judge in enumerate(judges):
+        key = f"judges.{number}"
+        try:
+            judge.check_itself()
+        except UserError as error:
+            raise UserError(f"{key}.{error}") from None
+        if judge.encoder == base_model:
+            raise UserError(f"{key}.encoder: {base_model} writes stories, expected an encoder")
+        name = judge.name(concept)
+        if name in names:
+            whose = "the reward" if name == reward else f"judges.{names.index(name) - 1}"
+            raise UserError(f"{key}: {name} found, as {whose} is; expected names that differ")
+        names.append(name)
 
 
 def similarity_label(concept: str) -> str:
@@ -238,6 +310,7 @@ class RewardFiles:
 
     encoder: str | None = setting(None, "similarity: folder of the sentence encoder")
     reference: str | None = setting(None, "similarity: embedding of the concept")
+    concept: str | None = setting(None, "similarity: the concept, in place of its embedding")
     python: str | None = setting(None, "python: path/to/file.py:function")
     classifier: str | None = setting(None, "classifier: folder of the model")
     label: str | None = setting(None, "classifier: its class, if it has several")
@@ -249,9 +322,12 @@ class RewardFiles:
             UserError: names the flags.
         """
         given = {key for key, value in vars(self).items() if value is not None}
-        forms = {"encoder", "reference"}, {"python"}, {"classifier"}, {"classifier", "label"}
+        forms = (
+            {"encoder", "reference"}, {"encoder", "concept"}, {"python"}, {"classifier"},
+            {"classifier", "label"},
+        )  # fmt: skip
         if given not in forms:
             raise UserError(
-                "the reward should be given by --encoder and --reference together, by --python, or"
-                " by --classifier with --label"
+                "the reward should be given by --encoder and --reference (or --concept) together, by"
+                " --python, or by --classifier with --label"
             )

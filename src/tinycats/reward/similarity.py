@@ -200,19 +200,33 @@ class Similarity:
             UserError: a file is missing or damaged, or the reference is of another encoder.
         """
         verify_folder(folder)
-        encoder_identity = folder_identity(folder)
-        vector = load_reference(reference, encoder_identity=encoder_identity)
-        identity = {
-            "encoder_sha256": sha256_file(Path(folder) / "model.safetensors"),
-            "encoder_identity": encoder_identity,
-            "reference_sha256": vector_sha256(vector),
-        }
-        concept = concept_of(reference)
-        return cls(RewardEncoder(folder, device), vector, concept, identity)
+        vector = load_reference(reference, encoder_identity=folder_identity(folder))
+        encoder = RewardEncoder(folder, device)
+        return cls(encoder, vector, concept_of(reference), _identity(folder, vector))
+
+    @classmethod
+    def to(cls, folder: str | Path, concept: str, device: str | torch.device) -> Similarity:
+        """The reward of an encoder's folder and a concept, which is embedded here.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        verify_folder(folder)
+        encoder = RewardEncoder(folder, device)
+        vector = encoder.embed([concept])[0]
+        return cls(encoder, vector, concept, _identity(folder, vector))
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Rewards ``(texts,)``, float32, on the CPU; batch-invariant, bit for bit."""
         return torch.from_numpy(self.encoder.similarities(texts, self.reference))
+
+
+def _identity(folder: str | Path, vector: np.ndarray) -> dict[str, str]:
+    return {
+        "encoder_sha256": sha256_file(Path(folder) / "model.safetensors"),
+        "encoder_identity": folder_identity(folder),
+        "reference_sha256": vector_sha256(vector),
+    }
 
 
 def vector_sha256(vector: np.ndarray) -> str:

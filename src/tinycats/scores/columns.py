@@ -71,6 +71,17 @@ STORIES: Columns = {
     "tokens": "generated tokens, end token counted",
 }
 
+#: scores/judges.csv, of a study with judges
+JUDGES: Columns = {
+    **MODEL,
+    "judge": "name of a reward that was not trained on",
+    "texts": "`completions`: those drawn after the training prompt, with the prompt; `stories`: the"
+    " generated text of the training prompts' stories",
+    "count": "texts, as often as drawn",
+    "reward": "their mean reward, as trained on",
+    "score": "their mean score by the judge",
+}
+
 #: scores/sets.csv
 SETS: Columns = {
     **MODEL,
