@@ -23,6 +23,7 @@ from tiny_model import ROOT, copy_tracked, environment
 
 from tinycats.policies.objective import Drawn
 from tinycats.program import UserError
+from tinycats.reward.python import PythonReward
 from tinycats.study import Study
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ladder/README.md", "docs/*.md")
@@ -166,6 +167,25 @@ def test_a_new_advantage() -> None:
     assert callable(below_best)
     drawn = Drawn(torch.tensor([1.0, 3.0]), torch.zeros(2), 0.1)
     assert below_best(drawn).tolist() == [-2.0, 0.0]
+
+
+def test_the_rewards_of_the_docs() -> None:
+    """The code that docs/extending.md prints is the shipped files', and does what it says."""
+    printed = [text for _, text in blocks("python") if text.startswith('"""A reward: ')]
+    shipped = sorted((ROOT / "config/rewards").glob("*.py"))
+    assert printed == [path.read_text(encoding="utf-8") for path in shipped]
+    configs = [yaml.safe_load(text) for _, text in blocks("yaml")]
+    named = [
+        config["reward"]["python"] for config in configs if "python" in config.get("reward", {})
+    ]
+    assert {python.partition(":")[0] for python in named} == {
+        str(path.relative_to(ROOT)) for path in shipped
+    }
+    texts = ["Once upon a time there was a cat", "Two dogs and a frog", ""]
+    assert {python: PythonReward(python)(texts).tolist() for python in dict.fromkeys(named)} == {
+        "config/rewards/animals.py:animals_named": [1.0, 2.0, 0.0],
+        "config/rewards/length.py:letters": pytest.approx([0.25, 0.15, 0.0]),
+    }
 
 
 # ---------------------------------------------------------------------------- programs

@@ -266,6 +266,9 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     assert "achieves 73\N{NO-BREAK SPACE}% (67 to 78) of the gain" in words.lead_sentence(
         summary, [line], "cat", policy
     )
+    of_another = words.lead_sentence(summary, [line], "cat", policy, (), "animals named")
+    assert of_another.startswith("With KL factor 6000, the mean reward, animals named, is ")
+    assert "mention" not in of_another
     many[0]["share_low"] = ""  # one unknown: no interval
     assert words.share_table(many, ["blog"])[0]["share_interval"] is None
 

@@ -16,6 +16,7 @@ import torch
 from tiny_model import ROOT, environment, program, write_model
 from warm_start import Started
 
+from tinycats.policies.record import check_policy
 from tinycats.program import UserError
 from tinycats.reward.memo import load_memo, save_memo
 from tinycats.reward.model import CHECKED_AGAIN, RewardError, RewardModel
@@ -260,6 +261,12 @@ def test_training_by_a_function_loses_nothing_when_it_fails(base: Path, tmp_path
     assert whole["reward_function"] == "f"
     assert len(whole["reward_file_sha256"]) == 64
     assert "encoder_sha256" not in whole
+
+    # a file that changed between two jobs: completions are not sampled of such a policy
+    check_policy(tmp_path / "one/policy", base, PythonReward(python[9:]).identity)
+    changed = PythonReward(write(tmp_path, COUNTED + "# changed", "changed.py")).identity
+    with pytest.raises(UserError, match=r"not a policy of this study: .* reward_file_sha256"):
+        check_policy(tmp_path / "one/policy", base, changed)
 
     code, said = train(base, tmp_path / "two/policy", python, FAILS_AT="4")
     assert code == 1

@@ -55,7 +55,8 @@ def facts(study: Study) -> dict[str, Any]:
     lead = ""
     if factor:
         policy = ModelId(POLICY, variants[0], factor)
-        lead = words.lead_sentence(summary, shares, study.concept, policy, variants)
+        of = "" if study.reward.form == "similarity" else study.reward.name(study.concept)
+        lead = words.lead_sentence(summary, shares, study.concept, policy, variants, of)
     paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
     figures: dict[str, list[DrawnFigure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:

@@ -284,8 +284,12 @@ def lead_sentence(
     concept: str,
     policy: ModelId,
     variants: Sequence[str] = (),
+    reward: str = "",
 ) -> str:
-    """The findings in one sentence, from tables/summary.csv and frontier/policies.csv."""
+    """The findings in one sentence, from tables/summary.csv and frontier/policies.csv.
+
+    ``reward`` is the name of a reward that is not about the concept; the sentence is then about it.
+    """
     found = {(ModelId.from_row(row), row["metric"]): row for row in summary}
 
     def mean(model: ModelId, metric: str) -> str | None:
@@ -294,12 +298,14 @@ def lead_sentence(
 
     free = replace(policy, kl_factor="0")
     parts = []
-    before, after = mean(BASE, "mentions_concept"), mean(policy, "mentions_concept")
+    metric = "completion_reward" if reward else "mentions_concept"
+    before, after = mean(BASE, metric), mean(policy, metric)
     if before and after:
-        parts.append(
-            f"With {policy.label(variants).replace('KL', 'KL factor', 1)}, {after} of the stories mention"
-            f" {with_article(concept)} (the base model: {before})"
-        )
+        what = f"the mean reward, {reward}, is {after}" if reward else (
+            f"{after} of the stories mention {with_article(concept)}"
+        )  # fmt: skip
+        who = policy.label(variants).replace("KL", "KL factor", 1)
+        parts.append(f"With {who}, {what} (the base model: {before})")
     share = next((line for line in shares if line["key"] == policy.key), None)
     if share and share["share_of_attainable_gain"] is not None:
         ends = share["share_interval"]
