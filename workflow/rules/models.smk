@@ -3,6 +3,106 @@
 # compares folders by time stamp only.
 
 
+import re
+
+from tinycats.reward.settings import classifier_folder, function_file
+
+# The models of the reward and the judges by the names of their folders, without the study's encoder.
+JUDGES = STUDY.judges or ()
+CLASSIFIERS = {
+    classifier_folder(reward.classifier): reward
+    for reward in [STUDY.reward, *JUDGES]
+    if reward.classifier
+}
+JUDGE_ENCODERS = {
+    model_folder_name(judge.encoder): judge
+    for judge in JUDGES
+    if judge.encoder and judge.encoder != STUDY.reward_encoder
+}
+REWARD_WEIGHTS = ("encoder", "classifier")  # names of inputs
+
+
+def model_files(folder):
+    """Files of a classifier or an encoder besides its weights, which a rule declares."""
+    own = "tokenizer.json" if folder in CLASSIFIERS else "modules.json"
+    names = ("config.json", "manifest.json", own)
+    return [f"resources/models/{folder}/{name}" for name in names]
+
+
+def reward_input():
+    """The files of the reward as inputs of a rule, by name."""
+    if STUDY.reward.python:
+        return {"reward_file": as_it_is(str(function_file(STUDY.reward.python)[0]))}
+    if STUDY.reward.classifier:
+        folder = classifier_folder(STUDY.reward.classifier)
+        return {
+            "classifier": f"resources/models/{folder}/model.safetensors",
+            "reward_files": model_files(folder),
+        }
+    return {
+        "encoder": rules.reward_encoder.output.weights,
+        "reference": rules.reference.output[0],
+        "reward_files": rules.reward_encoder.output,
+    }
+
+
+def reward_words(wildcards, input):
+    """The reward as words of a command, with the inputs' paths."""
+    if STUDY.reward.python:
+        function = STUDY.reward.python.rpartition(":")[2]
+        return [f"--python={input.reward_file}:{function}"]
+    if STUDY.reward.classifier:
+        label = [f"--label={STUDY.reward.label}"] if STUDY.reward.label else []
+        return ["--classifier", str(Path(input.classifier).parent), *label]
+    return [
+        "--encoder",
+        str(Path(input.encoder).parent),
+        "--reference",
+        input.reference,
+    ]
+
+
+def manifests():
+    """Of the models that the study uses."""
+    models = [f"resources/models/{name}" for name in (*CLASSIFIERS, *JUDGE_ENCODERS)]
+    own = [judge for judge in JUDGES if not judge.encoder]
+    if any(reward.form == "similarity" for reward in (STUDY.reward, *own)):
+        models = [REWARD_ENCODER, *models]
+    return [f"{folder}/manifest.json" for folder in [BASE_MODEL, *models]]
+
+
+def judge_input(wildcards):
+    """All files of the judges."""
+    files = [function_file(judge.python)[0] for judge in JUDGES if judge.python]
+    folders = [path for path in manifests() if Path(path).parent != Path(BASE_MODEL)]
+    for folder in (Path(path).parent for path in folders):
+        files += [f"{folder}/model.safetensors", *model_files(folder.name)]
+    return list(map(str, files))
+
+
+def judges_flag(wildcards, input):
+    """The judges with the inputs' paths, as JSON."""
+
+    def there(path):
+        return next(str(found) for found in input.judges if found.endswith(path))
+
+    def model(folder):
+        return str(Path(there(f"resources/models/{folder}/manifest.json")).parent)
+
+    def files(judge):
+        if judge.python:
+            path, function = function_file(judge.python)
+            return {"python": f"{there(str(path))}:{function}"}
+        if judge.classifier:
+            folder = model(classifier_folder(judge.classifier))
+            return {"classifier": folder, "label": judge.label}
+        encoder = model(model_folder_name(judge.encoder or STUDY.reward_encoder))
+        return {"encoder": encoder, "concept": judge.concept or STUDY.concept}
+
+    found = [{"name": j.name(STUDY.concept), **files(j)} for j in JUDGES]
+    return argument(json.dumps(found, ensure_ascii=False))
+
+
 rule base_model:
     input:
         model=as_it_is(local_files(STUDY.base_model, NANO)),
