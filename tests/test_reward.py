@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from tinycats.models import encoder_probe
+from tinycats.models.obtain import obtain_reward_encoder
 from tinycats.program import UserError
 from tinycats.reward.encoder import TOKENS_PER_PASS
 from tinycats.reward.model import RewardModel
 from tinycats.reward.similarity import (
     FastEncoder,
+    GeneralEncoder,
     RewardEncoder,
     Similarity,
     load_reference,
@@ -161,6 +163,39 @@ def test_every_encoder_is_sentence_transformers_own(small, change, fast):
     np.testing.assert_allclose(found, expected, atol=2e-6)
     for text, vector in zip(texts, found, strict=True):
         assert np.array_equal(encoder.embed([text])[0], vector), "depends on the other texts"
+
+
+def test_an_encoder_with_a_further_layer_whose_weights_are_pickled(small, tmp_path):
+    """As LaBSE and distiluse are stored: a Dense layer after the pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+
+    whole = SentenceTransformer(str(small), device="cpu")
+    torch.manual_seed(1)
+    dense = Dense(32, 8)
+    (small / "3_Dense").mkdir()
+    dense.save(str(small / "3_Dense"), safe_serialization=False)
+    kinds = json.loads((small / "modules.json").read_text())
+    module = {
+        "idx": 3,
+        "name": "3",
+        "path": "3_Dense",
+        "type": "sentence_transformers.models.Dense",
+    }
+    (small / "modules.json").write_text(json.dumps([*kinds, module]))
+    assert (small / "3_Dense/pytorch_model.bin").exists()
+    obtain_reward_encoder(str(small), tmp_path / "new", tmp_path / "pins.yaml", ["hub"])
+    assert (tmp_path / "new/3_Dense/model.safetensors").exists()
+    encoder = RewardEncoder(tmp_path / "new")
+    assert isinstance(encoder.encode, GeneralEncoder)
+    with torch.no_grad():
+        through = dense({"sentence_embedding": torch.tensor(whole.encode(WORDS))})
+    expected = torch.nn.functional.normalize(through["sentence_embedding"], dim=1)
+    np.testing.assert_allclose(encoder.embed(WORDS), expected, atol=2e-6)
+    (small / "3_Dense/pytorch_model.bin").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"3_Dense/pytorch_model.bin cannot be converted") as error:
+        obtain_reward_encoder(str(small), tmp_path / "new", tmp_path / "pins.yaml", ["hub"])
+    assert "\n" not in str(error.value)
 
 
 def test_stored_vectors_serve_only_the_bytes_they_are_of(small, monkeypatch):

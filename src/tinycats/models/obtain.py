@@ -54,6 +54,12 @@ def _finish(new: Path, what: str, where: str) -> None:
             convert_weights(new, _CONVERTED_BY[what])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+    for path in sorted(new.glob("*_*/pytorch_model.bin")):
+        try:
+            _convert_layer(path)
+        except Exception as error:  # of a pickle that is damaged, or more than tensors
+            reason = f"{path.relative_to(new)} cannot be converted to safetensors"
+            raise UserError(f"{where}: {reason}: {in_one_line(error)}") from error
     if not (new / "tokenizer.json").exists():
         tokenizer = load_tokenizer(new, writes=what == "both")
         scratch = new / "converted"
@@ -69,6 +75,16 @@ def _finish(new: Path, what: str, where: str) -> None:
             json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: {path.name} is not JSON: {error}") from error
+
+
+def _convert_layer(path: Path) -> None:
+    """Replace the pickled weights of one of an encoder's further layers by safetensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path.with_name(WEIGHTS))  # fmt: skip
+    path.unlink()
 
 
 def convert_weights(folder: Path, kind: str) -> None:

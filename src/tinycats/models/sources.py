@@ -54,6 +54,8 @@ _SENTENCE = re.compile(
     r"modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json"
     r"|\d+_\w+/(config\.json|model\.safetensors)"
 )
+#: weights of an encoder's further layers, from before safetensors
+_SENTENCE_PICKLE = re.compile(r"(\d+_\w+)/pytorch_model\.bin")
 #: what weights are called, the best first: (one file or an index of shards, pattern of shards)
 _WEIGHTS = (
     (WEIGHTS, None),
@@ -125,6 +127,8 @@ def choose_files(names: Iterable[str], what: str) -> list[str]:
             raise Unavailable("has no tokenizer")
     if what == "encoder":
         chosen |= {name for name in names if _SENTENCE.fullmatch(name)}
+        pickles = filter(None, map(_SENTENCE_PICKLE.fullmatch, names))
+        chosen |= {found[0] for found in pickles if f"{found[1]}/{WEIGHTS}" not in names}
         if "modules.json" not in names:
             raise Unavailable("has no modules.json: not a sentence-transformers model")
     return sorted(chosen)
