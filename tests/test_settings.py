@@ -166,6 +166,7 @@ UNUSUAL: dict[str, Any] = {
         "search_rewards": 345,
         "bootstrap_samples": 29,
     },
+    "judges": [{"concept": "a {variant} dog"}],
     "device": "cuda:7",
     "threads": 3,
 }
@@ -259,6 +260,13 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     assert float(after(policy, "--checkpoint-seconds")) == 17
     assert after(policy, "--tensorboard") == "true"
     assert after(base, "--seed") == after(one, "--seed") == "11"
+
+    (judge,) = commands_of(commands, "judge")
+    (scored,) = json.loads(after(judge, "--judges"))
+    assert scored["name"] == "similarity to “a {variant} dog”"
+    assert scored["concept"] == "a {variant} dog"
+    assert f"--prompt={training['prompt']}" in judge
+    assert (after(judge, "--device"), after(judge, "--threads")) == ("cuda:7", "3")
 
     model, encoder = sorted(commands_of(commands, "obtain_models"), key=lambda w: w[2] == "reward-encoder")  # fmt: skip
     assert after(model, "--model") == UNUSUAL["base_model"]
