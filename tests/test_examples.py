@@ -48,6 +48,8 @@ ELSEWHERE = {
     "snakemake publish": "overwrites docs/; planned by test_workflow.py's study in part",
     "snakemake pretrain": "needs a corpus; test_pretraining.py",
     "python tests/mutation_run.py": "takes a quarter of an hour",
+    "python tests/notebook_run.py": "test_notebook.py",
+    "uv venv": "installs",
     "PYTHONPATH=src python benchmarks/": "takes minutes; test_benchmarks.py",
     "PYTHONPATH=src python -m tinycats.study": "test_study.py",
     "PYTHONPATH=src python -m tinycats.columns": "test_tables.py",
