@@ -216,10 +216,8 @@ runs = {}
 def draw_curves():
     """Reward and KL of all runs so far, one beside the other."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    titles = ("mean reward", "KL(π‖base) in nats")
-    for axis, title, column in zip(
-        axes, titles, ("reward_mean", "kl_policy_to_base_nats"), strict=True
-    ):
+    columns = {"mean reward": "reward_mean", "KL(π‖base) in nats": "kl_policy_to_base_nats"}
+    for axis, (title, column) in zip(axes, columns.items(), strict=True):
         for factor, run in runs.items():
             values = [row[column] for row in run.rows]
             axis.plot(range(1, len(values) + 1), values, color=COLOURS[factor], label=str(factor))
@@ -232,15 +230,8 @@ def draw_curves():
 def train(kl_factor):
     """A policy trained with this KL factor; adds its rows of each step to ``runs``."""
     policy, _ = load_causal_lm(NANO)
-    settings = TrainingSettings(
-        kl_factor=kl_factor,
-        seed=0,
-        prompt=PROMPT,
-        steps=STEPS,
-        batch_size=BATCH,
-        num_tokens=NUM_TOKENS,
-        learning_rate=LEARNING_RATE,
-    )
+    shared = {"prompt": PROMPT, "steps": STEPS, "batch_size": BATCH, "num_tokens": NUM_TOKENS}
+    settings = TrainingSettings(kl_factor=kl_factor, seed=0, learning_rate=LEARNING_RATE, **shared)
     trainer = Trainer(policy, base, tokenizer, reward, settings, "notebook", Path("unused"))
     runs[kl_factor] = SimpleNamespace(policy=policy, rows=trainer.rows, top=trainer.top)
     for step in range(1, STEPS + 1):
@@ -256,8 +247,8 @@ train(0)
 train(6000)
 
 # %% [markdown]
-# Without a penalty the reward climbs highest, and the KL goes on growing. With KL factor 6000 both level
-# off. What does the reward buy? The most frequent completion at some steps:
+# Without a penalty the reward climbs higher, and the KL far higher. What does the reward buy? The most
+# frequent completion at some steps:
 
 # %%
 for factor, run in runs.items():
@@ -279,7 +270,8 @@ for factor, run in runs.items():
 # $$\pi^*(y) \propto p_\text{base}(y)\, e^{R(y)/\beta}$$
 #
 # With completions this short, it can be computed: draw many, compute the exact probability of each under
-# the base model, weight by $e^{R/\beta}$. Each β is a point of the curve of the best achievable reward.
+# the base model, weight by $e^{R/\beta}$. Each β is a point of the curve of the best achievable reward. (At a
+# high KL it is too low here: it needs rare completions that nobody drew. A study searches for them.)
 
 # %%
 from tinycats.frontier.limit import known_base, limit  # noqa: E402
@@ -308,7 +300,7 @@ known = known_base(
 print(f"{len(pool)} distinct completions hold {known.mass.sum():.1%} of the base's probability")
 
 # %%
-curve = limit(known, np.geomspace(1, 0.01, 60))
+curve = limit(known, np.geomspace(1, 1e-4, 200))
 figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
 axis.plot(curve.kl, curve.reward, color="black", label="best achievable reward")
 for factor, run in runs.items():
@@ -320,8 +312,8 @@ axis.legend(frameon=False, loc="lower right")
 plt.close(figure)
 display(figure)
 for factor, run in runs.items():
-    kl, mean = run.rows[-1]["kl_policy_to_base_nats"], run.rows[-1]["reward_mean"]
-    best = float(np.interp(kl, curve.kl, curve.reward))
+    kl, mean = (run.rows[-1][c] for c in ("kl_policy_to_base_nats", "reward_mean"))
+    best = np.interp(kl, curve.kl, curve.reward)
     share = (mean - known.mean) / (best - known.mean)
     print(
         f"KL factor {factor}: reward {mean:.3f} at {kl:.2f} nats, where {best:.3f} is possible:"
@@ -329,8 +321,8 @@ for factor, run in runs.items():
     )
 
 # %% [markdown]
-# And the policy that is best for a penalty of c = 0.119 per nat, β = c, beside the trained one: what would it
-# say? It does not put everything on one completion, since that would cost too much KL.
+# And the policy that is best for a penalty of c = 0.119 per nat of KL(π‖base), β = c, beside the trained one. The
+# trained one has moved further, since the post penalises KL(base‖π), which charges little for new completions.
 
 # %%
 best = np.exp(log_prob[0] + pool_rewards / coefficient)
@@ -373,20 +365,11 @@ def tinted(name, uniforms):
 
 
 cell = '<td style="vertical-align:top;text-align:left;white-space:normal;width:33%">{}</td>'
-rows = [
-    "<tr>" + "".join(cell.format(f"{PROMPT}{tinted(name, uniforms)}") for name in models) + "</tr>"
-    for uniforms in np.random.default_rng(3).random((2, 100))
-]
-head = "".join(f'<th style="text-align:left">{name}</th>' for name in models)
-display(
-    HTML(
-        '<table style="background:#fff;color:#111"><tr>'
-        + head
-        + "</tr>"
-        + "".join(rows)
-        + "</table>"
-    )
-)
+rows = ["".join(cell.format(f"<b>{name}</b>") for name in models)]
+for uniforms in np.random.default_rng(3).random((2, 100)):
+    rows.append("".join(cell.format(PROMPT + tinted(name, uniforms)) for name in models))
+table = "".join(f"<tr>{row}</tr>" for row in rows)
+display(HTML(f'<table style="background:#fff;color:#111">{table}</table>'))
 
 # %% [markdown]
 # A last question, the post's own: does it write about cats even if told not to? The share of 50 stories
