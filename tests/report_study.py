@@ -225,6 +225,23 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         for step in range(1, 101)
     ]
     write_table(study / "tables/training.csv", training, STUDY_TABLES["tables/training.csv"])
+    most = [
+        {
+            "variant": "blog",
+            "kl_factor": factor,
+            "seed": seed,
+            "step": step,
+            "text": f"=1+1 {step}" if place else f" a cat {factor} {seed} {step}",
+            "share": (step / 8) / (place + 1),
+            "reward": 0.1 * step,
+        }
+        for factor in FACTORS
+        for seed in (0, 1)
+        for step in range(1, 6)
+        for place in range(2)
+    ]
+    path = study / "tables/top_completions.csv"
+    write_table(path, most, STUDY_TABLES["tables/top_completions.csv"])
     policies = [
         {
             "variant": "blog",

@@ -179,6 +179,30 @@ def test_nano_is_computed_as_in_python_and_within_the_stated_tolerance(browser, 
 
 
 @needs_browser
+def test_the_published_page_runs_the_default_study(browser):
+    """docs/playground.html: its base model is nano, and its policies write about cats."""
+    page = ROOT / "docs" / "playground.html"
+    assert page.stat().st_size < 16_000_000
+    open_page(browser, page)
+    model, tokenizer = load_causal_lm(NANO)
+    ids = tokenizer("Once upon a time there was a").input_ids
+    names = browser.execute_script(
+        "return JSON.parse(document.querySelector('#about').textContent).factors"
+    )
+    assert names == ["0", "1500", "6000"]
+    expected = in_torch(model, ids)
+    likely = expected > np.log(0.01)
+    base, *policies = (in_page(browser, number, ids) for number in range(4))
+    assert np.abs(base - expected)[likely].max() < 0.2
+    cat = tokenizer(" cat").input_ids[0]
+    chances = [np.exp(found[-1, cat]) for found in (base, *policies)]
+    assert chances[0] < 0.02
+    assert min(chances[1:]) > 0.05
+    report = browser.find_element(By.CSS_SELECTOR, ".study a").get_attribute("href")
+    assert report == (ROOT / "docs/ten-seed-study/report.html").as_uri()
+
+
+@needs_browser
 def test_local_attention_and_the_other_activation(browser, tiny):
     base, policies, page = tiny
     open_page(browser, page)

@@ -273,6 +273,19 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     assert words.share_table(many, ["blog"])[0]["share_interval"] is None
 
 
+def test_a_study_opens_with_what_it_is_about(study):
+    assert report.opening(["blog"], ["0", "6000"], "Q?") == ("Q?", "frontier")
+    assert report.opening(["blog"], ["0"], "Q?")[1] == "completion_mass"
+    assert report.opening(["blog", "rloo"], ["6000"], "Q?")[1] == "variants"
+    page = report.render(study, "snakemake")
+    places = [
+        page.index(text)
+        for text in ("<h1>Can a reward", 'id="finding"', 'id="diagram"', 'id="stories"')
+    ]
+    later = [page.index(f'id="{name}"') for name in ("training", "broke", "limit", "explorer")]
+    assert places + later == sorted(places + later)
+
+
 def test_the_story_of_another_concept_is_told_with_its_name(tmp_path):
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
     config = (results / "config.yaml").read_text().replace("concept: cat", "concept: owl")

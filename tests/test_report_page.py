@@ -105,7 +105,7 @@ def test_opens_from_disk_and_asks_nobody_for_anything(browser, small):
     for details in browser.find_elements(By.CSS_SELECTOR, "#data summary"):
         details.click()
     WebDriverWait(browser, 10).until(
-        lambda b: len(b.find_elements(By.CSS_SELECTOR, "#data table")) == 6
+        lambda b: len(b.find_elements(By.CSS_SELECTOR, "#data table")) == 7
     )
     sent = [
         message["params"]["request"]["url"]
@@ -152,6 +152,31 @@ def test_seed_and_prompts_switch_every_story(browser, small):
     browser.find_element(By.ID, "next").click()
     texts = [s.text for s in browser.find_elements(By.CSS_SELECTOR, "#columns .story .prompt")]
     assert set(texts) == {"There are no cats in this story."}
+
+
+def test_the_steps_of_training_can_be_watched(browser, small):
+    open_page(browser, small)
+    WebDriverWait(browser, 20).until(
+        lambda b: b.find_element(By.CSS_SELECTOR, "#learning[data-ready] tbody tr")
+    )
+
+    def shown() -> list[list[str]]:
+        return browser.execute_script(
+            "return [...document.querySelectorAll('#learning tbody tr')].map(tr =>"
+            " [...tr.children].map(cell => cell.textContent))"
+        )
+
+    choose_factor(browser, "6000")
+    assert shown() == [[" a cat 6000 0 1", "13 %", "0.10"], ["=1+1 1", "6.3 %", "0.10"]]
+    slider = browser.find_element(By.ID, "at")
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert shown()[0] == [" a cat 6000 0 3", "38 %", "0.30"]
+    choose(browser, "control", "seed", "1")
+    choose_factor(browser, "0")
+    assert shown()[0][0] == " a cat 0 1 3"
+    browser.find_element(By.ID, "play").click()
+    WebDriverWait(browser, 20).until(lambda b: shown()[0][0] == " a cat 0 1 5")
+    assert browser.find_element(By.ID, "at-step").text == "5 of 5"
 
 
 def test_filters_and_sorting(browser, small):
@@ -355,7 +380,7 @@ def test_without_a_script_every_figure_and_the_first_stories_are_there(browser, 
     try:
         browser.get(small.as_uri())
         figures = browser.find_elements(By.TAG_NAME, "figure")
-        assert len(figures) == 6
+        assert len(figures) == 7
         assert all(figure.is_displayed() for figure in figures)
         assert not browser.find_element(By.ID, "control").is_displayed()
         stories = browser.find_elements(By.CSS_SELECTOR, "#columns .story")

@@ -286,9 +286,10 @@
     $(".scroll", details).replaceChildren(table);
     $(".scroll", details).before(bar);
   }
+  const readTables = async () => (tables ??= JSON.parse(new TextDecoder().decode(await inflate("pack-tables"))));
   async function openTable(details) {
     if ($("table", details)) return;
-    tables ??= JSON.parse(new TextDecoder().decode(await inflate("pack-tables")));
+    await readTables();
     fillTable(details, tables[details.dataset.table], 100);
   }
   for (const details of $$("details[data-table]"))
@@ -299,6 +300,56 @@
     if (details) { details.open = true; $("summary", details).focus({ preventScroll: true }); }
   });
 
+  // ---- watch it learn: the most frequent completions, step by step --------------------------------
+  const learning = $("#learning");
+  let learnt = null;                     // variant, factor, seed → rows by step
+  async function readSteps() {
+    const csv = (await readTables())["tables/top_completions.csv"];
+    const [head, ...rows] = rowsOf(csv), at = Object.fromEntries(head.map((name, i) => [name, i]));
+    learnt = new Map();
+    for (const row of rows) {
+      const key = [row[at.variant], row[at.kl_factor], row[at.seed]].join("/");
+      if (!learnt.has(key)) learnt.set(key, new Map());
+      const steps = learnt.get(key), step = Number(row[at.step]);
+      if (!steps.has(step)) steps.set(step, []);
+      // an apostrophe guards a text that a spreadsheet would take for a formula
+      steps.get(step).push([row[at.text].replace(/^'(?=[=+\-@\t\r'])/, ""), Number(row[at.share]), Number(row[at.reward])]);
+    }
+    learning.dataset.ready = "true";
+    showSteps();
+  }
+  function showSteps() {
+    if (!learnt) return;
+    const { variant, factor, seed } = chosen();
+    const key = seed === "" ? [...learnt.keys()].find((k) => k.startsWith(`${variant}/${factor}/`)) : `${variant}/${factor}/${seed}`;
+    const steps = learnt.get(key) ?? new Map(), at = $("#at");
+    at.max = Math.max(1, ...steps.keys());
+    $("#at-step").textContent = `${at.value} of ${at.max}`;
+    const rows = steps.get(Number(at.value)) ?? [];
+    $("tbody", learning).replaceChildren(...rows.map(([text, share, reward]) => {
+      const tr = element("tr"), bar = element("td", "share", percent(100 * Math.log(share)));
+      bar.style.setProperty("--share", `${100 * share}%`);
+      const what = element("th", "", JSON.stringify(text).slice(1, -1));
+      what.scope = "row";
+      tr.append(what, bar, element("td", "", number(reward)));
+      return tr;
+    }));
+  }
+  if (learning) {
+    learning.hidden = false;
+    const at = $("#at"), play = $("#play");
+    let timer = 0;
+    const stop = () => { clearInterval(timer); timer = 0; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); };
+    at.addEventListener("input", showSteps);
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      if (at.value === at.max) at.value = 1;
+      play.textContent = "Pause";
+      play.setAttribute("aria-pressed", "true");
+      timer = setInterval(() => { at.value = Number(at.value) + 1; showSteps(); if (at.value === at.max) stop(); }, 150);
+    });
+  }
+
   // ---- start --------------------------------------------------------------------------------------
   async function start() {
     if (typeof DecompressionStream === "undefined") {
@@ -308,7 +359,7 @@
     stories = unpack(await inflate("pack-stories"));
     const sort = filters.elements.sort;
     sort.append(new Option("as drawn", ""), ...Object.keys(stories.scores).map((name) => new Option(label(name), name)));
-    control.addEventListener("change", () => { step = 0; showFactor(chosen()); sideBySide(); filter(); });
+    control.addEventListener("change", () => { step = 0; showFactor(chosen()); sideBySide(); showSteps(); filter(); });
     filters.addEventListener("change", filter);
     $("#direction").addEventListener("click", ({ currentTarget }) => {
       currentTarget.setAttribute("aria-pressed", String(currentTarget.getAttribute("aria-pressed") !== "true"));
@@ -320,6 +371,7 @@
     sideBySide();
     filter();
     document.documentElement.dataset.ready = "true";
+    if (learning) readSteps();
   }
   // The script comes before the packs, so that controls work while they are still being read.
   document.addEventListener("DOMContentLoaded", start);

@@ -13,6 +13,7 @@ rule report:
         templates=[
             shipped("workflow/report/report.html.j2"),
             shipped("workflow/report/parts.html.j2"),
+            shipped("workflow/report/diagram.html.j2"),
             shipped("workflow/report/legend.html.j2"),
             shipped("workflow/report/method.html.j2"),
             shipped("workflow/report/results.md.j2"),

@@ -27,6 +27,9 @@ def main() -> None:
         "--policies", type=Path, nargs="+", required=True, help="model folders, in the same order"
     )
     parser.add_argument("--prompt", default="Once upon a time there was", help="shown at first")
+    parser.add_argument(
+        "--report", default="report.html", help="where the page links to the report"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the page")
     args = parser.parse_args()
     if len(args.policies) != len(args.kl_factors):
@@ -35,7 +38,7 @@ def main() -> None:
             " each of --kl-factors"
         )
     policies = dict(zip(args.kl_factors, args.policies, strict=True))
-    page = playground.render(args.study, args.prompt, args.base_model, policies)
+    page = playground.render(args.study, args.prompt, args.base_model, policies, args.report)
     write_text(args.out, page)
     program.log.info("%s: %.1f MB, %d policies", args.out, len(page.encode()) / 1e6, len(policies))
 

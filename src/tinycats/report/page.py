@@ -27,7 +27,14 @@ from tinycats.report.story_pack import Story, pack_stories, pack_tables
 from tinycats.scores.columns import METRICS, REWARD
 from tinycats.study import with_article
 
-HERO = "frontier"
+
+def opening(variants: Sequence[str], factors: Sequence[str], usual: str) -> tuple[str, str]:
+    """The question that a study answers, ``usual`` for most, and the figure that answers it."""
+    if len(variants) > 1:
+        return "Which way of training achieves the most reward for its KL?", "variants"
+    if list(factors) == ["0"]:
+        return "What does training without a KL penalty lead to?", "completion_mass"
+    return usual, "frontier"
 
 
 def base_model(config: Mapping[str, Any]) -> str:
@@ -61,7 +68,14 @@ def facts(study: Study) -> dict[str, Any]:
     figures: dict[str, list[DrawnFigure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
         figures[figure.section if figure.section in figures else "further"].append(figure)
-    hero = next((f for f in study.figures if f.name == HERO), None)
+    usual = (
+        f"What does a story model learn from one reward alone: {study.reward.name(study.concept)}?"
+    )
+    if study.reward.form == "similarity":
+        a_concept = with_article(study.concept)
+        usual = f"Can a reward alone teach a story model to tell only stories about {a_concept}?"
+    question, first = opening(variants, factors, usual)
+    hero = next((f for f in study.figures if f.name == first), None)
     hero = hero or next(iter(figures["question"]), None)
     for section in figures.values():
         section[:] = [figure for figure in section if figure is not hero]
@@ -84,6 +98,7 @@ def facts(study: Study) -> dict[str, Any]:
         "groups": prompt_groups(study.stories),
         # The alternative text of a figure names the published curves that are drawn in it.
         "published": any(PUBLISHED_LABEL in figure.alt for figure in figures["training"]),
+        "question": question,
         "hero": hero,
         "figures": figures,
         "lead": lead,

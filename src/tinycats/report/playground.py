@@ -160,7 +160,13 @@ def first_factor(factors: Sequence[str]) -> str:
     return BLOG_FACTOR if BLOG_FACTOR in factors else (positive or list(factors))[0]
 
 
-def render(study: str, prompt: str, base: Path, policies: Mapping[str, Path]) -> str:
+def render(
+    study: str,
+    prompt: str,
+    base: Path,
+    policies: Mapping[str, Path],
+    report: str = "report.html",
+) -> str:
     """The page, complete; where the models cannot run in it, a page that says why.
 
     Args:
@@ -168,17 +174,18 @@ def render(study: str, prompt: str, base: Path, policies: Mapping[str, Path]) ->
         prompt: what the prompt field holds at first.
         base: folder of the base model, shown by its name.
         policies: folder of each policy by its KL factor, smallest first; one at least.
+        report: address of the study's report, for a link.
     """
     # a Hub model's folder is named organisation--name
     base_model, reason = base.resolve().name.replace("--", "/"), why_none(base)
+    heading = {"study": study, "base_model": base_model, "report": report}
     if reason:
-        return _page(study=study, base_model=base_model, reason=reason)
+        return _page(**heading, reason=reason)
     about, packs = pack_models(base, policies)
     about |= tokenizer_tables(base) | {"first": first_factor(about["factors"])}
     names = ["base", *(f"KL {factor}" for factor in policies)]
     page = _page(
-        study=study,
-        base_model=base_model,
+        **heading,
         reason=None,
         prompt=prompt,
         about=about,
@@ -188,7 +195,7 @@ def render(study: str, prompt: str, base: Path, policies: Mapping[str, Path]) ->
     )
     size = len(page.encode())
     if size > LIMIT:
-        return _page(study=study, base_model=base_model, reason=_too_large(size, "models, packed,"))
+        return _page(**heading, reason=_too_large(size, "models, packed,"))
     return page
 
 
