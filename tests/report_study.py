@@ -258,6 +258,17 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
             "share_of_attainable_gain": 0.7 + 0.02 * seed,
             "share_low": 0.6,
             "share_high": 0.9,
+            "base_reward": 0.15,
+            "beta": 0.1,
+            "regret_nats": 0.5,
+            "regret_low": 0.4,
+            "regret_high": 0.6,
+            "best_of": 16,
+            "best_of_n_reward": 0.3,
+            "best_of_n_error": 0.01,
+            "prompted_share": 0.5,
+            "prompted_reward": 0.35,
+            "prompted_error": 0.01,
         }
         for factor in FACTORS
         for seed in (0, 1)
