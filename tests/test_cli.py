@@ -12,13 +12,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import ROOT, encoder_folder, environment, program, write_model
+from tiny_model import END, ROOT, encoder_folder, environment, program, write_model
+from tokenizers.processors import TemplateProcessing
 from warm_start import Started
 
 from tinycats.language_model.network import Network
+from tinycats.language_model.text import encode
+from tinycats.models import folders
 from tinycats.models.folders import folder_identity, load_causal_lm, write_manifest
 from tinycats.policies.record import check_policy
 from tinycats.program import UserError
@@ -115,6 +119,31 @@ def test_a_story_is_told_plainly_and_the_same_twice(tell: Tell) -> None:
     assert "\x1b" not in first.stdout
     other = tell(PROMPT, "--new-tokens", "30", "--story", "1")
     assert other.stdout != first.stdout
+
+
+def test_special_tokens_in_front_of_a_prompt_are_kept(
+    home: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tokenizer that puts its end token in front, as Llama's puts ``<s>``."""
+    tokenizer = load_causal_lm(home / "resources/models/tiny")[1]
+    begins = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.eos_token_id)])
+    load, given = folders.load_causal_lm, []
+
+    def other(*words: Any) -> Any:
+        model, found = load(*words)
+        found.backend_tokenizer.post_processor = begins
+        return model, found
+
+    def draw(*words: Any) -> Any:
+        given.append(words[3])
+        return draw_story(*words)
+
+    draw_story = cli.draw_story
+    monkeypatch.setattr(folders, "load_causal_lm", other)
+    monkeypatch.setattr(cli, "draw_story", draw)
+    done = tell(PROMPT, "--new-tokens", "5")
+    assert given == [[tokenizer.eos_token_id, *encode(tokenizer, PROMPT)]]
+    assert done.stdout.startswith(PROMPT), done.stderr
 
 
 def test_the_command_of_the_readme(tell: Tell) -> None:

@@ -284,7 +284,10 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
         ("first_token", ["“ a” (90%) for the base", "“ a” (70%) for KL factor 0"]),
         ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
         ("judge_vs_reward", ["from 0.30 to 0.40", "cannot follow"]),
-        ("judges", ["the base to KL factor 6000", "from 0.0 to 0.30", "from 0.50 to 0.20"]),
+        (
+            "judges",
+            ["the base to KL factor 6000", "from 0.0 to 0.30", "and letters from 0.50 to 0.20"],
+        ),
         ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
         ("variants", ["0.73 at 3.0 nats (blog)", "0.73 at 3.0 nats (other)"]),
         (

@@ -202,7 +202,7 @@ def test_one_judge_is_in_memory_at_a_time(study: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "title", "ends"),
     [
-        (-0.2, "A judge falls where the reward rises", "it falls, which is over-optimisation."),
+        (-0.2, "A judge falls where the reward rises", "it falls while the reward rises."),
         (0.2, "What was not trained on rises with the reward", "it rises with the reward."),
         (0.0, "Judges that were not trained on", "it changes no more than between seeds."),
     ],
@@ -223,7 +223,7 @@ def test_the_figure_says_whether_a_judge_follows(
     drawing = figure.draw(Tables.read("judges", tmp_path, "cat", reward="animals named"))
     assert drawing.title.startswith(title)
     assert drawing.finding.endswith(ends)
-    assert drawing.finding.startswith("From the base to KL factor 0 the reward of completions goes from 0.10 to 0.60 and “letters” from 0.32 to")  # fmt: skip
+    assert drawing.finding.startswith("From the base to KL factor 0 the reward of completions goes from 0.10 to 0.60 and letters from 0.32 to")  # fmt: skip
     assert drawing.figure.axes[-1].get_xlabel() == "reward: animals named"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from families import END, small_model
 from tiny_model import SENTENCES, write_model
 
+from tinycats.completions.collector import Collector
 from tinycats.language_model.network import Network
+from tinycats.language_model.sampling import uniform_generator
 from tinycats.language_model.text import decode, encode, encode_prompt
 from tinycats.models.folders import load_causal_lm
+from tinycats.policies.settings import TrainingSettings
+from tinycats.policies.training import Trainer
 from tinycats.program import UserError
 from tinycats.stories.storytelling import requests, tell_stories
 
@@ -177,3 +182,44 @@ def test_gpt_neo_for_gpus_is_transformers_gpt_neo(activation):
             past = [([k], [v]) for k, v in new]
     assert not fast.serves(inputs, past)  # beyond the window of local attention
     assert GptNeoBody.of(body) is None  # on a CPU
+
+
+def test_training_and_completions_follow_the_special_token(tmp_path: Path) -> None:
+    """What they say of ``<s>`` and the prompt is the model's own pass; rewards see no ``<s>``."""
+    base, policy, tokenizer = small_model("llama"), small_model("llama"), llama_tokenizer()
+    prompt = tokenizer.encode("Once upon")
+    rewarded: list[str] = []
+
+    def reward(texts: list[str]) -> torch.Tensor:
+        rewarded.extend(texts)
+        return torch.tensor([float(text.count("a")) for text in texts])
+
+    def log_p(ids: list[int]) -> float:
+        with torch.no_grad():
+            logits = base(torch.tensor([prompt + ids])).logits.log_softmax(-1)
+        return float(logits[0, len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum())
+
+    short = len(prompt) + 3
+    collector = Collector(base, tokenizer, reward, "Once upon", short, 16)  # type: ignore[arg-type]
+    collector.draw_base(20)
+    ((_, rows),) = collector.tables
+    for row in rows:
+        ids = [int(token) for token in row["token_ids"].split()]
+        assert len(ids) <= 3
+        assert row["log_prob_base"] == pytest.approx(log_p(ids), abs=1e-3)
+    assert rewarded
+    assert all(text.startswith("Once upon") for text in rewarded)
+    del rewarded[:]
+    settings = TrainingSettings(
+        kl_factor=0.0, steps=1, batch_size=20, prompt="Once upon", num_tokens=short
+    )
+    trainer = Trainer(policy, base, tokenizer, reward, settings, "a test", tmp_path / "state.pt")
+    rollout = trainer.sampler.sample(20, uniform_generator(0, 0))
+    for tokens, found in zip(rollout.tokens.tolist(), rollout.log_prob.tolist(), strict=True):
+        assert found == pytest.approx(log_p([i for i in tokens if i >= 0]), abs=1e-3)
+    trainer.take_step()
+    assert rewarded
+    assert all(text.startswith("Once upon") for text in rewarded)
+    none = replace(settings, num_tokens=len(prompt))
+    with pytest.raises(UserError, match=f"the prompt 'Once upon' has {len(prompt)}"):
+        Trainer(policy, base, tokenizer, reward, none, "a test", tmp_path / "state.pt")

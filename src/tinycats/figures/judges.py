@@ -84,12 +84,12 @@ def _finding(rows: list[Row], judge: str) -> tuple[str, str]:
             of.setdefault(who_of(row), []).append(row)
     policies = sorted((who for who in of if who.is_policy), key=lambda who: _middle(of[who])[0])
     if not policies or BASE not in of:
-        return "", f"“{judge}” has scored no policies."
+        return "", f"There are no policies for {judge}."
     best = policies[-1]
     (reward_0, score_0), (reward_1, score_1) = _middle(of[BASE]), _middle(of[best])
     sentence = (
         f"From the base to {best.phrase} the reward of completions goes from {number(reward_0)} to"
-        f" {number(reward_1)} and “{judge}” from {number(score_0)} to {number(score_1)}"
+        f" {number(reward_1)} and {judge} from {number(score_0)} to {number(score_1)}"
     )
     if len(policies) < 2:
         return "", sentence + "."
@@ -105,7 +105,7 @@ def _verdict(change: Interval) -> tuple[str, str]:
     if not change.known:
         return "", "one seed does not tell whether it follows"
     if change.high < 0:
-        return "falls", "it falls, which is over-optimisation"
+        return "falls", "it falls while the reward rises"
     if change.low > 0:
         return "rises", "it rises with the reward"
     return "", "it changes no more than between seeds"
