@@ -60,11 +60,6 @@ rule all:
         f"The study is complete: {RESULTS}"
 
 
-rule models:
-    input:
-        manifests(),
-
-
 rule policies:
     input:
         run_files(),

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import random_kills
 import yaml
+from random_kills import SIGNALS, send
 from small_disk import small_disk
 from tiny_model import ROOT, copy_tracked, environment, write_model
 from warm_start import Started
@@ -148,21 +150,8 @@ def study(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def content(folder: Path) -> dict[str, bytes | list[str]]:
-    """Models and results, clocks aside."""
-    found: dict[str, bytes | list[str]] = {}
-    results = folder / RESULTS
-    numbers = ("stories/**/*.jsonl", "completions/**/*.csv", "scores/*", "tables/*.csv")
-    for pattern in (*numbers, "figures/*.svg", "policies/**/*.safetensors"):
-        for path in sorted(results.glob(pattern)):
-            if path.is_file():
-                found[str(path.relative_to(results))] = path.read_bytes()
-    for path in sorted((folder / "resources").rglob("*.safetensors")):
-        found[str(path.relative_to(folder))] = path.read_bytes()
-    for path in sorted(results.glob("policies/**/training.csv")):
-        rows = [line.rsplit(",", 2)[0] for line in path.read_text().splitlines()]
-        found[str(path.relative_to(results))] = rows
-    return found
+def content(folder: Path) -> dict[str, object]:
+    return random_kills.content(folder, "tiny")
 
 
 # ---- killed, started twice -----------------------------------------------------------------------
@@ -180,12 +169,6 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """Snakemake and its jobs at once, as a machine that loses its power."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 400
     while not there() and process.poll() is None:
@@ -197,6 +180,7 @@ def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 def test_killed_in_several_stages_ends_as_if_undisturbed(
     models: Path, study: Path, tmp_path: Path
 ) -> None:
+    """``tests/random_kills.py`` does so at random, over a larger study."""
     folder = tmp_path / "tinycats"
     shutil.copytree(models, folder)
     results, report = folder / RESULTS, f"{RESULTS}/report.html"
@@ -225,10 +209,12 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
         (job_of("figures"), report),
         (job_of("report"), report),
     ]
+    *ends, stop = SIGNALS
     for number, (point, target) in enumerate(points):
         process = start(folder, target)
         until(point, process)
-        kill_all(process)
+        send(process, ends[number % len(ends)] if (point, target) != points[-1] else stop)
+        process.communicate()
         if number == 0:  # the lock that a killed Snakemake leaves behind is said, and taken off
             said = snakemake(folder, *TARGETS, ok=False)
             assert "cannot be locked" in said
@@ -277,6 +263,18 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
         cut_short,
         f"{RESULTS}/scores/stories.csv",
         "all-MiniLM-L6-v2/model.safetensors: wrong bytes",
+    ),
+    "encoder's tokenizer": (
+        "resources/models/sentence-transformers--all-MiniLM-L6-v2/tokenizer.json",
+        lambda path: path.write_text("{}"),
+        f"{RESULTS}/scores/stories.csv",
+        "all-MiniLM-L6-v2/tokenizer.json: wrong bytes",
+    ),
+    "base model's config": (
+        "resources/models/{base}/config.json",
+        lambda path: path.write_text("[]"),
+        f"{RESULTS}/stories/base/seed=0.jsonl",
+        "config.json: wrong bytes",
     ),
     "reference": (
         f"{RESULTS}/reference/cat.safetensors",
@@ -379,6 +377,30 @@ def test_damage_is_named_by_the_stage_that_reads_it(
     assert len(errors) == 1, said
     assert says in errors.pop()
     assert "Traceback" not in said
+
+
+def test_snakemake_models_mends_what_is_damaged(models: Path) -> None:
+    """Also where the Snakefile itself reads the file, and would refuse what it seems to say."""
+    shutil.copytree(models / "workflow/resources/nano", models / "models/own")
+    given = ("--config", "study=mended", "base_model=models/own")
+    snakemake(models, "models", *given)
+    (base,) = (models / "resources/models").glob("own-*")
+    folders = (base, models / "resources/models/sentence-transformers--all-MiniLM-L6-v2")
+
+    def content() -> list[dict[str, bytes]]:
+        return [{str(p): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+
+    before = content()
+    cut_short(base / "tokenizer.json")
+    (base / "config.json").write_text('{"max_position_embeddings": 3}')
+    (base / "tokenizer_config.json").unlink()
+    change_one_byte(folders[1] / "1_Pooling/config.json")
+    assert "base_stories" in snakemake(models, "-n", *given)
+    snakemake(models, "models", *given)
+    assert content() == before
+    assert "is as it was obtained" not in (models / "logs/models/models.log").read_text()
+    snakemake(models, "models", *given)
+    assert (models / "logs/models/models.log").read_text().count("is as it was obtained") == 2
 
 
 def test_a_full_disk_is_one_line(

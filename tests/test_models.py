@@ -5,6 +5,7 @@ The Hub is a local server that speaks its interface over HTTP; the models are ti
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -53,6 +54,8 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.states_checksums = True
         self.stalled = threading.Event()
+        self.was_endless = False
+        self.answer: dict[str, object] = {}
 
     @property
     def url(self) -> str:
@@ -88,12 +91,35 @@ class Answer(BaseHTTPRequestHandler):
             self.send(200, b"<html>Please log in to the network</html>", Content_Type="text/html")
         elif hub.fault == "busy":
             self.send(503, b"")
+        elif hub.fault == "try again in an hour":
+            self.send(429, b"", Retry_After="3600")
+        elif hub.fault == "headers by the byte":
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        elif hub.fault == "endless answer":
+            self.endless()
         elif path.startswith("/api/models/"):
             self.describe(*path.removeprefix("/api/models/").split("/revision/"))
         else:
             repo, _, rest = path[1:].partition("/resolve/")
             revision, _, name = rest.partition("/")
             self.resolve(repo, revision, name)
+
+    def endless(self) -> None:
+        """Megabytes until the client breaks off."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for _ in range(200):
+            self.wfile.write(b" " * (1 << 20))
+        self.server.was_endless = True
+
+    def drip(self, start: bytes) -> None:
+        self.wfile.write(start)
+        for _ in range(100):
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.1)
+        self.server.was_endless = True
 
     def known(self, repo: str, revision: str) -> bool:
         if repo not in self.server.repos or revision not in ("main", COMMIT, self.server.commit):
@@ -120,6 +146,7 @@ class Answer(BaseHTTPRequestHandler):
             "sha": self.server.commit if revision == "main" else revision,
             "siblings": siblings,
             "cardData": {"license": "mit"},
+            **self.server.answer,
         }
         self.send(200, json.dumps(answer).encode(), Content_Type="application/json")
 
@@ -145,6 +172,16 @@ class Answer(BaseHTTPRequestHandler):
         elif large and (hub.fault == "always cut" or (hub.fault == "cut once" and not start)):
             content = content[: len(content) // 2]
             self.close_connection = True
+        elif large and hub.fault == "more than stated":
+            self.endless()
+            return
+        elif large and hub.fault == "by the byte":
+            self.drip(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+            return
+        elif large and hub.fault == "packed":
+            headers["Content_Encoding"] = "gzip"
+            content = gzip.compress(content)
+            headers["Content_Length"] = str(len(content))
         elif large and hub.fault == "stall":
             self.send(200, content[: len(content) // 2], **headers)
             self.wfile.flush()
@@ -284,7 +321,8 @@ def test_hub_model_is_verified_pinned_and_loads(
     manifest = desk.base("tests/neo")
     assert (manifest["source"], manifest["revision"]) == ("hub", COMMIT)
     assert manifest["licence"] == "mit"
-    assert sorted(contents(desk.out)) == sorted([*contents(tiny["gpt_neo"]), "manifest.json"])
+    made = [*contents(tiny["gpt_neo"]), "manifest.json", "other_files.zip"]
+    assert sorted(contents(desk.out)) == sorted(made)
     assert (desk.out / WEIGHTS).read_bytes() == (tiny["gpt_neo"] / WEIGHTS).read_bytes()
     pinned = yaml.safe_load(desk.pins.read_text())["tests/neo"]
     assert pinned["revision"] == COMMIT
@@ -352,6 +390,80 @@ def test_faulty_hub_is_a_clear_error_and_leaves_nothing(
     hub.fault = ""
     desk.base("tests/neo")
     assert models.verify_folder(desk.out)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("endless answer", "more than the 33554432 bytes that it may have"),
+        ("more than stated", f"{WEIGHTS}: more than the 166080 bytes that it may have"),
+        ("headers by the byte", "not done within 1 s"),
+        ("by the byte", f"{WEIGHTS}: not done within 4 s"),
+        ("try again in an hour", "HTTP status 429, to try again in 3600 s"),
+        ("packed", f"{WEIGHTS}: sent as 'gzip'"),
+    ],
+)
+def test_what_a_hub_may_take_is_bounded(
+    hub: Hub,
+    desk: Desk,
+    tiny: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    message: str,
+) -> None:
+    if "byte" in fault:
+        monkeypatch.setattr("tinycats.models.bounds.PATIENCE", 1)
+    hub.repos["tests/neo"], hub.fault = contents(tiny["gpt_neo"]), fault
+    began = time.monotonic()
+    with pytest.raises(UserError, match=message) as error:
+        desk.base("tests/neo")
+    assert time.monotonic() - began < 8
+    assert not hub.was_endless
+    assert "\n" not in str(error.value)
+    assert desk.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"sha": "main"}, "states the commit 'main', expected 40 hexadecimal digits"),
+        ({"sha": "../../x"}, "states the commit"),
+        ({"sha": 7}, "states the commit '7'"),
+        ({"sha": None}, "states the commit 'None'"),
+        ({"siblings": [{"rfilename": None, "size": 1}]}, "lists a file named None"),
+        ({"siblings": [{"rfilename": "a\n\0", "size": 1}]}, "refused file name"),
+        ({"siblings": [{"rfilename": WEIGHTS}]}, "states no size of model.safetensors"),
+        ({"siblings": [{"rfilename": WEIGHTS, "size": "9"}]}, "states no size"),
+        ({"siblings": 7}, "does not answer as the Hub does"),
+        ({"siblings": [7]}, "does not answer as the Hub does"),
+    ],
+)
+def test_an_odd_answer_is_one_line(
+    hub: Hub, desk: Desk, tiny: dict[str, Path], answer: dict[str, object], message: str
+) -> None:
+    hub.repos["tests/neo"], hub.answer = contents(tiny["gpt_neo"]), answer
+    with pytest.raises(UserError, match=message) as error:
+        desk.base("tests/neo")
+    assert "\n" not in str(error.value)
+    assert desk.nothing_left()
+
+
+@pytest.mark.parametrize("card", [None, [1], "mit", {"license": ["mit"]}, {"license": None}])
+def test_an_odd_card_has_no_licence(
+    hub: Hub, desk: Desk, tiny: dict[str, Path], card: object
+) -> None:
+    hub.repos["tests/neo"], hub.answer = contents(tiny["gpt_neo"]), {"cardData": card}
+    assert desk.base("tests/neo")["licence"] is None
+
+
+def test_requests_are_not_logged(hub: Hub, desk: Desk, tiny: dict[str, Path]) -> None:
+    hub.repos["tests/neo"] = contents(tiny["gpt_neo"])
+    command = [sys.executable, str(ROOT / "workflow/scripts/obtain_models.py"), "base-model"]
+    command += ["--model", "tests/neo", "--out", str(desk.out), "--pins", str(desk.pins)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "HTTP" not in done.stderr
+    assert "HTTP" not in done.stdout
 
 
 def test_page_instead_of_weights_is_noticed_without_any_checksum(
@@ -444,7 +556,7 @@ def test_pickled_weights_become_safetensors(hub: Hub, desk: Desk, tiny: dict[str
     hub.repos["tests/neo"] = pickled(tiny["gpt_neo"])
     manifest = desk.base("tests/neo")
     assert "pytorch_model.bin" in manifest["obtained"]
-    assert sorted(manifest["files"]) == sorted(contents(tiny["gpt_neo"]))
+    assert sorted(manifest["files"]) == sorted([*contents(tiny["gpt_neo"]), "other_files.zip"])
     assert not list(desk.out.rglob("*.bin"))
     found = models.load_causal_lm(desk.out)[0].state_dict()
     expected = models.load_causal_lm(tiny["gpt_neo"])[0].state_dict()

@@ -1,9 +1,12 @@
-"""A run's files may lie outside the checkout: by --directory, and in a workflow that uses this one."""
+"""A run's files may lie outside the checkout: by --directory, in a workflow that uses this one,
+and in a storage."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,20 +24,38 @@ STUDY = {
 MADE = ("results/elsewhere/reference/cat.safetensors", "results/elsewhere/config.yaml")
 
 
+@functools.cache
+def without_network() -> list[str]:
+    """Words before a command that take the network away, where the system allows that."""
+    words = ["unshare", "--map-root-user", "--net"]
+    return [] if shutil.which("unshare") is None or subprocess.call([*words, "true"]) else words
+
+
 def snakemake(folder: Path, *arguments: str | Path) -> str:
-    """Output of a run in this folder, which must succeed."""
+    """Output of a run in this folder, which must succeed.
+
+    As on a cluster's node: home cannot be written to, TMPDIR is a folder of the node, and there is no
+    network. Snakemake has its cache in XDG_CACHE_HOME.
+    """
+    (folder / ".node").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *map(str, arguments)]
+    places = {"HOME": "/proc/home", "XDG_CACHE_HOME": folder / ".cache", "TMPDIR": folder / ".node"}
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HOME": str(folder)}
+        [*without_network(), *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **{name: str(path) for name, path in places.items()}},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def checkout() -> set[str]:
-    """Files and folders of the checkout that a run could have written."""
+    """Files and folders of the checkout that a run could have written; hidden ones are also of tools."""
     folders = (ROOT, ROOT / "config", ROOT / "results", ROOT / "logs", ROOT / "resources")
-    return {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    found = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return {str(path) for path in found if not path.name.startswith(".")}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +126,47 @@ rule own:
     assert config["training"]["batch_size"] == 1000  # what is not given is as in config.yaml
     output = snakemake(run, "-n", "--resources", "gpu=1", "--", "results/within/report.html")
     assert re.search(r"^tinycats_policy +1$", output, re.M)
+
+
+TINY = {
+    "study": "stored",
+    "training": {
+        "kl_factors": [0, 6000], "seeds": [0], "steps": 2, "batch_size": 50, "checkpoint_seconds": 0,
+    },
+    "evaluation": {
+        "prompts": {"training": ["Once upon a time there was"], "other_openings": ["One day"]},
+        "stories_per_training_prompt": 2, "stories_per_other_prompt": 1, "new_tokens": 20,
+        "base_completions": 200, "policy_completions": 100, "bootstrap_samples": 20,
+    },
+    "device": "cpu",
+    "threads": 1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_study_whose_files_are_in_a_storage(tmp_path: Path) -> None:
+    """Jobs find their inputs in local copies, which hold nothing that no rule declares."""
+    if shutil.which("rsync") is None:
+        pytest.skip("rsync is not installed, with which the fs storage copies")
+    run, store, here = (tmp_path / name for name in ("my run", "store", "local copies"))
+    run.mkdir()
+    (run / "mine.yaml").write_text(yaml.safe_dump(TINY))
+    before = checkout()
+    snakemake(
+        run,
+        *("--snakefile", ROOT / "Snakefile", "--configfile", "mine.yaml", "--resources", "gpu=1"),
+        *("--default-storage-provider", "fs", "--default-storage-prefix", store),
+        *("--local-storage-prefix", here, "--shared-fs-usage"),
+        *("persistence", "software-deployment", "sources", "source-cache"),
+    )
+    assert checkout() == before
+    results = store / "results/stored"
+    for name in ("report.html", "results.md", "playground.html", "tables/summary.csv"):
+        assert (results / name).stat().st_size
+    assert (store / "logs/stored/scores.log").exists()
+    # a shared cache of rewards and what a resumed job needs are no results
+    assert {path.name for path in run.glob("results/*/*")} <= {"rewards"}
+    assert "other_files.zip" in {path.name for path in store.rglob("*.zip")}
 
 
 @pytest.mark.parametrize("name", ["a {b}", "a:b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import shutil
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -279,6 +280,23 @@ def test_lengths_are_held_against_the_base_model_before_any_job(path, value, say
         study.check_lengths(nano)
     assert says in str(error.value)
     study.check_lengths(ROOT / "no such model yet")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("tokenizer.json", text) for text in ("", "{}", "[]", '{"model": {"type": "BPE"}}')),
+        *(("config.json", text) for text in ("", "[]", '{"max_position_embeddings": "9"}')),
+    ],
+)
+def test_a_damaged_tokenizer_or_config_is_left_to_the_job_that_reads_it(tmp_path, name, text):
+    for file in ("tokenizer.json", "config.json"):
+        shutil.copyfile(ROOT / "workflow/resources/nano" / file, tmp_path / file)
+    study = Study.check(changed("training.num_tokens", 3))
+    with pytest.raises(UserError):
+        study.check_lengths(tmp_path)
+    (tmp_path / name).write_text(text)
+    study.check_lengths(tmp_path)
 
 
 def test_what_the_prompted_base_begins_with_follows_the_concept():

@@ -494,7 +494,7 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 from tinycats.compute.devices import claim_gpu
-print(claim_gpu(2, Path(sys.argv[1])), flush=True)
+print(claim_gpu("ab", Path(sys.argv[1])), flush=True)
 time.sleep(60)
 """
 
@@ -529,20 +529,15 @@ def test_two_jobs_never_claim_the_same_gpu(tmp_path: Path) -> None:
 
 
 def test_gpus_are_told_apart_by_their_own_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two jobs may see one GPU under different numbers."""
     from tinycats.compute import devices
 
     monkeypatch.setattr(devices, "_held", [])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert devices.claim_gpu(2, tmp_path) == 0
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with pytest.MonkeyPatch.context() as patch:
-        warned: list[str] = []
-        patch.setattr(devices.log, "warning", lambda text, *_: warned.append(text))
-        assert devices.claim_gpu(1, tmp_path) == 0
-        assert warned
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    assert devices.claim_gpu(1, tmp_path) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-3.lock", "gpu-5.lock"]
+    assert devices.claim_gpu(["GPU-3", "GPU-5"], tmp_path) == 0
+    assert devices.claim_gpu(["GPU-5", "GPU-3"], tmp_path) == 0
+    assert not caplog.text
+    assert devices.claim_gpu(["GPU-3"], tmp_path) == 0
+    assert "all 1 GPUs are claimed" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu-GPU-3.lock", "gpu-GPU-5.lock"]

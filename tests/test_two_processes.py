@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny_model import environment
@@ -133,6 +138,59 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
 
 
+def test_two_processes_that_replace_one_folder(tmp_path: Path) -> None:
+    """One of them wins, wherever the other is between taking the old away and putting its own."""
+    code = """
+import sys
+from tinycats.models.folders import new_folder
+for _ in range(60):
+    with new_folder(sys.argv[1]) as new:
+        (new / "weights").write_text(sys.argv[2])
+"""
+    writers = [start(code, tmp_path / "model", letter) for letter in "abc"]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 3
+    assert (tmp_path / "model/weights").read_text() in list("abc")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+# ---- on the disk
+
+
+def test_what_replaces_a_file_is_on_the_disk_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a loss of power would find it: bytes, then the name, then the old is gone."""
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[..., object], what: Callable[[Any], str]) -> None:
+        def replacement(*words: Any, **more: Any) -> object:
+            done.append(f"{name} {what(words[0])}")
+            return real(*words, **more)
+
+        monkeypatch.setattr(name, replacement)
+
+    def relative(path: str | Path) -> str:
+        name = os.path.relpath(path, tmp_path)
+        return re.sub(r"partial-\w+|[0-9a-f]{8,}", "*", name)
+
+    noted("os.fsync", os.fsync, lambda fd: relative(os.readlink(f"/proc/self/fd/{fd}")))
+    noted("os.replace", os.replace, relative)
+    noted("shutil.rmtree", shutil.rmtree, relative)
+    write_text(tmp_path / "f", "text")
+    assert done == ["os.fsync f.*.tmp", "os.replace f.*.tmp", "os.fsync ."]
+    for _ in range(2):
+        done.clear()
+        with new_folder(tmp_path / "model") as new:
+            (new / "sub").mkdir()
+            (new / "sub/weights").write_text("x")
+    assert sorted(done[:3]) == [
+        f"os.fsync .model.*/new{end}" for end in ("", "/sub", "/sub/weights")
+    ]
+    assert done[3:] == [
+        *("os.replace model", "os.replace .model.*/new", "os.fsync .", "shutil.rmtree .model.*"),
+    ]
+
+
 # ---- GPUs
 
 
@@ -140,12 +198,12 @@ def test_a_claim_follows_no_link_and_empties_no_file(tmp_path: Path) -> None:
     folder, other = tmp_path / "claims", tmp_path / "thesis.csv"
     folder.mkdir()
     other.write_text("years of work\n")
-    (folder / "gpu-0.lock").symlink_to(other)
-    with pytest.raises(UserError, match=r"gpu-0\.lock: cannot be locked"):
-        devices.claim_gpu(1, folder)
-    (folder / "gpu-0.lock").unlink()
-    (folder / "gpu-0.lock").hardlink_to(other)
-    assert devices.claim_gpu(1, folder) == 0
+    (folder / "gpu-a.lock").symlink_to(other)
+    with pytest.raises(UserError, match=r"gpu-a\.lock: cannot be locked"):
+        devices.claim_gpu("a", folder)
+    (folder / "gpu-a.lock").unlink()
+    (folder / "gpu-a.lock").hardlink_to(other)
+    assert devices.claim_gpu("a", folder) == 0
     assert other.read_text() == "years of work\n"
 
 
@@ -153,12 +211,45 @@ def test_a_folder_of_claims_is_no_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "claims").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="claims: made by another user"):
-        devices.claim_gpu(1, tmp_path / "claims")
+        devices.claim_gpu("a", tmp_path / "claims")
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_names_of_gpus_with_slashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpu-a.lock").touch()
+    stat = os.stat_result((0o100600, 1, 1, 1, os.getuid() + 1, 0, 0, 0, 0, 0))
+    monkeypatch.setattr("os.fstat", lambda _: stat)
+    monkeypatch.setattr("builtins.open", lambda fd, _: os.fdopen(fd, "r+"))
+    with pytest.raises(UserError, match=r"gpu-a\.lock: made by another user"):
+        devices.claim_gpu("a", tmp_path)
+
+
+def test_names_of_gpus_with_slashes(tmp_path: Path) -> None:
     """Of MIG, as older drivers have them."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-5c89852c-d268/7/0")
-    assert devices.claim_gpu(1, tmp_path) == 0
+    assert devices.claim_gpu(["MIG-GPU-5c89852c-d268/7/0"], tmp_path) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["gpu-MIG-GPU-5c89852c-d268_7_0.lock"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids", "names"),
+    [
+        (None, ["1f-2", "2f-2"], ["GPU-1f-2", "GPU-2f-2"]),
+        ("1,0", ["2f-2", "1f-2"], ["GPU-2f-2", "GPU-1f-2"]),
+        ("0", ["2f-2"], ["GPU-2f-2"]),  # the second GPU, in a cgroup
+        ("MIG-7a-4", ["1f-2"], ["MIG-7a-4"]),  # CUDA names the whole GPU
+    ],
+)
+def test_a_gpu_has_one_name_in_every_job(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, uuids: list[str], names: list[str]
+) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(uuids))
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda index: SimpleNamespace(uuid=uuids[index])
+    )
+    assert devices.gpu_names() == names

@@ -32,12 +32,20 @@ def run(main: Callable[[], None], network: bool = False) -> None:
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its transfers are not bounded
     if not network:
         os.environ["HF_HUB_OFFLINE"] = "1"
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    for noisy in ("httpx", "sentence_transformers", "transformers", "urllib3", "matplotlib"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "sentence_transformers",
+        "transformers",
+        "urllib3",
+        "matplotlib",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a story's letters

@@ -207,47 +207,45 @@ class Study(MachineSettings):
         """Hold the config's lengths against the base model's tokenizer and context.
 
         Args:
-            folder: the base model; where it is not there yet, its jobs say the same later.
+            folder: the base model; where it is not there yet, or its tokenizer or config.json cannot
+                be read, the jobs that read it say so.
+
+        Raises:
+            UserError: a length does not fit; names the key.
         """
-        if not (folder / "tokenizer.json").is_file():
-            return
         from tokenizers import Tokenizer
 
+        training, evaluation = self.training, self.evaluation
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing more specific
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder}/tokenizer.json: cannot be read: {reason}") from None
+            context = read_json(folder / "config.json").get("max_position_embeddings")
 
-        def tokens(text: str) -> int:
-            return len(tokenizer.encode(text, add_special_tokens=False).ids)
+            def prompt_tokens(text: str) -> int:
+                whole, own = (
+                    tokenizer.encode(text, add_special_tokens=s).ids for s in (True, False)
+                )
+                return len(with_front(whole, own))
 
-        def prompt_tokens(text: str) -> int:
-            whole, own = (tokenizer.encode(text, add_special_tokens=s).ids for s in (True, False))
-            return len(with_front(whole, own))
-
-        training, evaluation = self.training, self.evaluation
-        prompt, total = prompt_tokens(training.prompt), training.num_tokens
+            forced = str(evaluation.prompted_with)
+            forced_tokens = len(tokenizer.encode(forced, add_special_tokens=False).ids)
+            prompt = prompt_tokens(training.prompt)
+            longest = max(prompt_tokens(p) for group in evaluation.prompts.values() for p in group)
+        except Exception:  # the library raises nothing more specific
+            return
+        if not (context is None or type(context) is int):
+            return
+        total = training.num_tokens
         if total <= prompt:
             raise UserError(
                 f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
                 f" {settings.shown_in_line(training.prompt)} has {prompt}; it must be larger"
             )
-        forced = tokens(str(evaluation.prompted_with))
-        if not 0 < forced <= total - prompt:
+        if not 0 < forced_tokens <= total - prompt:
             raise UserError(
-                "config: evaluation.prompted_with:"
-                f" {settings.shown_in_line(evaluation.prompted_with)} has {forced} tokens;"
-                f" it should have 1 to {total - prompt}, the new tokens of a completion"
+                f"config: evaluation.prompted_with: {settings.shown_in_line(forced)} has"
+                f" {forced_tokens} tokens; it should have 1 to {total - prompt}, the new tokens of a"
+                " completion"
             )
-        about = read_json(folder / "config.json")
-        context = about.get("max_position_embeddings")
-        if context is not None and type(context) is not int:
-            raise UserError(
-                f"{folder}/config.json: max_position_embeddings: {settings.shown_in_line(context)}"
-                " found, expected a whole number"
-            )
-        longest = max(prompt_tokens(p) for group in evaluation.prompts.values() for p in group)
         check_context("config: training.num_tokens", total, 0, context)
         check_context("config: evaluation.new_tokens", evaluation.new_tokens, longest, context)
 

@@ -8,10 +8,11 @@ import shutil
 import time
 
 from snakemake.exceptions import WorkflowError
+from snakemake.iocontainers import InputFiles
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
-from tinycats.files.atomic import write_text
+from tinycats.files.atomic import checksum_file, write_text
 from tinycats.kinds import OPENED
 from tinycats.program import UserError
 from tinycats.settings import as_json
@@ -40,9 +41,17 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+# Where a run's files are in a storage (--default-storage-provider), files of the checkout and a user's
+# own files stay where they are. A job then finds inputs and outputs in local copies: every path of a
+# command has to come from `input` and `output`.
 def shipped(path):
-    """Path of a file of the checkout; relative where the run is in the checkout itself."""
-    return path if Path.cwd() == ROOT else str(ROOT / path)
+    """A file of the checkout; relative where the run is in the checkout itself."""
+    return local(path if Path.cwd() == ROOT else str(ROOT / path))
+
+
+def seals(*paths):
+    """The checksum files of results, or of patterns of results."""
+    return [str(checksum_file(path)) for path in paths]
 
 
 # A rule's command calls a program as `run_script NAME`. Jobs import the library from src/. Without conda
@@ -69,22 +78,22 @@ def code(*modules, script):
 # Memory and time of a job on a cluster: from the size of the models that it reads, times the number of
 # the attempt. Measured: 33M parameters (274 MB) train in 4 GB, at 20 s for 1000 completions on two CPU
 # cores; Python and CUDA take 2 GB.
-def megabytes(path):
-    return os.path.getsize(path) / 1e6
+def megabytes(input, *names):
+    """Size of these inputs, also where they are in a storage."""
+    files = InputFiles(input[name] for name in names if name in input.keys())
+    return files.size / 1e6
 
 
 def mem_mb(wildcards, input, attempt):
-    names = ("weights", *REWARD_WEIGHTS, "log_probs")
-    read = [input[n] for n in names if n in input.keys()]
-    return attempt * round(2000 + 12 * sum(map(megabytes, read)))
+    read = megabytes(input, "weights", *REWARD_WEIGHTS, "log_probs")
+    return attempt * round(2000 + 12 * read)
 
 
 def minutes(completions, *models):
     """Time limit in minutes of a job with this many completions and the model of these inputs."""
 
     def runtime(wildcards, input, attempt):
-        names = models or ("weights",)
-        size = sum(megabytes(input[n]) for n in names if n in input.keys())
+        size = megabytes(input, *(models or ("weights",)))
         return attempt * round(30 + completions * size / 4e5)
 
     return runtime
@@ -149,6 +158,14 @@ def of_seed(pattern):
     return [pattern.format(variant=v, factor=f, seed="{seed}") for v, f in policies]
 
 
+def home(paths):
+    """What is before the study's results in a job's paths, for the shell: nothing, or the folder of
+    a storage's copies."""
+    found = (path.rpartition(f"{RESULTS}/") for path in map(str, paths))
+    before = next(before for before, results, _ in found if results)
+    return shlex.quote(before) if before else ""
+
+
 def spread(pattern, seeds=None):
     """The same as bash brace expansions, which keep commands short for many policies."""
 
@@ -161,7 +178,7 @@ def spread(pattern, seeds=None):
         factor=braces(STUDY.factors),
         seed=braces(seeds or STUDY.seeds),
     )
-    return as_it_is(spread_out)
+    return lambda wildcards, input: home(input) + spread_out
 
 
 def run_files():
@@ -190,7 +207,9 @@ def opening_spread():
     """The same as bash brace expansions."""
     kinds = [*OPENED, layout.OPTIMAL_PROMPTED.kind]
     patterns = [f"{RESULTS}/{layout.STORIES.pattern(kind)}" for kind in kinds]
-    return lambda wildcards: " ".join(spread(p)(wildcards) for p in patterns)
+    return lambda wildcards, input: " ".join(
+        spread(p)(wildcards, input) for p in patterns
+    )
 
 
 def story_files():
@@ -202,10 +221,11 @@ def policy_files(folder):
     names = (
         "model/config.json",
         "model/tokenizer.json",
+        f"model/{ARCHIVE}",
         "model/manifest.json",
         layout.RUN.name,
     )
-    return [f"{folder}/{name}" for name in names]
+    return [f"{folder}/{name}" for name in names] + seals(f"{folder}/{layout.RUN.name}")
 
 
 def policy_weights():
@@ -295,10 +315,31 @@ FIGURE_CATEGORIES = {
 
 
 def figure_files():
-    """The figures of the study (SVG) and their captions (JSON), for the report."""
+    """The figures of the study (SVG, PNG) and their captions (JSON), for the report."""
     return expand(
-        f"{RESULTS}/{layout.FIGURE}.{{kind}}", name=FIGURE_NAMES, kind=["svg", "json"]
+        f"{RESULTS}/{layout.FIGURE}.{{kind}}",
+        name=FIGURE_NAMES,
+        kind=["svg", "png", "json"],
     )
+
+
+def benchmark_files():
+    """The benchmarks of all jobs before the report."""
+    jobs = [(layout.STORIES, layout.BASE.kind), (layout.STORIES, layout.POLICY)]
+    jobs += [(layout.POLICY_FOLDER, layout.POLICY)]
+    patterns = [file.benchmark.pattern(kind) for file, kind in jobs]
+    stages = ["completions", "scores", "frontier", "tables", "playground"]
+    stages += ["judges"] * bool(STUDY.judges)
+    stages += ["reference"] * (STUDY.reward.form == "similarity")
+    models = ["base_model", *CLASSIFIERS, *JUDGE_ENCODERS]
+    models += ["reward_encoder"] * (f"{REWARD_ENCODER}/manifest.json" in manifests())
+    figures = [layout.FIGURE.format(name=name) for name in FIGURE_NAMES]
+    own = [f"{name}.jsonl" for name in (*stages, *figures)]
+    own += [path for pattern in patterns for path in per_policy(pattern)]
+    own += [f"stories/openings/seed={seed}.jsonl" for seed in STUDY.seeds]
+    folder = f"{RESULTS}/{layout.BENCHMARKS}"
+    found = [f"logs/models/{name}.benchmark.jsonl" for name in models]
+    return list(dict.fromkeys([*found, *(f"{folder}/{path}" for path in own)]))
 
 
 def figure_tables(wildcards):
@@ -329,26 +370,3 @@ def figure_module(wildcards):
 def figure_labels(wildcards):
     factor = figures.find(wildcards.name)[1] or "all"
     return {"figure": figure_module(wildcards), "KL factor": factor}
-
-
-# ---- models
-
-from tinycats.models.folders import model_folder_name
-from tinycats.models.sources import local_files
-
-BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
-REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
-NANO = shipped("workflow/resources/nano")
-
-
-def encoder_files():
-    """The files of the encoder's folder or of folders among its sources."""
-    places = [STUDY.reward_encoder, *STUDY.reward_encoder_sources]
-    folders = [place for place in places if Path(place).is_dir()]
-    return [path for place in folders for path in local_files(place, NANO, "encoder")]
-
-
-try:
-    STUDY.check_lengths(Path(NANO if STUDY.base_model == "nano" else BASE_MODEL))
-except UserError as error:
-    sys.exit(f"error: {error}")

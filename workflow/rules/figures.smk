@@ -5,6 +5,7 @@
 rule figure:
     input:
         tables=figure_tables,
+        seals=lambda wildcards: seals(*figure_tables(wildcards)),
         published=shipped("workflow/resources/published_curves.csv"),
     output:
         svg=report(
@@ -15,6 +16,7 @@ rule figure:
         ),
         png=f"{RESULTS}/{layout.FIGURE}.png",
         words=f"{RESULTS}/{layout.FIGURE}.json",
+        seals=seals(*(f"{RESULTS}/{layout.FIGURE}.{kind}" for kind in ("svg", "json"))),
     log:
         f"logs/{STUDY.name}/{layout.FIGURE}.log",
     benchmark:

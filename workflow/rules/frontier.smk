@@ -11,12 +11,14 @@ rule frontier:
         base=rules.completions.output.base,
         prompted=rules.completions.output.prompted,
         policies=rules.completions.output.policies,
+        seals=rules.completions.output.seals,
     output:
         limit=f"{RESULTS}/{layout.FRONTIER['limit']}",
         best_of_n=f"{RESULTS}/{layout.FRONTIER['best_of_n']}",
         policies=f"{RESULTS}/{layout.FRONTIER['policies']}",
         prompted=f"{RESULTS}/{layout.FRONTIER['prompted']}",
         openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
+        seals=seals(*(f"{RESULTS}/{path}" for path in layout.FRONTIER.values())),
     log:
         f"logs/{STUDY.name}/frontier.log",
     benchmark:

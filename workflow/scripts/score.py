@@ -60,12 +60,13 @@ def main() -> None:
 
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.language_model.text import encode_prompt, rewarded_text
-    from tinycats.models.folders import load_tokenizer
+    from tinycats.models.folders import load_tokenizer, verify_folder
     from tinycats.reward.loading import load_reward
     from tinycats.reward.model import RewardModel
 
     set_threads(args.threads)
     reward = RewardModel(load_reward(read_flags(args, RewardFiles), choose_device(args.device)))
+    verify_folder(args.tokenizer)
     tokenizer = load_tokenizer(args.tokenizer)
 
     @functools.cache

@@ -115,7 +115,7 @@ def main() -> None:
     }
     write_sealed(args.out / layout.RUN.name, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     write_table(args.out / "training.csv", trainer.rows, TRAINING)
-    trainer.state_file.unlink(missing_ok=True)
+    trainer.state_file.unlink(missing_ok=True)  # last: whatever it was for is on the disk now
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -35,29 +36,49 @@ def set_threads(threads: int) -> int:
     return threads
 
 
-def claim_gpu(count: int, folder: Path | None = None) -> int:
+def gpu_names() -> list[str]:
+    """A name of each GPU that this process may use, the same for every process of the machine.
+
+    Jobs see the same index for different GPUs (in Slurm's cgroups, or with CUDA_VISIBLE_DEVICES) and
+    different indices for the same GPU, but one UUID. The UUID of a part of a GPU (MIG) is in
+    CUDA_VISIBLE_DEVICES; torch may state the whole GPU's.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(visible) == count and all(name.startswith("MIG-") for name in visible):
+        return visible
+    return [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(count)]
+
+
+def claim_gpu(names: Sequence[str], folder: Path | None = None) -> int:
     """Index of a GPU that no other job on this host has claimed, held until this process ends.
 
     A claim is an advisory lock on a file, which the system releases however the process ends, so
     a killed job leaves no claim behind. If all GPUs are claimed, the first is shared, with a
     warning, since the scheduler allowed this job to run.
 
+    Args:
+        names: of the GPUs, by index (:func:`gpu_names`).
+        folder: of the claims.
+
     Raises:
-        UserError: another user made the folder of claims, or put a link there.
+        UserError: another user made the folder of claims or a claim, or put a link there.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"tinycats-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder}: made by another user, expected a folder of your own; remove it")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    for index in range(count):
-        # two jobs may see the same GPU under different numbers
-        name = visible[index] if len(visible) == count and visible[index] else str(index)
+    for index, name in enumerate(names):
         path = folder / f"gpu-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.lock"  # MIG-GPU-…/7/0
         try:  # never through a link, and without emptying the file
             file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{path}: cannot be locked: {error.strerror}; remove it") from None
+        if os.fstat(file.fileno()).st_uid != os.getuid():
+            file.close()
+            raise UserError(f"{path}: made by another user, expected your own; remove it")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -65,7 +86,7 @@ def claim_gpu(count: int, folder: Path | None = None) -> int:
             continue
         _held.append(file)
         return index
-    log.warning("all %d GPUs are claimed by other jobs; sharing the first", count)
+    log.warning("all %d GPUs are claimed by other jobs; sharing the first", len(names))
     return 0
 
 
@@ -79,7 +100,7 @@ def choose_device(name: str) -> str:
 
     if name in ("auto", "cuda"):
         if torch.cuda.is_available():
-            return f"cuda:{claim_gpu(torch.cuda.device_count())}"
+            return f"cuda:{claim_gpu(gpu_names())}"
         if name == "cuda":
             raise UserError(
                 "device: cuda is not available to torch; set auto or cpu to use the CPU"

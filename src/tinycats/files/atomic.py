@@ -8,6 +8,7 @@ is as it was written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -51,6 +52,23 @@ def remove_leftovers(folder: Path, start: str, end: str = "") -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
+def to_disk(path: str | Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be written; a network file system may notice only now that it is full.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # some network file systems have no such thing for a folder
+        if not (os.path.isdir(path) and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(file)
+
+
 def checksum_file(path: str | Path) -> Path:
     """Where the checksum of a file is."""
     path = Path(path)
@@ -61,6 +79,7 @@ def checksum_file(path: str | Path) -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name to write to, which then becomes ``path``; nothing is left where that fails.
 
+    The old file is replaced when the new one is on the disk: after a loss of power, one is there.
     Several processes may write one file at once: each has its own temporary name, the last wins.
 
     Raises:
@@ -74,7 +93,9 @@ def whole(path: Path) -> Iterator[Path]:
         with create_locked(temporary):
             try:
                 yield temporary
+                to_disk(temporary)
                 os.replace(temporary, path)
+                to_disk(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -85,8 +106,6 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` whole or not at all."""
     with whole(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def check_writable(folder: str | Path) -> None:

@@ -8,24 +8,28 @@ How the folders of base model and encoder are obtained: :mod:`tinycats.models.so
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tinycats.files.atomic import LOCK, create_locked, remove_leftovers
+from tinycats.files.atomic import LOCK, create_locked, remove_leftovers, to_disk
+from tinycats.models.other_files import ARCHIVE, pack, unpack
 from tinycats.program import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
+AGAIN = "obtain the model again (base model and encoder: snakemake models)"
 #: embeddings are often padded to a round number of rows; beyond this it is another vocabulary
 MAX_UNUSED_ROWS = 1024
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -47,17 +51,21 @@ def check_relative(name: str, where: str) -> str:
     """Return ``name`` if it is a plain relative path that stays below the folder it is put in.
 
     Raises:
-        UserError: the name is absolute, climbs out with ``..``, or is not in its plain spelling.
+        UserError: the name is absolute, climbs out with ``..``, is not in its plain spelling, or has
+            control characters.
     """
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in name:
-        raise UserError(f"{where}: refused file name {name!r}: it may lead out of the model folder")
+    odd = set("\\:") & set(name) or not name.isprintable()
+    if odd or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"{where}: refused file name {name!a}: it may lead out of the model folder")
     return name
 
 
 def write_manifest(folder: str | Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``manifest.json``: ``about``, then every file of the folder with sha256 and size."""
+    """Write the archive of further files, and ``manifest.json``: ``about``, then every file of the
+    folder with sha256 and size."""
     folder = Path(folder)
+    pack(folder)
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     files = {
         PurePosixPath(path.relative_to(folder)).as_posix(): {
@@ -84,7 +92,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         if not all(isinstance(entry["sha256"], str) for entry in manifest["files"].values()):
             raise ValueError("a checksum is not a text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not a manifest: {error!r}; obtain the model again") from error
+        raise UserError(f"{path}: not a manifest: {error!r}; {AGAIN}") from error
     return manifest
 
 
@@ -101,6 +109,7 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
+    unpack(folder)
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -109,35 +118,47 @@ def verify_folder(folder: str | Path) -> dict[str, Any] | None:
         checksum = entry["sha256"]
         file = folder / check_relative(name, str(path))
         if not file.is_file():
-            raise UserError(f"{file}: missing, although {path} lists it; obtain the model again")
+            raise UserError(f"{file}: missing, although {path} lists it; {AGAIN}")
         found = sha256_file(file)
         if found != checksum:
             raise UserError(
                 f"{file}: wrong bytes (damaged, cut short or swapped): sha256 is {found}, but"
-                f" {MANIFEST} lists {checksum}; obtain the model again"
+                f" {MANIFEST} lists {checksum}; {AGAIN}"
             )
     return manifest
+
+
+def undamaged(folder: str | Path, *names: str) -> bool:
+    """Whether these files of a folder, without names all of them, are as its manifest lists them."""
+    try:
+        if not names:
+            return verify_folder(folder) is not None
+        listed = read_manifest(folder)["files"]
+        return all(sha256_file(Path(folder) / n) == listed[n]["sha256"] for n in names)
+    except (UserError, OSError, KeyError):
+        return False
 
 
 def folder_identity(folder: str | Path) -> str:
     """Identity of a model: sha256 over name and sha256 of each file that decides its numbers.
 
-    Those are all files but ``manifest.json``, documents, pictures and hidden files: weights,
+    Those are all files but manifest, archive, documents, pictures and hidden files: weights,
     ``config.json``, the tokenizer's files, and an encoder's ``modules.json``, pooling and so on.
 
     Raises:
         UserError: there is no such folder, or nothing is in it.
     """
     folder = Path(folder)
+    unpack(folder)
     lines = [
         f"{name}\0{sha256_file(folder / name)}\n"
         for name in sorted(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         )
-        if name != MANIFEST and not _NO_NUMBERS.search(name)
+        if name not in (MANIFEST, ARCHIVE) and not _NO_NUMBERS.search(name)
     ]
     if not lines:
-        raise UserError(f"{folder}: no model folder; obtain the model again")
+        raise UserError(f"{folder}: no model folder; {AGAIN}")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -180,21 +201,30 @@ def model_folder_name(model: str) -> str:
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """A temporary sibling to fill, which becomes ``folder`` when the block ends without error.
 
-    What an earlier, killed run left behind is removed first; an existing ``folder`` is replaced.
+    What an earlier, killed run left behind is removed first; an existing ``folder`` is replaced
+    when the new one is on the disk. Several processes may do so at once: the last wins.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.partial-"
     remove_leftovers(folder.parent, prefix)
     scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
+    new = scratch / "new"
     new.mkdir()
     try:
         with create_locked(scratch / LOCK):
             yield new
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
+            for path in (*new.rglob("*"), new):
+                to_disk(path)
+            while new.exists():
+                with suppress(FileNotFoundError):  # there is none, or another process took it
+                    os.replace(folder, scratch / f"old-{secrets.token_hex(4)}")
+                try:
+                    os.replace(new, folder)
+                except OSError as error:  # another process has put its own there
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            to_disk(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

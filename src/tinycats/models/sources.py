@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinycats.models.bounds import bounded
 from tinycats.models.folders import (
     check_relative,
     in_one_line,
@@ -214,7 +215,8 @@ def from_package(encoder: str, new: Path) -> Part:
 def from_hub(repo: str, revision: str | None, new: Path, what: str, pins: Pins) -> Part:
     """Download a model from the Hub (or ``HF_ENDPOINT``) at one resolved commit.
 
-    Every file is compared with the checksum that the Hub itself states, if it states one.
+    Every file is compared with the checksum that the Hub itself states, if it states one, and its
+    transfer is bounded by the size that it states (:mod:`tinycats.models.bounds`).
 
     Args:
         repo: Hub id, ``organisation/name``.
@@ -237,31 +239,38 @@ def from_hub(repo: str, revision: str | None, new: Path, what: str, pins: Pins) 
 
         api = HfApi(endpoint=endpoint)
         wanted = revision or pins.revision(repo) or "main"
-        info = api.model_info(repo, revision=wanted, files_metadata=True, timeout=30)
+        with bounded():
+            info = api.model_info(repo, revision=wanted, files_metadata=True, timeout=30)
         commit, siblings = info.sha, {s.rfilename: s for s in info.siblings or []}
     except Exception as error:
         text = in_one_line(error)
         if isinstance(error, ValueError | KeyError | TypeError):
             text = f"{endpoint or 'it'} does not answer as the Hub does: {text}"
         raise Unavailable(text) from error
-    if not commit:
-        raise Unavailable("returned no commit")
+    if not (isinstance(commit, str) and re.fullmatch("[0-9a-f]{40}", commit)):
+        raise Unavailable(f"states the commit {str(commit)[:80]!a}, expected 40 hexadecimal digits")
     pins.check_revision(repo, commit)
-    licence = info.card_data.get("license") if info.card_data else None
+    card: Any = info.card_data
+    licence = card.get("license") if hasattr(card, "get") else None
     part = Part("hub", repo, commit, licence if isinstance(licence, str) else None)
-    for name in siblings:
+    for name, sibling in siblings.items():
+        if not isinstance(name, str):
+            raise Unavailable(f"lists a file named {name!a}")
         check_relative(name, where)
+        if type(sibling.size) is not int or sibling.size < 0:
+            raise Unavailable(f"states no size of {name}, but {sibling.size!a}")
     for name in choose_files(siblings, what):
         log.info("%s: %s at %s", where, name, commit[:12])
         try:
-            hf_hub_download(
-                repo,
-                name,
-                revision=commit,
-                local_dir=new,
-                endpoint=endpoint,
-                tqdm_class=_transfer_bar(),
-            )
+            with bounded(siblings[name].size):
+                hf_hub_download(
+                    repo,
+                    name,
+                    revision=commit,
+                    local_dir=new,
+                    endpoint=endpoint,
+                    tqdm_class=_transfer_bar(),
+                )
         except Exception as error:
             raise Unavailable(f"{name}: {in_one_line(error)}") from error
         part.files[name] = sha256_file(new / name)

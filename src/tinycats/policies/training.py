@@ -311,8 +311,6 @@ class Trainer:
         try:
             with whole(self.state_file) as temporary, open(temporary, "wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())  # a network file system may report only now that it is full
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise UserError(
                 f"{self.state_file}: the state cannot be written ({str(error).splitlines()[0]});"
