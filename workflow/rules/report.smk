@@ -7,6 +7,7 @@ rule report:
         stories=story_files(),
         runs=run_files(),
         tables=tables_below("completions", "scores", "tables", "frontier"),
+        judges=[rules.judges.output[0]] if JUDGES else [],
         manifests=manifests(),
         seals=seals(
             *(f for f in figure_files() if not f.endswith(".png")),

@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from tinycats import layout
-from tinycats.columns import STUDY_TABLES
+from tinycats.columns import COLUMNS, STUDY_TABLES
 from tinycats.figures.registry import FOLDED, SHEET, figure_names
 from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
@@ -190,10 +190,11 @@ def read_figures(folder: Path, names: Iterable[str]) -> tuple[DrawnFigure, ...]:
     return tuple(sorted(figures, key=lambda figure: (figure.order, figure.name)))
 
 
-def _tables(folder: Path) -> tuple[dict[str, list[dict[str, str]]], dict[str, str]]:
+def _tables(folder: Path, judges: bool) -> tuple[dict[str, list[dict[str, str]]], dict[str, str]]:
     """The study's tables as rows and as text; those that the report needs must exist."""
     rows, texts = {}, {}
-    for name, columns in STUDY_TABLES.items():
+    names = [*STUDY_TABLES, *([layout.JUDGES] if judges else [])]
+    for name, columns in ((name, COLUMNS[name]) for name in names):
         path = folder / name
         if path.exists():
             rows[name] = read_table(path, columns)
@@ -302,13 +303,13 @@ def read_study(
     if not concept:
         raise UserError(f"{path}: lacks the key concept")
     name = str(config.get("study", folder.name))
-    tables, texts = _tables(folder)
     words = config.get("concept_words") or words_of(concept)
     reward = RewardSettings.read(config.get("reward", RewardSettings.SHORT), f"{path}: reward")
     models_used = models_of(config, path)
     factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
     judges = [JudgeSettings.read(judge, f"{path}: judges") for judge in config.get("judges") or ()]
     figures = figure_names(factors, list(config["variants"]), bool(judges))
+    tables, texts = _tables(folder, bool(judges))
     runs = {
         model.stem: _verified_json(folder / layout.RUN.of(model))
         for model in models_used
