@@ -80,12 +80,14 @@ def code(*modules, script):
 # cores; Python and CUDA take 2 GB.
 def megabytes(input, *names):
     """Size of these inputs, also where they are in a storage."""
-    files = InputFiles(input[name] for name in names if name in input.keys())
+    found = [input[name] for name in names if name in input.keys()]
+    lists = [[paths] if isinstance(paths, str) else paths for paths in found]
+    files = InputFiles(path for paths in lists for path in paths)
     return files.size / 1e6
 
 
 def mem_mb(wildcards, input, attempt):
-    read = megabytes(input, "weights", *REWARD_WEIGHTS, "log_probs")
+    read = megabytes(input, "weights", *REWARD_WEIGHTS, "judges", "log_probs")
     return attempt * round(2000 + 12 * read)
 
 

@@ -82,6 +82,7 @@ rule judges:
     resources:
         gpu=1,
         mem_mb=mem_mb,
+        runtime=minutes(len(story_files()) * story_work(), "judges"),
         torch_threads=STUDY.threads,
         device=STUDY.device,
     params:
