@@ -124,6 +124,14 @@ def test_torch_has_no_build_and_every_dependency_is_in_range() -> None:
         assert need.specifier.contains(locked[name]), f"{text}: locked {locked[name]}"
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "apptainer.def"])
+def test_containers_use_the_same_lock(name: str) -> None:
+    text = (ROOT / "envs" / name).read_text(encoding="utf-8")
+    assert "pip install --no-cache-dir -r /opt/requirements.lock" in text
+    assert "envs/requirements.lock /opt/requirements.lock" in text
+    assert re.search("(?i)^from:? python:3.11", text, re.M)  # as in CI
+
+
 def test_conda_uses_the_same_lock() -> None:
     environment = yaml.safe_load((ROOT / "envs/tinycats.yaml").read_text())
     assert {"pip": ["-r requirements.lock"]} in environment["dependencies"]
