@@ -127,8 +127,8 @@ def test_torch_has_no_build_and_every_dependency_is_in_range() -> None:
 @pytest.mark.parametrize("name", ["Dockerfile", "apptainer.def"])
 def test_containers_use_the_same_lock(name: str) -> None:
     text = (ROOT / "envs" / name).read_text(encoding="utf-8")
-    assert "pip install --no-cache-dir -r /opt/requirements.lock" in text
-    assert "envs/requirements.lock /opt/requirements.lock" in text
+    assert "pip install --no-cache-dir -r /requirements.lock" in text
+    assert "envs/requirements.lock /requirements.lock" in text
     assert re.search("(?i)^from:? python:3.11", text, re.M)  # as in CI
 
 

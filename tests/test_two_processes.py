@@ -18,8 +18,7 @@ import pytest
 from tiny_model import environment
 
 from tinycats.compute import devices
-from tinycats.files.atomic import problem, whole, write_text
-from tinycats.models.folders import new_folder
+from tinycats.files.atomic import new_folder, problem, whole, write_text
 from tinycats.program import UserError
 
 WRITES_OFTEN = """
@@ -43,7 +42,7 @@ with whole(Path(sys.argv[1])) as temporary:
 """,
     "folder": """
 import sys
-from tinycats.models.folders import new_folder
+from tinycats.files.atomic import new_folder
 with new_folder(sys.argv[1]) as new:
     print(flush=True)
     sys.stdin.readline()
@@ -142,7 +141,7 @@ def test_two_processes_that_replace_one_folder(tmp_path: Path) -> None:
     """One of them wins, wherever the other is between taking the old away and putting its own."""
     code = """
 import sys
-from tinycats.models.folders import new_folder
+from tinycats.files.atomic import new_folder
 for _ in range(60):
     with new_folder(sys.argv[1]) as new:
         (new / "weights").write_text(sys.argv[2])

@@ -102,6 +102,38 @@ def whole(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
 
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary sibling to fill, which becomes ``folder`` when the block ends without error.
+
+    What an earlier, killed run left behind is removed first; an existing ``folder`` is replaced
+    when the new one is on the disk. Several processes may do so at once: the last wins.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}.partial-"
+    remove_leftovers(folder.parent, prefix)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    new = scratch / "new"
+    new.mkdir()
+    try:
+        with create_locked(scratch / LOCK):
+            yield new
+            for path in (*new.rglob("*"), new):
+                to_disk(path)
+            while new.exists():
+                with suppress(FileNotFoundError):  # there is none, or another process took it
+                    os.replace(folder, scratch / f"old-{secrets.token_hex(4)}")
+                try:
+                    os.replace(new, folder)
+                except OSError as error:  # another process has put its own there
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            to_disk(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` whole or not at all."""
     with whole(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:

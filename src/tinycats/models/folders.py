@@ -8,20 +8,15 @@ How the folders of base model and encoder are obtained: :mod:`tinycats.models.so
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tinycats.files.atomic import LOCK, create_locked, remove_leftovers, to_disk
+from tinycats.files.atomic import new_folder
 from tinycats.models.other_files import ARCHIVE, pack, unpack
 from tinycats.program import UserError
 
@@ -195,38 +190,6 @@ def model_folder_name(model: str) -> str:
     digest = hashlib.sha256(os.path.normpath(model).encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)[:60].strip(".-")
     return f"{name or 'model'}-{digest}"
-
-
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary sibling to fill, which becomes ``folder`` when the block ends without error.
-
-    What an earlier, killed run left behind is removed first; an existing ``folder`` is replaced
-    when the new one is on the disk. Several processes may do so at once: the last wins.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.partial-"
-    remove_leftovers(folder.parent, prefix)
-    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    new = scratch / "new"
-    new.mkdir()
-    try:
-        with create_locked(scratch / LOCK):
-            yield new
-            for path in (*new.rglob("*"), new):
-                to_disk(path)
-            while new.exists():
-                with suppress(FileNotFoundError):  # there is none, or another process took it
-                    os.replace(folder, scratch / f"old-{secrets.token_hex(4)}")
-                try:
-                    os.replace(new, folder)
-                except OSError as error:  # another process has put its own there
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-            to_disk(folder.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_weights(path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinycats.files.atomic import new_folder
 from tinycats.files.text import read_json
 from tinycats.models import encoder_probe
 from tinycats.models.folders import (
@@ -23,7 +24,6 @@ from tinycats.models.folders import (
     in_one_line,
     kind_of,
     load_tokenizer,
-    new_folder,
     write_manifest,
 )
 from tinycats.models.pins import Pins
