@@ -300,6 +300,45 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
 
 
 @pytest.mark.slow
+def test_rewards_of_every_form_arrive(checkout: Path) -> None:
+    """A reward that is no similarity, and the models that it and judges need and no others."""
+    classifier = {"classifier": "organisation/moods", "label": 'VERY "happy"'}
+    encoder = {"encoder": "organisation/encoder", "revision": "a" * 40}
+    happy = {
+        "study": "happy",
+        "reward": classifier,
+        "judges": [encoder, {**classifier, "label": "SAD"}],
+    }
+    commands = planned(checkout, happy, "--", "results/happy/scores/judges.csv")
+    obtained = {words[2]: words for words in commands_of(commands, "obtain_models")}
+    assert [words[2] for words in commands_of(commands, "obtain_models")].count("classifier") == 1
+    assert set(obtained) == {"base-model", "classifier", "reward-encoder"}
+    assert after(obtained["classifier"], "--model") == "organisation/moods"
+    folder = after(obtained["classifier"], "--out")
+    assert after(obtained["reward-encoder"], "--model") == "organisation/encoder"
+    assert f"--revision={'a' * 40}" in obtained["reward-encoder"]
+    (scores,) = commands_of(commands, "score")
+    for words in (*commands_of(commands, "train_policy"), scores):
+        assert after(words, "--classifier") == folder
+        assert f"--label={classifier['label']}" in words
+        assert "--encoder" not in words
+    (judge,) = commands_of(commands, "judge")
+    assert json.loads(after(judge, "--judges")) == [
+        {
+            "name": "similarity to “cat” by encoder",
+            "encoder": after(obtained["reward-encoder"], "--out"),
+            "concept": "cat",
+        },
+        {"name": "score of “SAD”", "classifier": folder, "label": "SAD"},
+    ]
+    animals = {"study": "animals", "reward": {"python": "config/rewards/animals.py:animals_named"}}
+    commands = planned(checkout, animals, "--", "results/animals/scores/stories.csv")
+    assert [words[2] for words in commands_of(commands, "obtain_models")] == ["base-model"]
+    for words in commands_of(commands, "train_policy"):
+        assert "--python=config/rewards/animals.py:animals_named" in words
+
+
+@pytest.mark.slow
 def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
     """Two variants, factors and seeds: which model's files each job reads and writes."""
     config = {
