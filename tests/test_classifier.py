@@ -17,6 +17,10 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from tinycats.files.text import read_json
@@ -90,6 +94,30 @@ def test_outputs_that_are_no_softmax(base: Path, tmp_path: Path) -> None:
     assert float(reward([text])) == pytest.approx(float(logits(one, text)), abs=1e-5)
     assert (reward.name, reward.bounds[0]) == ("score of “one”", float("-inf"))
     assert reward.identity["classifier_label"] == "LABEL_0"
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "longest"),
+    [(RobertaConfig, RobertaForSequenceClassification, 32), (LlamaConfig, LlamaForSequenceClassification, 34)],
+)  # fmt: skip
+def test_other_families(base: Path, tmp_path: Path, config: Any, kind: Any, longest: int) -> None:
+    """RoBERTa has fewer places than its config says; Llama reads its score off the last token."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(tmp_path)
+    kind(
+        config(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=34, num_labels=1, bos_token_id=0,
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    reward = ClassifierReward(tmp_path, None, "cpu")
+    assert reward.longest == longest
+    short, cut = reward([TEXTS[2], TEXTS[3]]).tolist()
+    assert short == pytest.approx(float(logits(tmp_path, TEXTS[2])), abs=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        begins = model(torch.tensor([tokenizer(TEXTS[3]).input_ids[:longest]])).logits
+    assert cut == pytest.approx(float(begins), abs=1e-5)
 
 
 def test_identity_is_all_that_decides_numbers(classifier: Path, tmp_path: Path) -> None:

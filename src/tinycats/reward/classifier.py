@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinycats.compute.devices import arithmetic
 from tinycats.files.text import read_json
@@ -57,8 +57,7 @@ class ClassifierReward:
         kind = model.config.problem_type
         self.raw = kind == "regression" or len(names) == 1
         self.independent = kind == "multi_label_classification"
-        own = getattr(model.config, "max_position_embeddings", None) or math.inf
-        self.longest = int(min(self.tokenizer.model_max_length, own, 2**31))
+        self.longest = int(min(self.tokenizer.model_max_length, _positions(model), 2**31))
         self.bounds = (-math.inf, math.inf) if self.raw else (0.0, 1.0)
         self.name = classifier_label(_called(folder), names[self.output] if label else None)
         self.identity = {
@@ -106,6 +105,16 @@ class ClassifierReward:
                 f"reward: {self.folder}: {value} for {shown_in_line(text)}; expected a finite number"
             )
         return value
+
+
+def _positions(model: Any) -> float:
+    """The most tokens that a model has positions for."""
+    most = getattr(model.config, "max_position_embeddings", None) or math.inf
+    tables = [
+        m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == most
+    ]
+    # RoBERTa counts from after its padding token
+    return most - max((m.padding_idx + 1 for m in tables if m.padding_idx is not None), default=0)
 
 
 def _called(folder: Path) -> str:
