@@ -861,7 +861,7 @@ def test_no_two_models_share_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     folders = ["a/model", "b/model", "my model", "my-model", "all-MiniLM-L6-v2", "a--b", "x" * 250]
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
-    hub = ["org1/x", "org2/x", ENCODER, "a/b", "b/all-MiniLM-L6-v2"]
+    hub = ["org1/x", "org2/x", ENCODER, "a/b", "b/all-MiniLM-L6-v2", "a/b--c", "a--b/c"]
     names = [models.model_folder_name(model) for model in (*folders, *hub, "nano")]
     assert len(set(names)) == len(names)
     assert all(len(name) <= 200 for name in names)

@@ -182,12 +182,13 @@ def kind_of(model: str) -> str:
 def model_folder_name(model: str) -> str:
     """Name of a model's folder in ``resources/models``, another one for each model.
 
-    ``nano``; ``organisation--name`` for a Hub id; of a folder its own name and the beginning of the
-    sha256 of its path as it is written.
+    ``nano``; ``organisation--name`` for a Hub id without ``--``; of a folder its own name and the
+    beginning of the sha256 of its path as it is written.
     """
-    if kind_of(model) != "folder":
-        return model.replace("/", "--")
     digest = hashlib.sha256(os.path.normpath(model).encode()).hexdigest()[:8]
+    if kind_of(model) != "folder":
+        name = model.replace("/", "--")
+        return f"{name}-{digest}" if "--" in model else name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)[:60].strip(".-")
     return f"{name or 'model'}-{digest}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +90,8 @@ class Pins:
         from filelock import FileLock
 
         # base model and encoder may be obtained at the same time
-        lock = f"tinycats-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}.lock"
+        digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        lock = f"tinycats-{os.getuid()}-{digest}.lock"
         with FileLock(Path(tempfile.gettempdir()) / lock):
             self.known = self._read()
             old = self.known.get(repo, {})
