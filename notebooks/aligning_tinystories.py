@@ -49,7 +49,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 _ = torch.manual_seed(0)
 
 # %% tags=["parameters"]
-STEPS, BATCH = 100, 1000  # the post's
+STEPS, BATCH, STORIES = 100, 1000, 50  # the post's steps and batch size
 PROMPT, CONCEPT = "Once upon a time there was", "cat"
 CONCEPT_WORDS = ["cat", "cats", "kitten", "kittens", "kitty"]
 NUM_TOKENS = 10  # prompt and completion together; the prompt has 6
@@ -206,9 +206,10 @@ print(f"largest difference of a component: {(gradient - gradient_by_hand).abs().
 # %%
 from tinycats.policies.settings import TrainingSettings  # noqa: E402
 from tinycats.policies.training import Trainer  # noqa: E402
-from tinycats.reward.model import RewardEncoder, RewardModel  # noqa: E402
+from tinycats.reward.model import RewardModel  # noqa: E402
+from tinycats.reward.similarity import RewardEncoder, Similarity  # noqa: E402
 
-reward = RewardModel(RewardEncoder(ENCODER), concept)  # the same numbers, each text encoded once
+reward = RewardModel(Similarity(RewardEncoder(ENCODER), concept))
 COLOURS = {0: "#f96308", 6000: "#a237fc"}
 runs = {}
 
@@ -372,7 +373,7 @@ table = "".join(f"<tr>{row}</tr>" for row in rows)
 display(HTML(f'<table style="background:#fff;color:#111">{table}</table>'))
 
 # %% [markdown]
-# A last question, the post's own: does it write about cats even if told not to? The share of 50 stories
+# A last question, the post's own: does it write about cats even if told not to? The share of stories
 # that mention a cat after each prompt:
 
 # %%
@@ -383,7 +384,7 @@ mentions = Mentions(CONCEPT_WORDS)
 prompts = [PROMPT, "Once upon a time there was a dog", "There are no cats in this story."]
 print(f"{'':36}" + "".join(f"{name:>15}" for name in models))
 for prompt in prompts:
-    asked = requests(tokenizer, {"all": [prompt]}, {"all": 50}, forced="", seed=0)
+    asked = requests(tokenizer, {"all": [prompt]}, {"all": STORIES}, forced="", seed=0)
     shares = []
     for network in networks.values():
         told = tokenizer.batch_decode(sample_stories(network, asked, 80, end))

@@ -18,15 +18,15 @@ SCRIPT = Path(__file__).parents[1] / "notebooks" / "aligning_tinystories.py"
 NOTEBOOK = SCRIPT.with_suffix(".ipynb")
 
 
-def read_script(steps: int | None = None, batch: int | None = None) -> nbformat.NotebookNode:
-    """The notebook of the script, without outputs; with other ``STEPS, BATCH`` where given."""
+def read_script(sizes: str | None = None) -> nbformat.NotebookNode:
+    """The notebook of the script, without outputs; with other ``STEPS, BATCH, STORIES`` if given."""
     notebook = jupytext.read(SCRIPT)
     notebook.metadata.pop("jupytext", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02}"  # jupytext draws random ones
-        if steps is not None and "parameters" in cell.metadata.get("tags", []):
+        if sizes is not None and "parameters" in cell.metadata.get("tags", []):
             cell.source, changed = re.subn(
-                r"^STEPS, BATCH = .*$", f"STEPS, BATCH = {steps}, {batch}", cell.source, flags=re.M
+                r"^(STEPS, BATCH, STORIES) = .*$", rf"\1 = {sizes}", cell.source, flags=re.M
             )
             assert changed == 1
     return notebook

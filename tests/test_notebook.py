@@ -44,7 +44,7 @@ def test_outputs_are_committed_and_name_no_machine(committed: nbformat.NotebookN
 @pytest.mark.slow
 def test_the_script_runs_and_library_and_hand_agree() -> None:
     """Every cell, with less training; what it says about the loss is checked."""
-    notebook = notebook_run.execute(notebook_run.read_script(steps=2, batch=50))
+    notebook = notebook_run.execute(notebook_run.read_script("4, 40, 2"))
     printed = "".join(map(text_of, notebook.cells))
     losses = re.findall(r"loss (\S+), length of its gradient (\S+)", printed)
     assert len(losses) == 2

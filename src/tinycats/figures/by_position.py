@@ -73,7 +73,7 @@ def draw(tables: Tables) -> style.Drawing:
             )
         elif not column:
             style.head(ax, "KL(policy‖base), nats per token (√ scale)", outdent=0.55)
-    axes[-1 - (columns - 1) // 2].set_xlabel("new token of the story (logarithmic scale)")
+    axes[-columns].set_xlabel("new token of the story (logarithmic scale)", loc="left")
     return style.Drawing(
         figure,
         "The effect fades along the story"

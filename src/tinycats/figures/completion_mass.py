@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+
 import numpy as np
 
 from tinycats.figures import style
@@ -104,12 +108,65 @@ def _lines(ax: style.Axes, rows: list[Row], paint: str) -> None:
     width = ax.get_position().width * ax.figure.get_size_inches()[0] * 72  # type: ignore[union-attr]
     span = ax.get_xlim()[1] - ax.get_xlim()[0]
     gap, longest = style.FONT * 1.2 / height * TOP, int(width / 72 * PER_INCH)
-    for rank, (x, y, text) in enumerate(sorted(places, key=lambda place: -place[1])):
+    labels = []
+    for x, y, text in places:
         words = text.replace("\n", "↵").strip()
         words = (words if len(words) <= longest else words[: longest - 1] + "…") + f" {percent(y)}"
-        half = style.text_width(words, style.FONT) / width * span / 2
-        left, right = ax.get_xlim()[0] + half, ax.get_xlim()[1] - half
-        middle, level = min(max(x, left), max(right, left)), 1.07 + rank * gap
-        ax.plot([x, x], [y, level - 0.05], color=style.INK, alpha=0.35, linewidth=0.8, zorder=4)
-        ax.plot(x, y, marker="o", markersize=5, color=paint, zorder=5)
-        ax.text(middle, level, words, color=paint, ha="center", va="baseline", zorder=6)
+        labels.append(Label(x, y, words, style.text_width(words, style.FONT) / width * span))
+    left, right = ax.get_xlim()
+    placed = arranged(labels, left, right)
+    for label, begin, level in placed:
+        for low, high in pieces(label, level, placed, gap):
+            ax.plot(
+                [label.x] * 2, [low, high], color=style.INK, alpha=0.35, linewidth=0.8, zorder=4
+            )
+        ax.plot(label.x, label.y, marker="o", markersize=5, color=paint, zorder=5)
+        ax.text(begin, 1.07 + level * gap, label.words, color=paint, va="baseline", zorder=6)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A peak at (x, y) and the words that name it, ``width`` wide in steps."""
+
+    x: float
+    y: float
+    words: str
+    width: float
+
+    def begins(self, left: float, right: float) -> list[float]:
+        """Where the words may begin: to the left of the peak, to its right, or about it."""
+        free = max(left, right - self.width)
+        wanted = (self.x - self.width, self.x, self.x - self.width / 2)
+        return [min(max(begin, left), free) for begin in wanted]
+
+
+def arranged(labels: Sequence[Label], left: float, right: float) -> list[tuple[Label, float, int]]:
+    """Each label with where it begins and its line of text, so that few leaders cross words."""
+    best: tuple[float, list[tuple[Label, float, int]]] = (np.inf, [])
+    for levels in permutations(range(len(labels))):
+        for begins in product(*(label.begins(left, right) for label in labels)):
+            found = list(zip(labels, begins, levels, strict=True))
+            crossed = sum(len(_over(label, level, found)) for label, _, level in found)
+            if crossed < best[0]:
+                best = crossed, found
+    return best[1]
+
+
+def _over(label: Label, level: int, all_labels: Sequence[tuple[Label, float, int]]) -> list[int]:
+    """Lines of text whose words the leader of a label passes through."""
+    return [
+        line
+        for other, begin, line in all_labels
+        if line < level and begin < label.x < begin + other.width
+    ]
+
+
+def pieces(
+    label: Label, level: int, all_labels: Sequence[tuple[Label, float, int]], gap: float
+) -> list[tuple[float, float]]:
+    """The leader from peak to words, without the parts that would pass through other words."""
+    at, pieces = label.y, []
+    for line in sorted(_over(label, level, all_labels)):
+        pieces.append((at, 1.07 + line * gap - 0.05))
+        at = 1.07 + (line + 0.85) * gap
+    return [*pieces, (at, 1.07 + level * gap - 0.05)]

@@ -33,6 +33,7 @@ def draw(tables: Tables) -> style.Drawing:
          "o" if who == BASE else style.marker(who, tables.kl_factors))
         for who in everyone
     ]  # fmt: skip
+    label = style.wrap(f"reward: {tables.reward}", 2.4)
     figure, axes = style.panels(
         [2.3],
         columns=2,
@@ -41,6 +42,7 @@ def draw(tables: Tables) -> style.Drawing:
         between=0.75,
         head=0.65,
         top=style.key_height(entries) + 0.05,
+        bottom=0.75 + 0.25 * label.count("\n"),
     )
     style.key(figure, entries)
     means: dict[tuple[ModelId, str], _Point] = {}
@@ -75,7 +77,7 @@ def draw(tables: Tables) -> style.Drawing:
     style.percent_axis(axes[0])
     axes[1].sharex(axes[0])
     for ax in axes:
-        ax.set_xlabel(f"reward: {tables.reward}")
+        ax.set_xlabel(label)
     finding = _finding(tables, everyone, means, seeds)
     return style.Drawing(
         figure,

@@ -49,7 +49,7 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
     titles = {m: style.wrap(title(m), left - 0.15 + width) for m in shown}
     deepest = max([text.count("\n") + 1 for text in titles.values()], default=1)
     figure, axes = style.panels(
-        [1.45] * ((len(shown) + 1) // 2), columns=2, left=left, between=between, right=right,
+        [1.05] * ((len(shown) + 1) // 2), columns=2, left=left, between=between, right=right,
         top=style.key_height(entries) + 0.12, head=0.2 + 0.245 * deepest, foot=0.42,
     )  # fmt: skip
     style.key(figure, entries)

@@ -68,7 +68,7 @@ def draw(tables: Tables) -> style.Drawing:
         entries.append((who.label(), paint, "_"))
         lines.append(("", (tables.variant, factor), paint, "solid"))
     figure, axes = style.panels(
-        [1.9] * len(shown), columns=2, left=0.75, right=0.15, between=0.85,
+        [1.9] * len(shown), columns=2, left=0.75, right=0.35, between=0.85,
         top=style.key_height(entries) + 0.05, head=0.45, foot=0.35,
     )  # fmt: skip
     style.key(figure, entries)

@@ -31,7 +31,7 @@ def draw(tables: Tables) -> style.Drawing:
     if published:
         entries.append((reading.PUBLISHED_LABEL, style.INK, "o:"))
     figure, axes = style.panels(
-        [1.9], columns=3, left=0.72, right=0.15, between=0.72, head=0.65,
+        [1.9], columns=3, left=0.78, right=0.15, between=0.7, head=0.65,
         top=style.key_height(entries) + 0.05,
     )  # fmt: skip
     style.key(figure, entries)
