@@ -274,8 +274,10 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
     from tinycats.figures import writing
 
     style.apply(name)
-    settings = {"published": PUBLISHED, "seed": "3", "kl_factors": ["0", "6000"]}
-    figure = writing.draw(name, reading.Tables.read(name, results, "cat", **settings)).figure
+    tables = reading.Tables.read(
+        name, results, "cat", kl_factors=["0", "6000"], seed="3", published=PUBLISHED
+    )
+    figure = writing.draw(name, tables).figure
     figure.draw_without_rendering()
     width, height = figure.bbox.size
     texts = list(figure.texts)
