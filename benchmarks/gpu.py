@@ -36,7 +36,7 @@ from tinycats.files.atomic import write_text
 
 HERE = Path(__file__).parent
 OURS = HERE.parent
-PARTS = ("contest", "profile", "exact", "programs")
+PARTS = ("contest", "profile", "exact", "programs", "policies")
 PROFILED = 5  # steps
 
 
@@ -262,6 +262,8 @@ def main() -> None:
         attempt("rewards", gpu_checks.rewards, args)
     if "programs" in args.parts:
         attempt("programs", gpu_checks.programs, args)
+    if "policies" in args.parts:
+        attempt("policies", gpu_checks.policies, args)
 
 
 if __name__ == "__main__":

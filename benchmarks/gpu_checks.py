@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common import CONCEPT, KL_FACTOR, PROMPT
 from torch import Tensor
 
 OURS = Path(__file__).resolve().parents[1]
+POLICIES_AT_ONCE = 4
 
 
 def gradients(args: argparse.Namespace) -> dict[str, float]:
@@ -178,6 +180,46 @@ def programs(args: argparse.Namespace) -> dict[str, float]:
             out=out / "scores",
         )
     return seconds
+
+
+def policies(args: argparse.Namespace) -> dict[str, Any]:
+    """Wall time of training the default study's policies, some at a time, start of each included."""
+    training = yaml.safe_load((OURS / "config.yaml").read_text(encoding="utf-8"))["training"]
+    few = {"steps": 2, "batch_size": 12} if args.quick else {}
+    settings = {
+        key: training[key] for key in ("steps", "batch_size", "num_tokens", "learning_rate")
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(OURS / "src"), *PATH])}
+
+    def program(name: str, **options: Any) -> list[str]:
+        flags = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items()]
+        script = str(OURS / "workflow/scripts" / f"{name}.py")
+        return [sys.executable, script, *(word for flag in flags for word in flag)]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        out, cat = Path(scratch), Path(scratch) / "cat.safetensors"
+        embed = program("embed_reference", encoder=args.encoder, concept=CONCEPT, out=cat)
+        subprocess.run(embed, check=True, env=environment)
+        common = {"encoder": args.encoder, "reference": cat, "device": args.device, "threads": 4}
+        common |= {"base_model": run.NANO, "rewards": out / "rewards", **settings, **few}
+
+        def train(factor_and_seed: tuple[float, int]) -> dict[str, float]:
+            factor, seed = factor_and_seed
+            folder = out / f"policies/blog/kl={factor:g}/seed={seed}"
+            command = program("train_policy", out=folder, kl_factor=factor, seed=seed, **common)
+            subprocess.run(command, check=True, env=environment)
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            last = (folder / "training.csv").read_text(encoding="utf-8").splitlines()
+            row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+            found = {"kl_factor": factor, "seed": seed, "seconds": record["seconds"]}
+            return found | {k: float(row[k]) for k in ("reward_mean", "kl_policy_to_base_nats")}
+
+        every = [(f, s) for s in training["seeds"] for f in training["kl_factors"]]
+        began = time.monotonic()
+        with ThreadPoolExecutor(POLICIES_AT_ONCE) as pool:
+            trained = list(pool.map(train, every[:2] if args.quick else every))
+        wall = time.monotonic() - began
+    return {"at_once": POLICIES_AT_ONCE, "wall_seconds": wall, "policies": trained}
 
 
 #: where a package that was carried here lies

@@ -1,13 +1,15 @@
 """Every stage that may use a GPU, on a device apart from the CPU: same results, few waits.
 
 There is a GPU in few of the places where these tests run. ``benchmarks/second_device.py`` stands in
-for what one demands of a program; how fast one is it cannot say.
+for what one demands of a program; how fast one is it cannot say. On a machine with a GPU,
+``TINYCATS_SECOND_DEVICE=cuda`` runs the tests on it, with wider tolerances and without counts of waits.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +26,10 @@ from warm_start import Started
 pytestmark = pytest.mark.slow
 PROMPT = "Once upon a time there was"
 STEPS, LEVELS = 4, 4
+SECOND = os.environ.get("TINYCATS_SECOND_DEVICE", "apart")
+SIMULATED = SECOND == "apart"
+# a weight's step by Adam is whole however small its gradient, whose sign may be rounding's alone
+ABSOLUTE = 1e-5 if SIMULATED else 1e-4
 
 Run = Callable[..., Counter[str]]
 
@@ -51,7 +57,9 @@ def run(folder: Path) -> Run:
         for name, value in ({"device": device, "threads": 1} | options).items():
             values = value if isinstance(value, list) else [value]
             command += [f"--{name.replace('_', '-')}", *values]
-        started = Started(list(map(str, command)), environment())
+        # environment() hides all GPUs
+        seen = {} if device in ("cpu", "apart") else {"CUDA_VISIBLE_DEVICES": "0"}
+        started = Started(list(map(str, command)), environment(**seen))
         said = started.wait()
         assert started.returncode == 0, said
         return Counter(json.loads(counts.read_text())) if device == "apart" else Counter()
@@ -117,11 +125,11 @@ def assert_same_weights(folder: Path, other: Path, **tolerance: Any) -> None:
 )
 def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
     ours, _ = train(run, folder, "cpu", **options)
-    theirs, waits = train(run, folder, "apart", **options)
+    theirs, waits = train(run, folder, SECOND, **options)
     for name in ("training.csv", "top_completions.csv"):
         assert_alike(ours / name, theirs / name)
-    assert_same_weights(ours / "model", theirs / "model", rtol=1e-4, atol=1e-5)
-    if not options:
+    assert_same_weights(ours / "model", theirs / "model", rtol=1e-4, atol=ABSOLUTE)
+    if not options and SIMULATED:
         # at load, once: models, their check by a few tokens, and the cache that it makes
         once = ("tinycats/models/", "probe.py", "cache.py", "network.py", ".to(self.device)")
         ours_alone = {
@@ -139,7 +147,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     prompts = {"training": [PROMPT], "told_not_to": ["There are no cats in this story."]}
     common = {"base_model": folder / "base", "prompts": json.dumps(prompts)}
     common |= {"stories_per_training_prompt": 6, "stories_per_other_prompt": 3, "new_tokens": 20}
-    outs = {device: folder / f"results-{device}" for device in ("cpu", "apart")}
+    outs = {device: folder / f"results-{device}" for device in ("cpu", SECOND)}
     for device, out in outs.items():
         base = out / "stories/base/seed=0.jsonl"
         run("tell_stories", device, **common, prompted_with=" a cat", seed=0, out=out / "stories")
@@ -180,7 +188,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     paths = sorted(path.relative_to(outs["cpu"]) for path in outs["cpu"].rglob("*.csv"))
     assert len(paths) == 7, paths
     for path in paths:
-        assert_alike(outs["cpu"] / path, outs["apart"] / path)
+        assert_alike(outs["cpu"] / path, outs[SECOND] / path)
 
 
 def test_pretraining(run: Run, folder: Path) -> None:
@@ -198,7 +206,9 @@ def test_pretraining(run: Run, folder: Path) -> None:
     }
     recipe |= {"batch_tokens": 256, "epochs": 1.0, "warmup_steps": 2, "precision": "fp32"}
     texts = {"train": folder / "train.txt", "validation": folder / "valid.txt"}
-    outs = {device: folder / f"pretrained-{device}" for device in ("cpu", "apart")}
+    outs = {device: folder / f"pretrained-{device}" for device in ("cpu", SECOND)}
     for device, out in outs.items():
         run("pretrain", device, **texts, **recipe, out=out)
-    assert_same_weights(outs["cpu"] / "model", outs["apart"] / "model", rtol=1e-3, atol=1e-4)
+    assert_same_weights(
+        outs["cpu"] / "model", outs[SECOND] / "model", rtol=1e-3, atol=10 * ABSOLUTE
+    )
