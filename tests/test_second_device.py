@@ -186,7 +186,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
         texts = [json.loads(line)["text"] for line in base.read_text().splitlines()]
         assert len(set(texts)) > 3
     paths = sorted(path.relative_to(outs["cpu"]) for path in outs["cpu"].rglob("*.csv"))
-    assert len(paths) == 7, paths
+    assert len(paths) == 8, paths
     for path in paths:
         assert_alike(outs["cpu"] / path, outs[SECOND] / path)
 
