@@ -213,6 +213,30 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
     ]
     path = study / "tables/paired_differences.csv"
     write_table(path, paired, STUDY_TABLES["tables/paired_differences.csv"])
+    verdict = {"best_of_n": "worse", "prompted": "better"}
+    equal = [
+        {
+            "variant": "blog",
+            "kl_factor": factor,
+            "rival": rival,
+            "rival_variant": "",
+            "kl_policy_to_base_nats": 2.5 if factor else 5.5,
+            "reward": 0.4,
+            "rival_reward": 0.4 - difference,
+            "share_of_attainable_gain": 0.71,
+            "rival_share": 0.71 - difference / 0.35,
+            "regret_nats": 0.5,
+            "rival_regret_nats": 0.5 + difference / 0.1,
+            **_interval(difference),
+            "p_value": 0.001,
+            "p_holm": 0.01,
+            "verdict": verdict[rival],
+        }
+        for factor in (*FACTORS, "")
+        for rival, difference in (("best_of_n", -0.03), ("prompted", 0.05))
+        if factor or rival == "prompted"
+    ]
+    write_table(study / "tables/equal_kl.csv", equal, STUDY_TABLES["tables/equal_kl.csv"])
     training = [
         {
             "variant": "blog",

@@ -112,6 +112,16 @@ def study(
             for texts in ("completions", "stories"):
                 judged = {"judge": "letters", "texts": texts, "count": 9, "reward": 0.1 * rank}
                 judges.append({**teller, "seed": seed, **judged, "score": 0.5 - 0.1 * rank})
+    equal: list[Row] = []
+    for variant in variants:
+        rivals = [("best_of_n", "", "worse", 0.42), ("prompted", "", "better", 0.3)]
+        rivals += [("variant", other, "worse", 0.45) for other in variants if other != variant]
+        for factor in factors:
+            for rival, other, verdict, share in rivals:
+                row = dict.fromkeys(COLUMNS["tables/equal_kl.csv"], 0.1)
+                row |= {"variant": variant, "kl_factor": factor, KLS[0]: 3.0, "seeds": n}
+                row |= {"rival": rival, "rival_variant": other, "verdict": verdict}
+                equal.append({**row, "share_of_attainable_gain": 0.37, "rival_share": share})
     limit = [
         {
             "beta": 1 / k, "log_z": 0.1, KLS[0]: k, "reward": 0.2 * math.sqrt(k) + 0.15,
@@ -150,6 +160,7 @@ def study(
         "tables/by_position.csv": positions,
         "tables/first_token.csv": first,
         "tables/decomposition.csv": split if frontier else [],
+        "tables/equal_kl.csv": equal if frontier else [],
         "scores/stories.csv": scores,
         "scores/judges.csv": judges,
         "frontier/limit.csv": limit if frontier else [],
@@ -299,7 +310,14 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("frontier", ["blog reaches a reward of 0.51 at 3.0 nats, 37% of the possible gain"]),
+        (
+            "frontier",
+            [
+                "blog reaches a reward of 0.51 at 3.0 nats, 37% of the possible gain",
+                "At the 3.0 nats of blog with KL factor 6000, blog has 37% of the possible gain in",
+                "best-of-n has 42% (ahead), prompting 30% (behind) and other 45% (ahead)",
+            ],
+        ),
         (
             "published",
             ["at KL factor 0 (published: 0.61 at 16)", "at KL factor 6000 (published: 0.44"],
@@ -338,11 +356,22 @@ def test_findings_state_the_numbers_of_the_tables(
         assert part in finding
 
 
+def test_the_figure_of_variants_names_who_is_ahead_at_equal_kl(
+    results: Path, tmp_path: Path
+) -> None:
+    for name in ("variants", "frontier"):
+        title = draw(name, results, tmp_path)["title"]
+        assert title == "At 3.0 nats, other has 45% of the possible gain in reward, blog 37%"
+
+
 def test_with_one_variant_the_first_figure_is_about_kl_factors(tmp_path: Path) -> None:
     words = draw("frontier", study(tmp_path / "study"), tmp_path)
     for part in ("0.73 at 3.0 nats", "0.51 at 3.0 nats", "37%", "“ a cat” gives 0.59"):
         assert part in words["finding"]
-    assert words["title"].startswith("KL factor 6000 achieves 37% of the gain")
+    assert words["title"] == (
+        "At 3.0 nats, KL factor 6000 has 37% of the possible gain in reward, best-of-n has 42% (ahead)"
+    )
+    assert "prompting 30% (behind)" in words["finding"]
 
 
 @pytest.mark.parametrize("name", figures.figure_names(["0.5"], ["blog"], judges=True))
@@ -375,7 +404,7 @@ def test_sample_efficiency_is_of_completions_and_of_the_limit() -> None:
 
 
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
-    for name in ("tables/trajectories.csv", *(f"frontier/{t}.csv" for t in
+    for name in ("tables/trajectories.csv", "tables/equal_kl.csv", *(f"frontier/{t}.csv" for t in
                  ("limit", "best_of_n", "policies", "prompted")), "tables/summary.csv"):  # fmt: skip
         write_table(tmp_path / name, [], COLUMNS[name])
     assert "no policies" in draw("frontier", tmp_path, tmp_path)["finding"]

@@ -25,6 +25,7 @@ from tinycats.files.atomic import write_sealed
 from tinycats.files.tables import read_table, write_table
 from tinycats.layout import ModelId
 from tinycats.program import UserError
+from tinycats.report import gain
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
 from tinycats.report import wording as words
@@ -248,7 +249,7 @@ def test_paired_differences_in_words():
 
 def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     rows = [dict(row) for row in study.tables["frontier/policies.csv"]]
-    assert all(line["share_interval"] is None for line in words.share_table(rows, ["blog"]))
+    assert all(line["share_interval"] is None for line in gain.share_table(rows, ["blog"]))
     one = next(row for row in rows if row["kl_factor"] == "6000")
     shares = (0.70, 0.72, 0.74, 0.76)
     many = [
@@ -256,21 +257,47 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
          "share_low": str(share - 0.05), "share_high": str(share + 0.03)}
         for seed, share in enumerate(shares)
     ]  # fmt: skip
-    (line,) = words.share_table(many, ["blog"])
+    (line,) = gain.share_table(many, ["blog"])
     half = 3.1824463 * np.std(shares, ddof=1) / 2  # Student's t with 3 degrees of freedom
     low, high = line["share_interval"]
     assert low == pytest.approx(0.73 - math.hypot(half, 0.05))
     assert high == pytest.approx(0.73 + math.hypot(half, 0.03))
     summary = study.tables["tables/summary.csv"]
     policy = ModelId("policy", "blog", "6000")
-    assert "achieves 73\N{NO-BREAK SPACE}% (67 to 78) of the gain" in words.lead_sentence(
-        summary, [line], "cat", policy
-    )
-    of_another = words.lead_sentence(summary, [line], "cat", policy, (), "animals named")
+    lead = gain.lead_sentence(summary, [line], "cat", policy)
+    assert "the policy has 73\N{NO-BREAK SPACE}% (67 to 78\N{NO-BREAK SPACE}%) of the gain" in lead
+    of_another = gain.lead_sentence(summary, [line], "cat", policy, (), "animals named")
     assert of_another.startswith("With KL factor 6000, the mean reward, animals named, is ")
     assert "mention" not in of_another
     many[0]["share_low"] = ""  # one unknown: no interval
-    assert words.share_table(many, ["blog"])[0]["share_interval"] is None
+    assert gain.share_table(many, ["blog"])[0]["share_interval"] is None
+
+
+def test_lead_and_tables_name_the_rivals_at_equal_kl(study):
+    def plain(text: str) -> str:
+        return text.replace("\N{NO-BREAK SPACE}", " ")
+
+    equal = study.tables["tables/equal_kl.csv"]
+    lead = plain(report.facts(study)["lead"])
+    assert "at 2.50 nats from the base model the policy has 71 % (seeds: 70 %, 72 %) of the" in lead
+    assert "at the same KL best-of-n has 80 % (ahead) and prompting 57 % (behind)" in lead
+    for page in (
+        report.render(study, "x"),
+        markdown_results.render(study, "x", study.folder / "r.md"),
+    ):
+        assert "ahead: +0.030" in page
+        assert "behind: −0.050" in page
+        assert "Prompting all completions has 57 % of the gain" in plain(page)
+        assert "have 71 % there (prompting: behind)" in plain(page)
+    more = [{**row, "rival": "variant", "rival_variant": "a"} for row in equal if row["kl_factor"]]
+    rows = study.tables["frontier/policies.csv"]
+    shares = gain.share_table(rows, ["blog", "a"], [*equal, *more])
+    policy = ModelId("policy", "blog", "6000")
+    lead = gain.lead_sentence([], shares, "cat", policy, ["blog", "a"], "", [*equal, *more])
+    assert plain(lead).startswith("At 2.50 nats from the base model KL factor 6000, blog has 71 %")
+    many = [{**row, "seeds": "4"} for row in equal]
+    (cell,) = {gain.share_table(rows, ["blog"], many)[1]["rivals"]["best-of-n"]}
+    assert plain(cell.interval) == "ahead: +0.030 (+0.010 to +0.050)"
 
 
 def test_a_study_opens_with_what_it_is_about(study):

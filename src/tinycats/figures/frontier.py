@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from tinycats.figures import style
+from tinycats.figures.equal_kl import rival_phrases, rows_of, variants_at_equal_kl
 from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
@@ -63,7 +64,11 @@ def draw(tables: Tables) -> style.Drawing:
     ax.set_xlabel("KL(policy‖base), nats (√ scale)")
     _draw_key(ax)
     style.key(figure, entries)
-    title, finding = _variants_found(tables, ends) if several else _found(tables, ends, prompted)
+    equal = tables.all_rows("tables/equal_kl.csv")
+    if several:
+        title, finding = _variants_found(tables, ends, equal)
+    else:
+        title, finding = _found(tables, ends, prompted, equal)
     return style.Drawing(
         figure,
         title,
@@ -222,19 +227,23 @@ def _draw_key(ax: Axes) -> None:
         )  # fmt: skip
 
 
-def _found(tables: Tables, ends: list[Row], prompted: list[Row]) -> tuple[str, str]:
-    """The title and the finding: each showcased KL factor's reward, KL and share of the gain."""
+def _found(
+    tables: Tables, ends: list[Row], prompted: list[Row], equal: list[Row]
+) -> tuple[str, str]:
+    """The title and the finding: each showcased KL factor beside its rivals at equal KL."""
     parts, title = [], "Reward against KL from the base model"
     for factor in showcase([who.kl_factor for who in factors_of(tables, ends)]):
         mine = [row for row in ends if row["kl_factor"] == factor]
-        text = (
-            f"KL factor {factor} reaches a reward of {number(mean(mine, 'reward'))} at "
-            f"{number(mean(mine, POLICY_TO_BASE))} nats from the base model"
-        )
+        kl = number(mean(mine, POLICY_TO_BASE))
+        text = f"KL factor {factor} reaches a reward of {number(mean(mine, 'reward'))} at {kl} nats from the base model"  # fmt: skip
         share = mean(mine, "share_of_attainable_gain")
         if _real(share):
-            text += f" ({percent(share)} of the gain possible at that KL)"
-            title = f"KL factor {factor} achieves {percent(share)} of the gain in reward that is possible at its KL"  # fmt: skip
+            others = rival_phrases(rows_of(equal, tables.variant, factor), percent)
+            gain = "of the possible gain in reward"
+            title = f"At {kl} nats, KL factor {factor} has {percent(share)} {gain}"
+            title += f", {others[0]}" if others else ""
+            aside = listing([f"{percent(share)} of the gain possible at that KL", *others])
+            text += f" ({aside})"
         parts.append(text)
     for row in prompted[:1]:
         if _real(row["reward"]):
@@ -245,28 +254,23 @@ def _found(tables: Tables, ends: list[Row], prompted: list[Row]) -> tuple[str, s
     return title, _sentence(parts)
 
 
-def _variants_found(tables: Tables, ends: list[Row]) -> tuple[str, str]:
-    """The title names the variant with the largest share of the possible gain, at one KL factor."""
+def _variants_found(tables: Tables, ends: list[Row], equal: list[Row]) -> tuple[str, str]:
+    """The title names who is ahead at the KL of the first variant."""
     factors = [who.kl_factor for who in factors_of(tables, ends)]
     factor = showcase(factors)[-1] if factors else ""
-    parts, shares = [], {}
+    parts = []
     for variant in tables.variants:
         mine = [row for row in ends if _run(row)[:2] == (variant, factor)]
-        if not mine:
-            continue
-        share = mean(mine, "share_of_attainable_gain")
-        aside = f", {percent(share)} of the possible gain" if _real(share) else ""
-        parts.append(
-            f"{variant} reaches a reward of {number(mean(mine, 'reward'))} at "
-            f"{number(mean(mine, POLICY_TO_BASE))} nats{aside}"
-        )
-        if _real(share):
-            shares[variant] = share
-    if not shares:
-        return "Reward against KL from the base model, by variant", _sentence(parts)
-    best = max(shares, key=lambda variant: shares[variant])
-    title = f"{best} achieves most of the gain in reward that is possible at its KL: {percent(shares[best])}"  # fmt: skip
-    return title, f"At KL factor {factor}, {listing(parts)}."
+        if mine:
+            share = mean(mine, "share_of_attainable_gain")
+            aside = f", {percent(share)} of the possible gain" if _real(share) else ""
+            parts.append(
+                f"{variant} reaches a reward of {number(mean(mine, 'reward'))} at "
+                f"{number(mean(mine, POLICY_TO_BASE))} nats{aside}"
+            )
+    title, at_equal_kl = variants_at_equal_kl(equal, tables.variant, factor)
+    finding = f"At KL factor {factor}, {listing(parts)}." if parts else _sentence(parts)
+    return title or "Reward against KL from the base model, by variant", at_equal_kl + finding
 
 
 def _sentence(parts: list[str]) -> str:

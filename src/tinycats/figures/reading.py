@@ -22,7 +22,8 @@ from tinycats.tables.intervals import Interval
 
 _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
-    "comparison", "minuend", "subtrahend", "subtrahend_variant", "part", "verdict", "judge",
+    "comparison", "minuend", "subtrahend", "subtrahend_variant", "rival", "rival_variant",
+    "part", "verdict", "judge",
     "texts",
 }  # fmt: skip
 

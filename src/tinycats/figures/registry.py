@@ -57,6 +57,7 @@ FIGURES: dict[str, FigureEntry] = {
         (
             layout.TABLES["trajectories"],
             *(layout.FRONTIER[n] for n in ("limit", "best_of_n", "policies", "prompted")),
+            layout.TABLES["equal_kl"],
         ),
         "question",
         10,
@@ -102,7 +103,12 @@ FIGURES: dict[str, FigureEntry] = {
     "by_position": FigureEntry("by_position", (layout.TABLES["by_position"],), "transfer", 510),
     "first_token": FigureEntry("first_token", (layout.TABLES["first_token"],), "transfer", 520),
     "variants": FigureEntry(
-        "variants", (_TRAINING, layout.FRONTIER["policies"]), "method", 600, "variants", True
+        "variants",
+        (_TRAINING, layout.FRONTIER["policies"], layout.TABLES["equal_kl"]),
+        "method",
+        600,
+        "variants",
+        True,
     ),
 }
 

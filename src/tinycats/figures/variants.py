@@ -6,7 +6,9 @@ import math
 import statistics
 
 from tinycats.figures import style
+from tinycats.figures.equal_kl import variants_at_equal_kl
 from tinycats.figures.reading import NOTHING, Tables, interval, listing, number
+from tinycats.figures.registry import showcase
 from tinycats.figures.training_metrics import titled
 from tinycats.files.tables import Row
 from tinycats.layout import ModelId
@@ -62,10 +64,13 @@ def draw(tables: Tables) -> style.Drawing:
         if metric == _SHARE[0]:
             style.percent_axis(ax, "x")
         style.head(ax, titled(metric, title, tables.reward), outdent=left - 0.1)
+    shown_factor = showcase([who.kl_factor for who in factors])[-1]
+    equal = tables.all_rows("tables/equal_kl.csv")
+    title, at_equal_kl = variants_at_equal_kl(equal, tables.variant, shown_factor)
     return style.Drawing(
         figure,
-        "Variants of the training settings",
-        _finding(variants, factors, values),
+        title or "Variants of the training settings",
+        at_equal_kl + _finding(variants, factors, values),
         "For each variant of the training settings and each KL factor, mean with 95% interval over "
         "seeds (of the signal to noise, the median over steps): "
         + "; ".join(title for _, title in shown)

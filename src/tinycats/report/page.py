@@ -21,6 +21,7 @@ from markupsafe import Markup
 from tinycats.figures.reading import PUBLISHED_LABEL
 from tinycats.kinds import POLICY
 from tinycats.layout import BASE, BLOG_FACTOR, PROMPTED, TEMPLATES, ModelId
+from tinycats.report import gain
 from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
@@ -58,12 +59,13 @@ def facts(study: Study) -> dict[str, Any]:
     factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
     factor = BLOG_FACTOR if BLOG_FACTOR in factors else (positive or factors or [""])[0]
-    shares = words.share_table(study.tables.get("frontier/policies.csv", []), variants)
+    equal = study.tables.get("tables/equal_kl.csv", [])
+    shares = gain.share_table(study.tables.get("frontier/policies.csv", []), variants, equal)
     lead = ""
     if factor:
         policy = ModelId(POLICY, variants[0], factor)
         of = "" if study.reward.form == "similarity" else study.reward.name(study.concept)
-        lead = words.lead_sentence(summary, shares, study.concept, policy, variants, of)
+        lead = gain.lead_sentence(summary, shares, study.concept, policy, variants, of, equal)
     paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
     figures: dict[str, list[DrawnFigure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
@@ -105,6 +107,8 @@ def facts(study: Study) -> dict[str, Any]:
         "score_table": score_table(study, models),
         "group_table": group_table(study, models),
         "shares": shares,
+        "rivals": list(dict.fromkeys(name for line in shares for name in line["rivals"])),
+        "prompting": gain.prompting_sentence(equal, variants),
         "comparisons": paired,
         "headline": words.headline_comparison(paired, factor, variants),
         "side_by_side": side_by_side(study.stories, variants[0], factor),
@@ -249,6 +253,8 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.filters["human"] = words.human
+    env.filters["percent"] = gain.percent
+    env.filters["uncertainty"] = gain.uncertainty
     env.filters["factor"] = lambda key: ModelId.from_key(key).short
     env.filters["tex"] = tex
     env.filters["anchor"] = lambda name: name.replace("/", "-").replace(".", "-")

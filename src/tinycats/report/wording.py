@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from tinycats.files.tables import Row
-from tinycats.layout import BASE, ModelId
+from tinycats.layout import ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import DIVERSITY, METRICS, possible_range
-from tinycats.study import with_article
-from tinycats.tables.intervals import over_seeds
 
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
@@ -234,99 +232,3 @@ def different_machines(runs: Iterable[Mapping[str, Any]]) -> str:
         f"The policies were not all trained alike ({'; '.join(differ)}): sums are rounded differently,"
         " which changes a policy about as much as another seed does."
     )
-
-
-#: fewer seeds give their single values instead of an interval
-ENOUGH_SEEDS = 4
-
-
-def share_table(rows: Iterable[Row], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of frontier/policies.csv averaged over seeds: the share of the possible gain in reward.
-
-    The share's interval has two parts, whose squares add up: between seeds, and the errors of limit
-    and base reward, which all seeds have in common. With fewer than four seeds it has none.
-    """
-    groups: dict[ModelId, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(ModelId.from_row(row).without_seed, []).append(row)
-    table = []
-    for model in sorted(groups, key=lambda model: model.order()):
-        line: dict[str, Any] = {"key": model.key, "name": model.label(variants)}
-        line["seeds"] = len(groups[model])
-        for column in ("reward", "kl_policy_to_base_nats", "limit", "share_of_attainable_gain"):
-            values = [number(row[column]) for row in groups[model]]
-            known = [value for value in values if value is not None]
-            line[column] = sum(known) / len(known) if known else None
-            line[column + "_range"] = (min(known), max(known)) if known else None
-        line["share_interval"] = _share_interval(groups[model])
-        table.append(line)
-    return table
-
-
-def _share_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """95 % interval of the mean share of some seeds' policies."""
-    names = ("share_of_attainable_gain", "share_low", "share_high")
-    found = [[number(row[name]) for name in names] for row in rows]
-    each = [(a, b, c) for a, b, c in found if a is not None and b is not None and c is not None]
-    if len(each) < max(ENOUGH_SEEDS, len(rows)):
-        return None
-    seeds = over_seeds(share for share, _, _ in each)
-    shared = [sum(abs(share - (low, high)[end]) for share, low, high in each) / len(each)
-              for end in (0, 1)]  # fmt: skip
-    below = math.hypot(seeds.mean - seeds.low, shared[0])
-    above = math.hypot(seeds.high - seeds.mean, shared[1])
-    return seeds.mean - below, seeds.mean + above
-
-
-def lead_sentence(
-    summary: Iterable[Row],
-    shares: Sequence[Mapping[str, Any]],
-    concept: str,
-    policy: ModelId,
-    variants: Sequence[str] = (),
-    reward: str = "",
-) -> str:
-    """The findings in one sentence, from tables/summary.csv and frontier/policies.csv.
-
-    ``reward`` is the name of a reward that is not about the concept; the sentence is then about it.
-    """
-    found = {(ModelId.from_row(row), row["metric"]): row for row in summary}
-
-    def mean(model: ModelId, metric: str) -> str | None:
-        row = found.get((model, metric))
-        return None if row is None or number(row["mean"]) is None else cell(row).mean
-
-    free = replace(policy, kl_factor="0")
-    parts = []
-    metric = "completion_reward" if reward else "mentions_concept"
-    before, after = mean(BASE, metric), mean(policy, metric)
-    if before and after:
-        what = f"the mean reward, {reward}, is {after}" if reward else (
-            f"{after} of the stories mention {with_article(concept)}"
-        )  # fmt: skip
-        who = policy.label(variants).replace("KL", "KL factor", 1)
-        parts.append(f"With {who}, {what} (the base model: {before})")
-    share = next((line for line in shares if line["key"] == policy.key), None)
-    if share and share["share_of_attainable_gain"] is not None:
-        ends = share["share_interval"]
-        interval = (
-            f" ({human(100 * ends[0], digits=0)} to {human(100 * ends[1], digits=0)})"
-            if ends
-            else ""
-        )
-        parts.append(
-            f"the policy achieves {human(100 * share['share_of_attainable_gain'], digits=0)}"
-            f"\N{NO-BREAK SPACE}%{interval} of the gain in reward that is possible at its KL of"
-            f" {human(share['kl_policy_to_base_nats'], digits=2)} nats"
-        )
-    ours = mean(policy, "perplexity_under_base")
-    theirs, unbound = (mean(m, "perplexity_under_base") for m in (BASE, free))
-    if ours and theirs:
-        aside = f"; KL factor 0: {unbound}" if unbound and free != policy else ""
-        parts.append(
-            f"its stories have perplexity {ours} under the base model (base model: {theirs}{aside})"
-        )
-    if not parts:
-        return ""
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "."

@@ -1,0 +1,58 @@
+"""Sentences about policies and their rivals at equal KL, from tables/equal_kl.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from tinycats.figures.reading import listing, number, percent
+from tinycats.files.tables import Row
+from tinycats.tables.equal_kl import BEST_OF_N, PROMPTING, VARIANT
+
+NAMES = {BEST_OF_N: "best-of-n", PROMPTING: "prompting"}
+#: a policy's verdict against a rival → what the rival is
+STANDS = {"better": "behind", "worse": "ahead", "undecided": "no clear difference"}
+
+
+def rows_of(rows: Iterable[Row], variant: str, kl_factor: str) -> list[Row]:
+    """The comparisons of one policy."""
+    return [row for row in rows if (row["variant"], row["kl_factor"]) == (variant, kl_factor)]
+
+
+def name_of(row: Row) -> str:
+    """The rival of a row."""
+    return str(NAMES.get(row["rival"]) or row["rival_variant"])
+
+
+def rival_phrases(rows: Iterable[Row], percent: Callable[[float], str]) -> list[str]:
+    """``best-of-n has 87% (ahead)``, ``prompting 75% (behind)`` … for rows of one policy."""
+    found: list[str] = []
+    for row in rows:
+        share = float(row["rival_share"] or math.nan)
+        if math.isfinite(share):
+            verb = "" if found else " has"
+            found.append(f"{name_of(row)}{verb} {percent(share)} ({STANDS[row['verdict']]})")
+    return found
+
+
+def variants_at_equal_kl(rows: Iterable[Row], variant: str, kl_factor: str) -> tuple[str, str]:
+    """Who has more reward than a variant at its KL: a title, and a sentence of all rivals.
+
+    Both are empty where no other variant was compared with it.
+    """
+    own = rows_of(rows, variant, kl_factor)
+    others = [row for row in own if row["rival"] == VARIANT]
+    if not others:
+        return "", ""
+    kl, share = (
+        float(others[0][c]) for c in ("kl_policy_to_base_nats", "share_of_attainable_gain")
+    )
+    first = f"{variant} has {percent(share)} of the possible gain in reward"
+    at = f"At the {number(kl)} nats of {variant} with KL factor {kl_factor}"
+    sentence = f"{at}, {listing([first, *rival_phrases(own, percent)])}. "
+    ahead = [row for row in others if STANDS[row["verdict"]] == "ahead"]
+    if not ahead:
+        return f"At {number(kl)} nats, no variant clearly has more reward than {variant}", sentence
+    best = max(ahead, key=lambda row: float(row["rival_share"]))
+    most = f"{name_of(best)} has {percent(float(best['rival_share']))} of the possible gain"
+    return f"At {number(kl)} nats, {most} in reward, {variant} {percent(share)}", sentence
