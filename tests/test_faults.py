@@ -214,7 +214,7 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
         process = start(folder, target)
         until(point, process)
         send(process, ends[number % len(ends)] if (point, target) != points[-1] else stop)
-        process.communicate()
+        process.wait()
         if number == 0:  # the lock that a killed Snakemake leaves behind is said, and taken off
             said = snakemake(folder, *TARGETS, ok=False)
             assert "cannot be locked" in said

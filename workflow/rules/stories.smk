@@ -162,8 +162,8 @@ rule opening_stories:
         openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
         policies=of_seed(STORIES),
         seals=seals(
-            rules.completions.output.log_probs,
-            rules.completions.output.searched,
+            f"{RESULTS}/{layout.LOG_PROBS}",
+            f"{RESULTS}/{layout.SEARCHED}",
             f"{RESULTS}/{layout.FRONTIER['openings']}",
             *of_seed(STORIES),
         ),
