@@ -211,13 +211,18 @@ def test_the_figure_says_whether_a_judge_follows(
     tmp_path: Path, change: float, title: str, ends: str
 ) -> None:
     rows = []
-    for factor, reward, score in (("", 0.1, 0.3), ("6000", 0.4, 0.5), ("0", 0.6, 0.5 + change)):
-        for seed in (0, 1, 2):
-            who = {"model": "policy" if factor else "base", "variant": "blog" if factor else "",
-                   "kl_factor": factor, "seed": seed}  # fmt: skip
+    # one policy's seeds differ from the other's by −0.01, 0 and −0.02 besides the change
+    seeds = {"": (0.3, 0.32, 0.34), "6000": (0.5, 0.51, 0.52), "0": (0.49, 0.51, 0.5)}
+    for factor, reward in (("", 0.1), ("6000", 0.4), ("0", 0.6)):
+        for seed, score in enumerate(seeds[factor]):
+            who: dict[str, Any] = {
+                "model": "policy" if factor else "base",
+                "variant": "blog" if factor else "",
+            }
+            who |= {"kl_factor": factor, "judge": "letters", "count": 9, "reward": reward}
+            score += change if factor == "0" else 0.0
             for texts in ("completions", "stories"):
-                rows.append({**who, "judge": "letters", "texts": texts, "count": 9, "reward": reward,
-                             "score": score + 0.01 * seed * (1 if factor else 2)})  # fmt: skip
+                rows.append({**who, "seed": seed, "texts": texts, "score": score})
     write_table(tmp_path / JUDGES, rows, columns.JUDGES)
     style.apply("judges")
     drawing = figure.draw(Tables.read("judges", tmp_path, "cat", reward="animals named"))
