@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_classifier import write as write_classifier
 from tiny_model import ROOT, encoder_folder, environment, program, write_model
 from warm_start import Started
 
@@ -37,7 +38,7 @@ Run = Callable[..., Counter[str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("devices")
-    write_model(folder / "base")
+    write_classifier(folder / "classifier", write_model(folder / "base"))
     embed = [*program("embed_reference"), "--encoder", encoder_folder(), "--concept", "cat"]
     embed += ["--out", folder / "cat.safetensors"]
     started = Started([*map(str, embed)], environment())
@@ -183,10 +184,22 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             run=policy / "run.json",
             out=out / "scores",
         )
+        judge = {"name": "happy", "classifier": str(folder / "classifier"), "label": "HAPPY"}
+        run(
+            "judge",
+            device,
+            completions=[out / "completions/base.csv"],
+            stories=[base],
+            story_scores=out / "scores/stories.csv",
+            tokenizer=folder / "base",
+            prompt=PROMPT,
+            judges=json.dumps([judge]),
+            out=out / "scores/judges.csv",
+        )
         texts = [json.loads(line)["text"] for line in base.read_text().splitlines()]
         assert len(set(texts)) > 3
     paths = sorted(path.relative_to(outs["cpu"]) for path in outs["cpu"].rglob("*.csv"))
-    assert len(paths) == 8, paths
+    assert len(paths) == 9, paths
     for path in paths:
         assert_alike(outs["cpu"] / path, outs[SECOND] / path)
 
