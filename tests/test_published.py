@@ -46,7 +46,7 @@ def test_a_record_is_of_the_stages_code(tmp_path: Path) -> None:
     page = published.markdown(docs)
     assert "| a-study | scores |" in page
     assert (
-        "| b-study | policies, completions, frontier, stories, scores, tables, figures, report (no record) |"
+        "| b-study | policies, completions, frontier, stories, scores, judge, tables, figures, report (no record) |"
         in page
     )
     record.write_text("[1]")

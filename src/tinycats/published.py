@@ -24,6 +24,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "frontier": ("frontier",),
     "stories": ("tell_stories", "tell_openings"),
     "scores": ("score",),
+    "judge": ("judge",),
     "tables": ("make_tables",),
     "figures": ("draw_figure", "tinycats.figures.*"),
     "report": ("render_report",),

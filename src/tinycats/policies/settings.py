@@ -63,7 +63,7 @@ class MethodSettings:
     kl_tokens: int = setting(
         0, "tokens after the rewarded ones that the KL term covers too; 0: none", minimum=0
     )
-    kl_stories: int = setting(100, "stories a step that kl_tokens are of", minimum=1)
+    kl_stories: int = setting(32, "stories a step that kl_tokens are of", minimum=1)
     kl_states: str = setting(
         "policy", "who tells the stories that kl_tokens are of", choices=("policy", "base")
     )
