@@ -277,7 +277,7 @@ def test_training_by_a_function_loses_nothing_when_it_fails(base: Path, tmp_path
     assert 1 <= state["step"] < 6
     code, said = train(base, tmp_path / "two/policy", python)
     assert code == 0, said
-    assert f"going on from step {state['step']} of 6" in said
+    assert f"resuming after step {state['step']} of 6" in said
     again = json.loads((tmp_path / "two/policy/run.json").read_text())
     assert again["policy_sha256"] == whole["policy_sha256"]
 

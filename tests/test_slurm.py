@@ -300,7 +300,7 @@ def test_both_disturbed_policies_went_on_from_their_state(disturbed, copy):
     logs = sorted((copy / "logs/disturbed/policies").rglob("*.log"))
     assert len(logs) == 2
     for log in logs:
-        resumed = re.search(rf"going on from step (\d+) of {STEPS}", log.read_text())
+        resumed = re.search(rf"resuming after step (\d+) of {STEPS}", log.read_text())
         assert resumed, f"{log} started over:\n{log.read_text()}"
         assert 1 <= int(resumed[1]) < STEPS
 

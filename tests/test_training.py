@@ -210,7 +210,7 @@ def test_killed_at_several_points_ends_as_if_undisturbed(world: World, tmp_path:
     for point in points:
         process = world.start(out)
         wait_until(point, process)
-        went_on.append("going on from step" in interrupt(process, signal.SIGKILL))
+        went_on.append("resuming after step" in interrupt(process, signal.SIGKILL))
     assert went_on[2:] == [True, True]
     world.train(out)
     assert_same_results(out, world.undisturbed)
@@ -264,11 +264,11 @@ def test_asked_to_stop_writes_a_state_within_seconds(
     said = interrupt(process, number)
     assert time.monotonic() - begin < 20
     assert process.returncode == code, said
-    assert "asked to stop at step" in said
+    assert "stopped as asked after step" in said
     assert "Traceback" not in said
     step = saved_step(out / "state.pt")
     assert not (out / "model").exists()
-    assert f"going on from step {step} of {STEPS}" in world.train(out)
+    assert f"resuming after step {step} of {STEPS}" in world.train(out)
     assert_same_results(out, world.undisturbed)
 
 
@@ -356,7 +356,7 @@ def test_a_state_of_another_encoder_s_code_is_set_aside(
             check=True,
         ).stderr
         assert_same_results(out, world.undisturbed)
-    assert "going on from step" in runs["comment"]
+    assert "resuming after step" in runs["comment"]
     assert "starting over: it was made from other parameters, code or data" in runs["code"]
 
 
@@ -378,7 +378,7 @@ def test_a_full_disk_keeps_the_last_good_state(world: World, disk: Disk) -> None
     assert saved_step(out / "state.pt") == 1  # there is room for one, not for two
     assert sorted(p.name for p in out.iterdir()) == ["state.pt", "training.csv"]
     disk.remount("size=30m")
-    assert "going on from step 1" in world.train(out)
+    assert "resuming after step 1" in world.train(out)
     assert_same_results(out, world.undisturbed)
 
 

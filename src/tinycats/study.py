@@ -348,7 +348,7 @@ def _check_names(variants: Any) -> None:
     instead = {
         "baseline": "unknown key; it is now advantage, and none is now reward",
         "num_tokens": "unknown key; all policies of a study are measured at training.num_tokens, so"
-        " another length needs a study of its own",
+        " another length needs a separate study",
     }
     for name, variant in variants.items() if isinstance(variants, Mapping) else ():
         for key in instead.keys() & (variant if isinstance(variant, Mapping) else {}):

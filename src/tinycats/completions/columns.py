@@ -10,7 +10,7 @@ MODEL: Columns = {
     "model": "`base`, `prompted` (the base made to begin with the concept) or `policy`; for stories also `optimal`, `best_of_n`, `opening_only` and `optimal_prompted` (docs/damage.md)",
     "variant": "name of the training settings (`blog` unless the study names others); empty for base and prompted",
     "kl_factor": "the post's KL_FACTOR; empty for base and prompted",
-    "seed": "seed of the run (the base is sampled anew for each seed)",
+    "seed": "seed of the run (the base is sampled separately for each seed)",
 }
 
 #: completions/**.csv

@@ -34,7 +34,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
-        raise UserError(f"{path}: not JSON ({error}); make it anew") from error
+        raise UserError(f"{path}: not JSON ({error}); regenerate it") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: should hold a JSON object")
     return found

@@ -46,7 +46,7 @@ class Network:
         """
         device = self.device.type
         low = torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        # not in bf16, where cuDNN's attention would be planned anew for each number of rows
+        # not in bf16, where cuDNN's attention is planned again for each number of rows
         if self.fast is not None and self.precision == "fp32" and self.fast.serves(inputs, past):
             return self.fast(inputs, past)
         cache = branch(past)

@@ -284,7 +284,7 @@ class Trainer:
                     self.save_state()
                     saved = time.monotonic()
                 if asked:
-                    log.warning("asked to stop at step %d; run again to go on", self.step)
+                    log.warning("stopped as asked after step %d; run again to resume", self.step)
                     raise Terminated(128 + asked[0])
 
     def has_passed_kl(self) -> bool:
@@ -345,7 +345,7 @@ class Trainer:
         self.rows, self.top = json.loads(state["rows"]), json.loads(state["top"])
         self.step, self.coefficient = state["step"], state["coefficient"]
         self.seconds_before = state["seconds"]
-        log.info("going on from step %d of %d", self.step, self.settings.steps)
+        log.info("resuming after step %d of %d", self.step, self.settings.steps)
         self.note_machine(json.loads(state["computed_on"]))
 
     def note_machine(self, before: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from tinycats.program import UserError
 #: curve.csv: column → meaning
 CURVE: dict[str, str] = {
     "step": "updates made",
-    "tokens": "target tokens seen, each epoch's counted anew",
+    "tokens": "target tokens seen, counted in every epoch",
     "train_nats_per_token": "mean training loss since the row before, nats per token",
     "validation_bits_per_byte": "of the held-out stories under the training-precision model",
 }

@@ -83,7 +83,7 @@ def _check_passive(svg: str, path: Path | str) -> None:
     try:
         tree = ElementTree.fromstring(svg)
     except ElementTree.ParseError as error:
-        raise UserError(f"{path}: not an SVG figure ({error}); draw it again") from error
+        raise UserError(f"{path}: not an SVG figure ({error}); redraw it") from error
     # An HTML parser reads processing instructions and CDATA otherwise than an XML parser.
     active = "<?" in svg or "<!" in svg
     for element in tree.iter():
@@ -108,7 +108,7 @@ def embeddable(svg: str, name: str, path: Path | str = "figure") -> str:
     """
     match = re.search(r"<svg\b.*</svg>", svg, re.S)
     if not match:
-        raise UserError(f"{path}: not an SVG figure; draw it again")
+        raise UserError(f"{path}: not an SVG figure; redraw it")
     # The description repeats the alternative text, which the page has beside the figure.
     text = re.sub(
         r"<metadata>.*?</metadata>|<desc>.*?</desc>|<!--.*?-->", "", match.group(), flags=re.S

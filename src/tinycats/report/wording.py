@@ -50,7 +50,7 @@ def number(text: str | float | None) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"a table holds {text!r}, should be a number; make it anew") from None
+        raise UserError(f"a table holds {text!r}, should be a number; regenerate it") from None
 
 
 def label(metric: str) -> str:

@@ -81,7 +81,7 @@ def trajectories(
     batch_size: int,
     of_variant: Mapping[str, int] | None = None,
 ) -> list[Row]:
-    """Rows of tables/trajectories.csv: each run's way through reward and KL, step by step.
+    """Rows of tables/trajectories.csv: each run's trajectory through reward and KL, step by step.
 
     Row k of training.csv is of the batch before update k. Where a policy has completions, drawn
     after the last update, their averages close its way as one more step.
