@@ -36,6 +36,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/model_files.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/policies.smk"
 include: "workflow/rules/stories.smk"

@@ -180,7 +180,7 @@ def copy(tmp_path_factory, slurm) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(copy) -> dict[str, str]:
     """The study's numbers from this machine alone."""
-    ends = ("tables/summary.csv", "frontier/limit.csv")
+    ends = ("tables/summary.csv", "frontier/limit.csv", "scores/judges.csv")
     target = " ".join(f"results/undisturbed/{end}" for end in ends)
     Run(copy, LAPTOP, "undisturbed", target, ["--resources", "gpu=2"]).succeeds()
     return content(copy / "results/undisturbed")
@@ -255,7 +255,8 @@ def test_every_job_with_a_gpu_went_through_slurm(disturbed, copy):
     rules = sorted(job["Comment"].removeprefix("rule_").split("_wildcards")[0] for job in done)
     # base_stories ran before the interruption or after it
     assert [rule for rule in rules if rule != "base_stories"] == [
-        *("completions", "frontier", "policy", "policy", "scores", "stories", "stories")
+        *("completions", "frontier", "judges", "opening_stories", "opening_stories"),
+        *("policy", "policy", "scores", "stories", "stories"),
     ]
     assert {job["Partition"] for job in done if gpus(job)} == {"gpu"}
     assert [job["Comment"] for job in done if not gpus(job)] == ["rule_frontier"]

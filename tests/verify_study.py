@@ -32,6 +32,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 # metric → (absolute, relative) difference allowed; a model's last bits depend on its batch
 REWARD, PERPLEXITY = "completion_reward", "perplexity_under_base"
 KL, KL_REVERSED = "kl_policy_to_base_nats", "kl_base_to_policy_nats"
+#: folders of stories that begin with openings
+OPENED = ("optimal", "best_of_n", "opening_only", "optimal_prompted")
 ALLOWED = {REWARD: (1e-3, 0), KL: (1e-3, 1e-3), KL_REVERSED: (1e-3, 1e-3), PERPLEXITY: (0, 1e-3)}
 
 
@@ -169,8 +171,23 @@ def check_counts(results: Path, config: dict[str, Any], forced: str, wrong: Disa
     training = config["training"]
     policies = len(config["variants"]) * len(training["kl_factors"]) * len(training["seeds"])
     wrong.expect("tables of completions", len(drawn), 2 + policies)
-    told = [p for p in results.glob("stories/**/*.jsonl") if not p.name.endswith(".base.jsonl")]
+    files = [p for p in results.glob("stories/**/*.jsonl") if not p.name.endswith(".base.jsonl")]
+    opened = [p for p in files if p.relative_to(results).parts[1] in OPENED]
+    told = [p for p in files if p not in opened]
     wrong.expect("files of stories", len(told), 2 * len(training["seeds"]) + policies)
+    # three kinds beside each policy, and one beside the prompted base
+    wrong.expect("files of openings", len(opened), 3 * policies + len(training["seeds"]))
+    own = {"training": evaluation["prompts"]["training"]}
+    each_prompt = min(
+        evaluation["stories_per_training_prompt"], evaluation.get("opening_stories", math.inf)
+    )
+    begun = Counter({(g, prompt): each_prompt for g, prompts in own.items() for prompt in prompts})
+    for path in opened:
+        stories = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        where = path.relative_to(results)
+        wrong.expect(f"{where}", Counter((s["prompt_group"], s["prompt"]) for s in stories), begun)
+        at_once = all(s["text"].startswith(s["forced"]) and s["forced"] for s in stories)
+        wrong.expect(f"{where} begins as it should", at_once, True)
     expected = Counter(
         {
             (group, prompt): evaluation[
