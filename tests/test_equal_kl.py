@@ -136,6 +136,18 @@ def test_rivals_are_held_at_the_policys_own_kl(tmp_path: Path) -> None:
     assert row["verdict"] == "worse"
 
 
+def test_a_rival_that_some_seed_does_not_have_is_left_out(tmp_path: Path) -> None:
+    """Over the other seeds alone, a policy's mean would not be that of its other comparisons."""
+    policies = {
+        ("blog", "6000"): [(2.0, 0.8), (5.0, 0.8)],
+        ("a", "6000"): [(1.0, 0.9), (1.0, 0.9)],
+        ("a", "1500"): [(4.0, 0.6), (4.0, 0.6)],
+    }
+    rows = equal_kl(*write(tmp_path, policies))
+    assert [r for r in rows if (r["variant"], r["rival"]) == ("blog", "variant")] == []
+    assert {row["seeds"] for row in rows} == {2}
+
+
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     (row,) = equal_kl(*write(tmp_path, {("blog", "0"): [(2.0, 0.5)]}))
     assert (row["seeds"], row["verdict"]) == (1, "undecided")

@@ -94,8 +94,14 @@ def _share_at(policies: Policies, variant: str, seed: int, kl: float) -> float:
 
 
 def _row(variant: str, factor: str, rival: str, other: str, pairs: Pairs, error: float) -> Row:
-    """One comparison; ``error`` is the rival's own, the same for all seeds."""
-    known = [pair for _, pair in sorted(pairs.items()) if not math.isnan(pair[1] - pair[2])]
+    """One comparison; ``error`` is the rival's own, the same for all seeds.
+
+    Without seeds where the rival is not known at the KL of one of them: over the others alone, a
+    policy's mean would differ from comparison to comparison.
+    """
+    known = [pair for _, pair in sorted(pairs.items())]
+    if any(math.isnan(ours - theirs) for _, ours, theirs in known):
+        known = []
     each = [ours - theirs for _, ours, theirs in known]
     if math.isnan(error):
         error = 0.0
