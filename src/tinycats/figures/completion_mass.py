@@ -35,14 +35,12 @@ def draw(tables: Tables) -> style.Drawing:
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     seed = tables.seed if tables.seed in seeds else seeds[0]
     columns = min(len(factors), 2)
-    figure, axes = style.panels(
-        [1.9 if len(factors) > 2 else 2.9] * ((len(factors) + 1) // 2), columns=columns,
+    figure, axes = style.grid(
+        len(factors), 1.9 if len(factors) > 2 else 2.9, columns=columns,
         left=0.85, right=0.35, between=0.8, head=0.42, foot=0.3,
     )  # fmt: skip
-    for ax in axes[len(factors) :]:
-        ax.remove()
     parts, title = [], "The policy's most frequent completions"
-    for ax, factor in zip(axes, factors, strict=False):
+    for ax, factor in zip(axes, factors, strict=True):
         who = tables.policy(factor)
         mine = [row for row in rows if row["kl_factor"] == factor and row["seed"] == seed]
         _lines(ax, mine, style.colour(who))
@@ -66,7 +64,7 @@ def draw(tables: Tables) -> style.Drawing:
             parts.append(text)
             if first["share"] > 0.5:
                 title = f"At KL factor {factor} one completion takes over"
-    for ax in axes[max(len(factors) - columns, 0) : len(factors)]:
+    for ax in axes[-columns:]:
         ax.set_xlabel("step")
     finding = (
         listing(parts) + f" (seed {seed})." if parts else f"Nothing was recorded for seed {seed}."

@@ -65,18 +65,16 @@ def draw(tables: Tables) -> style.Drawing:
     width = (style.WIDTH - left - between - right) / 2
     titles = {m: style.wrap(METRICS[m].label, left + width - 0.3) for m in shown}
     deepest = max(text.count("\n") + 1 for text in titles.values())
-    figure, axes = style.panels(
-        [1.05] * ((len(shown) + 1) // 2), columns=2, left=left, between=between, right=right,
+    figure, axes = style.grid(
+        len(shown), 1.05, columns=2, left=left, between=between, right=right,
         top=style.key_height(entries) + 0.08, head=0.18 + 0.245 * deepest, foot=0.35,
     )  # fmt: skip
     style.key(figure, entries)
-    for ax in axes[len(shown) :]:
-        ax.remove()
-    for ax, metric in zip(axes, shown, strict=False):
+    for ax, metric in zip(axes, shown, strict=True):
         bands(ax, found, tables.variant, metric, highest(found, [tables.variant], [metric]),
               width)  # fmt: skip
         style.head(ax, titles[metric], outdent=0.75)
-    for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
+    for ax in axes[-2:]:
         ax.set_xlabel("KL(policy‖base), nats")
     title, finding = words(tables, found, [tables.variant], shown)
     return style.Drawing(

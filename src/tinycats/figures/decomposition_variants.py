@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tinycats.figures import decomposition, style
 from tinycats.figures.reading import Tables
 from tinycats.scores.columns import METRICS
@@ -27,16 +25,14 @@ def draw(tables: Tables) -> style.Drawing:
     width = (style.WIDTH - left - right - between * (columns - 1)) / columns
     titles = {v: style.wrap(v.replace("_", " "), width) for v in variants}
     deepest = max(text.count("\n") + 1 for text in titles.values())
-    figure, axes = style.panels(
-        [1.15] * math.ceil(len(cells) / columns), columns=columns, left=left, between=between,
+    figure, axes = style.grid(
+        len(cells), 1.15, columns=columns, left=left, between=between,
         right=right, top=style.key_height(entries) + 0.08, head=0.2 + 0.245 * (deepest + 1),
         foot=0.35,
     )  # fmt: skip
     style.key(figure, entries)
-    for ax in axes[len(cells) :]:
-        ax.remove()
     kl = decomposition.highest(found, variants, scores)
-    for place, (ax, (metric, variant)) in enumerate(zip(axes, cells, strict=False)):
+    for place, (ax, (metric, variant)) in enumerate(zip(axes, cells, strict=True)):
         decomposition.bands(ax, found, variant, metric, kl, width)
         style.head(ax, titles[variant])
         if place % columns == 0 and place % len(variants) == 0:
@@ -47,7 +43,7 @@ def draw(tables: Tables) -> style.Drawing:
         if place + columns >= len(cells):
             ax.set_xlabel("KL, nats")
     for metric in scores:  # one scale for all panels of a score
-        own = [ax for ax, cell in zip(axes, cells, strict=False) if cell[0] == metric]
+        own = [ax for ax, cell in zip(axes, cells, strict=True) if cell[0] == metric]
         limits = [ax.get_ylim() for ax in own]
         for ax in own:
             ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -48,14 +48,12 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
     width = (style.WIDTH - left - between - right) / 2
     titles = {m: style.wrap(title(m), left - 0.15 + width) for m in shown}
     deepest = max([text.count("\n") + 1 for text in titles.values()], default=1)
-    figure, axes = style.panels(
-        [1.05] * ((len(shown) + 1) // 2), columns=2, left=left, between=between, right=right,
+    figure, axes = style.grid(
+        len(shown), 1.05, columns=2, left=left, between=between, right=right,
         top=style.key_height(entries) + 0.12, head=0.2 + 0.245 * deepest, foot=0.42,
     )  # fmt: skip
     style.key(figure, entries)
-    for ax in axes[len(shown) :]:
-        ax.remove()
-    for ax, metric in zip(axes, shown, strict=False):
+    for ax, metric in zip(axes, shown, strict=True):
         style.factor_axis(ax, factors, width)
         for who in lines:
             if (who, metric) in values:
@@ -84,6 +82,6 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
                 ax.set_ylim(-0.05, 1.05)
         style.head(ax, titles[metric], outdent=0.6)
         ax.margins(y=0.12)
-    for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
+    for ax in axes[-2:]:
         ax.set_xlabel("KL factor")
     return figure, shown

@@ -179,6 +179,14 @@ def panels(
     return figure, axes
 
 
+def grid(number: int, height: float, columns: int, **measures: float) -> tuple[Figure, list[Axes]]:
+    """``number`` panels of one height, row by row; ``measures`` as for :func:`panels`."""
+    figure, axes = panels([height] * math.ceil(number / columns), columns, **measures)
+    for ax in axes[number:]:
+        ax.remove()
+    return figure, axes[:number]
+
+
 def head(ax: Axes, text: str, outdent: float = 0.0, lift: float = 9.0) -> None:
     """A panel's title: what its vertical axis shows. ``outdent`` in inches to the left."""
     for line, words in enumerate(reversed(text.split("\n"))):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tinycats.figures import style
 from tinycats.figures.reading import Tables, by_metric, listing, percent, within
 from tinycats.figures.registry import showcase
@@ -22,13 +20,11 @@ def draw(tables: Tables) -> style.Drawing:
     everyone = tables.everyone(rows)
     columns = min(len(groups), MOST_COLUMNS)
     names = style.room(everyone)
-    figure, axes = style.panels(
-        [0.34 * len(everyone) + 0.15] * math.ceil(len(groups) / columns), columns=columns,
+    figure, axes = style.grid(
+        len(groups), 0.34 * len(everyone) + 0.15, columns=columns,
         left=names + 0.1, right=0.75, between=0.78, head=0.68, foot=0.1, bottom=0.75,
     )  # fmt: skip
-    for ax in axes[len(groups) :]:
-        ax.remove()
-    for index, (ax, group) in enumerate(zip(axes, groups, strict=False)):
+    for index, (ax, group) in enumerate(zip(axes, groups, strict=True)):
         values = by_metric(row for row in rows if row["prompt_group"] == group)
         values = {whose: style.clamp(value) for whose, value in values.items()}
         for place, who in enumerate(everyone):

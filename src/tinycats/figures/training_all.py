@@ -23,14 +23,12 @@ def draw(tables: Tables) -> style.Drawing:
     if not shown:
         return style.empty("This study has no training curves.")
     entries = [(who.label(), style.colour(who), "_") for who in everyone]
-    figure, axes = style.panels(
-        [1.45] * ((len(shown) + 1) // 2), columns=2, left=0.75, right=0.3, between=0.75,
+    figure, axes = style.grid(
+        len(shown), 1.45, columns=2, left=0.75, right=0.3, between=0.75,
         top=style.key_height(entries) + 0.05, head=0.42, foot=0.32,
     )  # fmt: skip
     style.key(figure, entries)
-    for ax in axes[len(shown) :]:
-        ax.remove()
-    for ax, (metric, title) in zip(axes, shown, strict=False):
+    for ax, (metric, title) in zip(axes, shown, strict=True):
         highest = lowest = last = 0.0
         for who in everyone:
             paint = style.colour(who)
@@ -49,7 +47,7 @@ def draw(tables: Tables) -> style.Drawing:
         elif lowest >= 0:
             ax.set_ylim(bottom=0)
         style.head(ax, titled(metric, title, tables.reward), outdent=0.6)
-    for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
+    for ax in axes[-2:]:
         ax.set_xlabel("step")
     parts, title = [], "Training at every KL factor"
     for factor in showcase([who.kl_factor for who in everyone]):
