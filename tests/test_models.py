@@ -361,6 +361,15 @@ def test_other_bytes_than_pinned_stop_with_both_checksums(
     assert desk.pins.read_text() == pins
 
 
+def refusal(desk: Desk, message: str) -> str:
+    """The one line that refuses the model ``tests/neo`` and leaves nothing."""
+    with pytest.raises(UserError, match=message) as error:
+        desk.base("tests/neo")
+    assert "\n" not in str(error.value)
+    assert desk.nothing_left()
+    return str(error.value)
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -382,11 +391,7 @@ def test_faulty_hub_is_a_clear_error_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)  # huggingface_hub waits between attempts
     hub.repos["tests/neo"], hub.fault = contents(tiny["gpt_neo"]), fault
-    with pytest.raises(UserError, match=message) as error:
-        desk.base("tests/neo")
-    assert "tests/neo" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert desk.nothing_left()
+    assert "tests/neo" in refusal(desk, message)
     hub.fault = ""
     desk.base("tests/neo")
     assert models.verify_folder(desk.out)
@@ -415,12 +420,9 @@ def test_what_a_hub_may_take_is_bounded(
         monkeypatch.setattr("tinycats.models.bounds.PATIENCE", 1)
     hub.repos["tests/neo"], hub.fault = contents(tiny["gpt_neo"]), fault
     began = time.monotonic()
-    with pytest.raises(UserError, match=message) as error:
-        desk.base("tests/neo")
+    refusal(desk, message)
     assert time.monotonic() - began < 8
     assert not hub.was_endless
-    assert "\n" not in str(error.value)
-    assert desk.nothing_left()
 
 
 @pytest.mark.parametrize(
