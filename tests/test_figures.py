@@ -102,7 +102,9 @@ def study(
                     place = {"position_from": begin, "position_to": end, "metric": metric}
                     positions.append({**where, **place, **interval(rank + 4 / end, n)})
         for token, chance in ((" a", 0.9 - 0.1 * rank), ("\n", 0.01), ("<|endoftext|>", 0.0)):
-            first.append({**teller, "token": token, "probability": chance})
+            first.append({**teller, "after": "", "token": token, "probability": chance})
+        for token, chance in ((" cat", 0.05 * 4**rank), (" dog", 0.9 - 0.2 * rank)):
+            first.append({**teller, "after": " a", "token": token, "probability": chance})
         for seed in seeds:
             for story in (0, 1):
                 row: Row = dict.fromkeys(COLUMNS["scores/stories.csv"], 1.0)
@@ -329,7 +331,14 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
         ("what_broke", ["KL factor 0 changed 10 of 10 metrics beyond seed noise", "→"]),
         ("told_not_to", ["6% (95% interval 4% to 8%) of the base's", "22%"]),
         ("by_position", ["tokens 0–3 to tokens 8–19", "1.0 to 0.20 for the base", "3.0 to 2.2"]),
-        ("first_token", ["“ a” (90%) for the base", "“ a” (70%) for KL factor 0"]),
+        (
+            "first_token",
+            [
+                "“ a” (90%) for the base",
+                "“ a” (70%) for KL factor 0",
+                "at KL factor 0, “ cat” rises from 5% to 80%, mostly in place of “ dog” (90% to 50%)",
+            ],
+        ),
         ("completion_mass", ["“a cat” is 30% of the last batch at KL factor 0", "seed 3"]),
         ("judge_vs_reward", ["from 0.30 to 0.40", "cannot follow"]),
         (

@@ -186,14 +186,21 @@ def test_completions_hold_what_the_models_run_plainly_say(
 
 
 def test_first_tokens_are_the_model_s_own(
-    collected: tuple[Collector, list[dict[str, Any]]], policy: Any, tokenizer: Any
+    collected: tuple[Collector, list[dict[str, Any]]], policy: Any, base: Any, tokenizer: Any
 ) -> None:
     collector, _ = collected
-    p = log_p(policy, tokenizer(PROMPT).input_ids, [0])[0].exp().tolist()
-    found = {r["token"]: r["probability"] for r in collector.first_tokens if r["model"] == "policy"}
-    expected = {word: p[i] for i, word in enumerate(VOCABULARY) if p[i] >= 1e-4}
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert list(found.values()) == sorted(found.values(), reverse=True)
+    prompt = tokenizer(PROMPT).input_ids
+    first = int(log_p(base, prompt, [0])[0].argmax())
+    for after, row in (("", 0), (VOCABULARY[first], 1)):
+        p = log_p(policy, prompt, [first, 0])[row].exp().tolist()
+        found = {
+            r["token"]: r["probability"]
+            for r in collector.first_tokens
+            if (r["model"], r["after"]) == ("policy", after)
+        }
+        expected = {word: p[i] for i, word in enumerate(VOCABULARY) if p[i] >= 1e-4}
+        assert found == pytest.approx(expected, rel=1e-4)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 def test_the_pool_holds_every_completion_under_every_model(

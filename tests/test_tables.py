@@ -601,16 +601,22 @@ def test_top_completions_become_shares(tmp_path: Path) -> None:
 
 def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     path = tmp_path / "first_token.csv"
-    lines = ["model,variant,kl_factor,seed,token,probability"]
-    lines += [f"base,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
+    lines = ["model,variant,kl_factor,seed,after,token,probability"]
+    lines += [f"base,,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
     # two ids with the same text count together; seed 1 gives the token nothing
-    lines += ["policy,blog,0,0, cat,0.5", "policy,blog,0,0, cat,0.1", "policy,blog,0,1,t00,0.02"]
+    lines += ["policy,blog,0,0,, cat,0.5", "policy,blog,0,0,, cat,0.1", "policy,blog,0,1,,t00,0.02"]
+    # the second token's probabilities are another distribution
+    lines += ["policy,blog,0,0,t00, cat,0.8", "policy,blog,0,1,t00, cat,0.6"]
     atomic.write_sealed(path, "\n".join(lines) + "\n")
-    rows = steps.first_token(path)
+    every = steps.first_token(path)
+    (second,) = [r for r in every if r["after"]]
+    assert (second["after"], second["token"]) == ("t00", " cat")
+    assert second["probability"] == pytest.approx(0.7)
+    rows = [r for r in every if not r["after"]]
     assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]
     policy = {r["token"]: r["probability"] for r in rows if r["model"] == "policy"}
     assert policy == pytest.approx({" cat": 0.3, "t00": 0.01})
-    atomic.write_sealed(path, lines[0] + "\nbase,,,0,x,0.7\nbase,,,0,y,0.7\n")
+    atomic.write_sealed(path, lines[0] + "\nbase,,,0,,x,0.7\nbase,,,0,,y,0.7\n")
     with pytest.raises(TableError, match=r"first_token\.csv: probabilities .* add up to 1\.4"):
         steps.first_token(path)
 

@@ -80,6 +80,7 @@ class Collector:
         self.micro_batch = micro_batch
         self.tables: list[tuple[Row, list[Row]]] = []
         self.first_tokens: list[Row] = []
+        self.likeliest_first = 0  # the base model's; set by draw_base
 
     def sampler(self, policy: Network, forced: tuple[int, ...] = ()) -> Sampler:
         """Sampler of what follows the prompt and ``forced``."""
@@ -99,7 +100,8 @@ class Collector:
         )
         who = BASE.columns()
         self.tables.append((who, self.rows(rollout)))
-        self.note_first_token(who, self.base)
+        self.likeliest_first = int(self.next_token(self.base, []).argmax())
+        self.note_first_tokens(who, self.base)
 
     def draw_policy(self, who: Row, policy: Any, count: int) -> None:
         """Completions of one policy, measured under it and under the base."""
@@ -107,7 +109,7 @@ class Collector:
         own = random_stream(f"{who['variant']} {who['kl_factor']}")
         generator = uniform_generator(who["seed"], own)
         self.tables.append((who, self.rows(self.sampler(network).sample(count, generator))))
-        self.note_first_token(who, network)
+        self.note_first_tokens(who, network)
 
     def draw_prompted(self, text: str, count: int) -> list[Row]:
         """Completions of the base made to begin with ``text``: conditioning, a policy like any other.
@@ -182,15 +184,23 @@ class Collector:
         ]
 
     @torch.no_grad()
-    def note_first_token(self, who: Row, network: Network) -> None:
-        """Exact probabilities of the first new token after the training prompt."""
-        ids = torch.tensor([self.prompt_ids], device=network.device)
-        p = network.log_probabilities(network.forward(ids, [])[0][:, -1])[0].exp()
-        for token in torch.argsort(p, descending=True, stable=True).tolist():
-            if p[token] < LEAST_PROBABILITY:
-                break
-            text = decode(self.tokenizer, [token], special_tokens=True)
-            self.first_tokens.append({**who, "token": text, "probability": float(p[token])})
+    def next_token(self, network: Network, after: list[int]) -> torch.Tensor:
+        """Exact probabilities of the token after the training prompt and ``after``: (vocabulary,)."""
+        ids = torch.tensor([[*self.prompt_ids, *after]], device=network.device)
+        return network.log_probabilities(network.forward(ids, [])[0][:, -1])[0].exp()
+
+    def note_first_tokens(self, who: Row, network: Network) -> None:
+        """Probabilities of the first new token, and of the second after the base's likeliest first."""
+        first = self.likeliest_first
+        goes_on = self.new_tokens > 1 and first != self.tokenizer.eos_token_id
+        for after in [[], [first]] if goes_on else [[]]:
+            p = self.next_token(network, after)
+            about = {**who, "after": decode(self.tokenizer, after, special_tokens=True)}
+            for token in torch.argsort(p, descending=True, stable=True).tolist():
+                if p[token] < LEAST_PROBABILITY:
+                    break
+                text = decode(self.tokenizer, [token], special_tokens=True)
+                self.first_tokens.append({**about, "token": text, "probability": float(p[token])})
 
     def last_drawn(self) -> str:
         """The completions that were drawn last, in words."""

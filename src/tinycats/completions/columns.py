@@ -36,6 +36,7 @@ SEARCHED: Columns = {
 #: completions/first_token.csv
 FIRST_TOKEN: Columns = {
     **MODEL,
-    "token": "text of the first new token",
-    "probability": "its exact probability after the training prompt (1e-4 and more)",
+    "after": "the new tokens before it: none, or the base model's likeliest first token",
+    "token": "text of the next token",
+    "probability": "its exact probability after the training prompt and `after` (1e-4 and more)",
 }

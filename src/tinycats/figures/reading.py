@@ -24,7 +24,7 @@ _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
     "comparison", "minuend", "subtrahend", "subtrahend_variant", "rival", "rival_variant",
     "part", "verdict", "judge",
-    "texts",
+    "texts", "after",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"

@@ -81,8 +81,9 @@ TABLES: dict[str, Columns] = {
         "model": MODEL["model"],
         "variant": MODEL["variant"],
         "kl_factor": MODEL["kl_factor"],
-        "token": "text of the first new token",
-        "probability": "its exact probability after the training prompt, mean over seeds",
+        "after": "the new tokens before it: none, or the base model's likeliest first token",
+        "token": "text of the next token",
+        "probability": "its exact probability after the training prompt and `after`, mean over seeds",
     },
     "decomposition": {
         "model": "whose change is split: `policy`, `best_of_n` (at the KL of that policy) or `prompted`",

@@ -123,7 +123,7 @@ def trajectories(
 
 
 def first_token(path: str | Path) -> list[Row]:
-    """Rows of tables/first_token.csv: the tokens that are likeliest under any model.
+    """Rows of tables/first_token.csv: in each state the tokens that are likeliest under any model.
 
     Args:
         path: completions/first_token.csv. Tokens of the same text count together; a token that a
@@ -132,8 +132,19 @@ def first_token(path: str | Path) -> list[Row]:
     Raises:
         TableError: the file is damaged, or a seed's probabilities add up to more than 1.
     """
+    rows = read(path, FIRST_TOKEN)
+    states = list(dict.fromkeys(row["after"] for row in rows))
+    return [
+        {**row, "after": after}
+        for after in states
+        for row in _next_token([row for row in rows if row["after"] == after], path)
+    ]
+
+
+def _next_token(rows: list[Row], path: str | Path) -> list[Row]:
+    """The same for one state."""
     of_model: dict[ModelId, dict[str, dict[str, float]]] = {}
-    for row in read(path, FIRST_TOKEN):
+    for row in rows:
         model = model_of(row, path).without_seed
         of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
         of_seed[row["seed"]] += number(row, "probability", path)
