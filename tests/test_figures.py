@@ -345,7 +345,7 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
             "judges",
             ["the base to KL factor 6000", "from 0.0 to 0.30", "and letters from 0.50 to 0.20"],
         ),
-        ("stories", ["2 (base model)", "2 (KL factor 6000)"]),
+        ("stories", ["twice (the base)", "twice (KL factor 6000)"]),
         ("variants", ["0.73 at 3.0 nats (blog)", "0.73 at 3.0 nats (other)"]),
         (
             "decomposition",
@@ -371,6 +371,27 @@ def test_the_figure_of_variants_names_who_is_ahead_at_equal_kl(
     for name in ("variants", "frontier"):
         title = draw(name, results, tmp_path)["title"]
         assert title == "At 3.0 nats, other has 45% of the possible gain in reward, blog 37%"
+
+
+def test_the_key_of_the_first_figure_covers_no_mark() -> None:
+    """A policy that is far from the base and poor lies where the key usually is."""
+    from matplotlib import pyplot
+
+    from tinycats.figures import frontier
+
+    for mark, place in (((0.1, 0.9), "lower right"), ((0.8, 0.1), "upper left")):
+        _, ax = pyplot.subplots()
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        ax.plot([0, 0.4], [0, 0.5], label="best achievable reward")
+        ax.plot(*mark, "o")
+        frontier._draw_key(ax)
+        legend = ax.get_legend()
+        assert legend is not None
+        box = legend.get_window_extent()
+        assert not box.contains(*ax.transData.transform(mark))
+        middle = ax.transAxes.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
+        assert (middle[0] > 0.5, middle[1] > 0.5) == ("right" in place, "upper" in place)
+        pyplot.close()
 
 
 def test_with_one_variant_the_first_figure_is_about_kl_factors(tmp_path: Path) -> None:
@@ -426,7 +447,7 @@ def test_another_concept_is_named_and_has_no_published_curve(tmp_path: Path) -> 
         words = draw(name, results, tmp_path, concept="dragon")
         assert "cat" not in words["alt"].replace("indicat", "")
         assert reading.PUBLISHED_LABEL not in words["alt"]
-    assert "2 (base model)" in words["finding"]
+    assert "twice (the base)" in words["finding"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -218,13 +219,31 @@ def _draw_prompted(ax: Axes, rows: list[Row]) -> None:
 
 
 def _draw_key(ax: Axes) -> None:
-    """The legend of lines, in the lower right corner, which concave curves leave free."""
+    """The legend of lines in the first place that covers nothing, or the least.
+
+    Concave curves leave the lower right corner free, unless a policy is far and poor.
+    """
     handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(
-            handles, labels, loc="lower right", frameon=False, borderaxespad=0.1,
-            handlelength=1.7, handletextpad=0.5, labelspacing=0.25,
-        )  # fmt: skip
+    covered: dict[str, int] = {}
+    for place in ("lower right", "upper left", "center right", "upper right", "lower left"):
+        if handles and 0 not in covered.values():
+            covered[place] = _covered(ax, _legend(ax, handles, labels, place))
+    if covered:
+        _legend(ax, handles, labels, min(covered, key=lambda place: covered[place]))
+
+
+def _legend(ax: Axes, handles: Any, labels: list[str], place: Any) -> Any:
+    return ax.legend(
+        handles, labels, loc=place, frameon=False, borderaxespad=0.1,
+        handlelength=1.7, handletextpad=0.5, labelspacing=0.25,
+    )  # fmt: skip
+
+
+def _covered(ax: Axes, legend: Any) -> int:
+    """How many points of lines and marks lie under a legend or within 10 points of it."""
+    box = legend.get_window_extent().padded(10)
+    points = (ax.transData.transform(line.get_xydata()) for line in ax.lines)
+    return sum(int(box.count_contains(places)) for places in points)
 
 
 def _found(

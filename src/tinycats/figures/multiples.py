@@ -44,12 +44,13 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
     entries += [
         (who.label(), style.colour(who), style.marker(who, tables.kl_factors)) for who in policies
     ]
-    left, between, right = 0.75, 0.85, 0.15
-    width = (style.WIDTH - left - between - right) / 2
-    titles = {m: style.wrap(title(m), left - 0.15 + width) for m in shown}
+    columns = 2 if len(shown) < 5 else 3  # landscape
+    left, between, right = 0.75, 0.85 if columns == 2 else 0.62, 0.15
+    width = (style.WIDTH - left - (columns - 1) * between - right) / columns
+    titles = {m: style.wrap(title(m), min(left, between) - 0.15 + width) for m in shown}
     deepest = max([text.count("\n") + 1 for text in titles.values()], default=1)
     figure, axes = style.grid(
-        len(shown), 1.05, columns=2, left=left, between=between, right=right,
+        len(shown), 1.05, columns=columns, left=left, between=between, right=right,
         top=style.key_height(entries) + 0.12, head=0.2 + 0.245 * deepest, foot=0.42,
     )  # fmt: skip
     style.key(figure, entries)
@@ -82,6 +83,6 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
                 ax.set_ylim(-0.05, 1.05)
         style.head(ax, titles[metric], outdent=0.6)
         ax.margins(y=0.12)
-    for ax in axes[-2:]:
+    for ax in axes[-columns:]:
         ax.set_xlabel("KL factor")
     return figure, shown

@@ -88,14 +88,19 @@ def draw(tables: Tables) -> style.Drawing:
             ax.set_xlim(0, most or 1)
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.short(v)))
+        # by the means: a band at a small KL, where little can be gained, may be wider than the axis
+        means = [y.mean for k in curves for y in curves[k].share if math.isfinite(y.mean)]
+        share.set_ylim(min([0, *means]), max([1.05, *(1.05 * mean for mean in means)]))
     for ax in axes[-2:]:
         ax.set_xlabel("completions drawn")
+    if several:
+        title, finding = _between_variants(tables.variants, shown, curves)
+    else:
+        title, finding = _within_variant(tables, curves)
     return style.Drawing(
         figure,
-        "How much reward do completions buy?",
-        _between_variants(tables.variants, shown, curves)
-        if several
-        else _within_variant(tables, curves),
+        title,
+        finding,
         "Against the completions that training had drawn, mean over seeds with 95% interval: the "
         "reward, and its gain over the base model as a share of the gain that is possible at the "
         f"same KL(policy‖base), from {LEAST_KL:g} nats on; "
@@ -143,36 +148,45 @@ def _line(
     ax.plot(x, [v.mean for v in values], color=paint, linestyle=dash)
 
 
-def _within_variant(tables: Tables, curves: Mapping[tuple[str, str], Curve]) -> str:
-    parts = []
+def _within_variant(tables: Tables, curves: Mapping[tuple[str, str], Curve]) -> tuple[str, str]:
+    """Title and finding."""
+    parts, title = [], "Reward against completions drawn"
     for factor in showcase(tables.kl_factors):
         if own := curves.get((tables.variant, factor)):
             first, last = own.reward[0].mean, own.reward[-1].mean
             text = f"KL factor {factor} gains {number(last - first)} of reward"
             if last > first:
                 half = own.reaches((first + last) / 2)
-                text += f", half of it within {half:,.0f} of {own.drawn[-1]:,.0f} completions"
+                within = f"within {half:,.0f} of {own.drawn[-1]:,.0f} completions"
+                text += f", half of it {within}"
+                title = f"KL factor {factor} has half of its gain in reward {within}"
             if math.isfinite(own.share[-1].mean):
                 text += f", and ends at {percent(own.share[-1].mean)} of the possible gain"
             parts.append(text)
-    return _sentence(parts)
+    return title, _sentence(parts)
 
 
 def _between_variants(
     variants: Sequence[str], factors: Sequence[str], curves: Mapping[tuple[str, str], Curve]
-) -> str:
+) -> tuple[str, str]:
     """How many completions each variant needs for a reward that all of them reach."""
-    parts = []
+    parts, title = [], "Reward against completions drawn, by variant"
     for factor in factors:
         mine = {v: curves[v, factor] for v in variants if (v, factor) in curves}
         if mine:
             common = min(max(y.mean for y in own.reward) for own in mine.values())
             needs = [f"{own.reaches(common):,.0f} ({v})" for v, own in mine.items()]
+            if len(mine) > 1:
+                first = min(mine, key=lambda v: mine[v].reaches(common))
+                title = (
+                    f"At KL factor {factor}, {first.replace('_', ' ')} needs the fewest completions"
+                    f" for a reward of {number(common)}"
+                )
             parts.append(
                 f"at KL factor {factor} a reward of {number(common)}, which all reach, takes"
                 f" {listing(needs)} completions"
             )
-    return _sentence(parts)
+    return title, _sentence(parts)
 
 
 def _sentence(parts: Sequence[str]) -> str:

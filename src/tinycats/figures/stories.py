@@ -14,7 +14,9 @@ from tinycats.program import UserError
 SIZE = style.FONT
 LEADING = SIZE * 1.32 / 72  # inches
 FAMILY = fonts.SERIF
-MOST_CHARACTERS = 400
+MOST_CHARACTERS = 230
+#: Blocks stand in two columns of this width, in inches, so that the figure is landscape.
+COLUMN = (style.WIDTH - 0.2) / 2
 
 _Run = tuple[str, str]  # text, style: "prompt", "plain" or "bold"
 
@@ -32,48 +34,63 @@ def draw(tables: Tables) -> style.Drawing:
     if not shown:
         return style.empty("This study has no stories.")
     blocks = [(who, _lines(_runs(tables, story))) for who, story in shown]
-    height = sum(0.45 + LEADING * len(lines) + 0.25 for _, lines in blocks) + 0.1
+    rows = [blocks[i : i + 2] for i in range(0, len(blocks), 2)]
+    tall = [0.62 + LEADING * max(len(lines) for _, lines in row) for row in rows]
+    height = sum(tall) + 0.1
     figure = style.pyplot.figure(figsize=(style.WIDTH, height))
-    y = height
-    for who, lines in blocks:
-        paint = style.colour(who)
-        y -= 0.4
-        figure.text(0.2 / style.WIDTH, y / height, _heading(who), color=paint, weight="bold")
-        top = y + 0.22
-        for line in lines:
-            y -= LEADING
-            x = 0.2 * 72
-            for text, kind in line:
-                figure.text(
-                    x / 72 / style.WIDTH, y / height, text, family=fonts.families(FAMILY), fontsize=SIZE,
-                    weight="bold" if kind == "bold" else "normal",
-                    alpha=0.62 if kind == "prompt" else 1.0,
-                )  # fmt: skip
-                x += style.text_width(text, SIZE, "bold" if kind == "bold" else "normal", FAMILY)
-        figure.add_artist(
-            style.matplotlib.lines.Line2D(
-                [0.06 / style.WIDTH] * 2,
-                [(y - 0.08) / height, top / height],
-                color=paint,
-                linewidth=4,
-            )
-        )
-        y -= 0.3
-    said = [
-        f"{_count(tables, story)} ({_heading(who)})" for who, story in shown
-    ]  # fmt: skip
+    for place, row in enumerate(rows):
+        for column, (who, lines) in enumerate(row):
+            y = height - sum(tall[:place])
+            _block(figure, who, lines, 0.06 + column * (COLUMN + 0.1), y)
+    count = {who: _count(tables, story) for who, story in shown}
+    said = [f"{_times(n)} ({who.phrase})" for who, n in count.items()]
+    most = max(count, key=lambda who: count[who])
+    title = f"“{tables.concept}” {_times(count[most])} in the first story of {most.phrase}"
+    if most != BASE and BASE in count:
+        title += f", {_times(count[BASE])} in that of the base"
     return style.Drawing(
         figure,
-        "The first story of each model, not cherry-picked",
-        f"In the first story of each model (seed {tables.seed}), the number of times that "
-        f"“{tables.concept}” or a word for it appears is {listing(said)}.",
+        title,
+        f"In the first story of each model (training prompt, seed {tables.seed}, not cherry-picked) "
+        f"“{tables.concept}” or a word for it occurs {listing(said)}; the figure shows the beginnings.",
         "Beginnings of the first story of each model, with the prompt in grey and words for the "
         "concept in bold: " + " ".join(f"{_heading(who)}: {_text(story)}" for who, story in shown),
     )
 
 
+def _block(
+    figure: style.Figure, who: ModelId, lines: list[list[_Run]], left: float, top: float
+) -> None:
+    """One story below its model's name, its left upper corner at these inches."""
+    height, paint = figure.get_size_inches()[1], style.colour(who)
+    y = top - 0.4
+    figure.text((left + 0.14) / style.WIDTH, y / height, _heading(who), color=paint, weight="bold")
+    for line in lines:
+        y -= LEADING
+        x = (left + 0.14) * 72
+        for text, kind in line:
+            figure.text(
+                x / 72 / style.WIDTH, y / height, text, family=fonts.families(FAMILY), fontsize=SIZE,
+                weight="bold" if kind == "bold" else "normal",
+                alpha=0.62 if kind == "prompt" else 1.0,
+            )  # fmt: skip
+            x += style.text_width(text, SIZE, "bold" if kind == "bold" else "normal", FAMILY)
+    figure.add_artist(
+        style.matplotlib.lines.Line2D(
+            [left / style.WIDTH] * 2,
+            [(y - 0.08) / height, (top - 0.18) / height],
+            color=paint,
+            linewidth=4,
+        )
+    )
+
+
 def _heading(who: ModelId) -> str:
     return {BASE: "base model", PROMPTED: "base model, prompted"}.get(who, who.phrase)
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _count(tables: Tables, story: Row) -> int:
@@ -103,7 +120,7 @@ def _runs(tables: Tables, story: Row) -> list[_Run]:
 
 def _lines(runs: list[_Run]) -> list[list[_Run]]:
     """Break runs into lines that fit the figure."""
-    room = (style.WIDTH - 0.3) * 72
+    room = (COLUMN - 0.2) * 72
     # A word may be made of pieces of several styles: “cat” and “.”; it is never broken.
     words: list[list[_Run]] = [[]]
     for text, kind in runs:

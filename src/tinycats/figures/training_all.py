@@ -62,6 +62,8 @@ def draw(tables: Tables) -> style.Drawing:
             )
             if last_of["distinct_completions"] < first_of["distinct_completions"] / 2:
                 title = "As the reward rises, completions become alike"
+            elif title.startswith("Training"):
+                title = "Completions stay varied while the reward rises"
         parts.append(text)
     left_out = ""
     if len(everyone) > MOST_FACTOR_FIGURES:

@@ -29,17 +29,20 @@ MOST_NAMED = 3
 
 
 def draw(tables: Tables) -> style.Drawing:
-    return drawing(tables, SHOWN)
+    return drawing(tables, SHOWN, (*SHOWN, *MORE))
 
 
-def drawing(tables: Tables, metrics: tuple[str, ...]) -> style.Drawing:
-    """The figure of these metrics; its finding counts those of both figures."""
+def drawing(
+    tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...], of: str = ""
+) -> style.Drawing:
+    """The figure of ``metrics``; its finding is about those ``counted``, which ``of`` names."""
     everyone, values = multiples.summary(tables)
     if not any((who, metric) in values for who in everyone for metric in metrics):
         return style.empty("This study has no scores.")
     figure, drawn = multiples.draw(tables, metrics)
-    shown = [m for m in (*SHOWN, *MORE) if any((who, m) in values for who in everyone)]
+    shown = [m for m in counted if any((who, m) in values for who in everyone)]
     parts, title = [], "What broke and what held"
+    out_of = f"{of}{len(shown)} metrics"
     for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
         who = tables.policy(factor)
         apart = [
@@ -51,15 +54,15 @@ def drawing(tables: Tables, metrics: tuple[str, ...]) -> style.Drawing:
         ]
         apart.sort(key=lambda m: -_change(values[BASE, m].mean, values[who, m].mean))
         if apart:
-            title = f"KL factor {factor} changes {len(apart)} of {len(shown)} metrics"
+            title = f"KL factor {factor} changes {len(apart)} of {out_of}"
             changes = [
                 f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
                 for m in apart[:MOST_NAMED]
             ]
             most = "most of all " if len(apart) > len(changes) else ""
             parts.append(
-                f"KL factor {factor} changed {len(apart)} of {len(shown)} metrics beyond seed"
-                f" noise, {most}{listing(changes)}"
+                f"KL factor {factor} changed {len(apart)} of {out_of} beyond seed noise,"
+                f" {most}{listing(changes)}"
             )
         elif any((who, m) in values and values[who, m].known for m in shown):
             parts.append(f"KL factor {factor} changed no metric beyond seed noise")

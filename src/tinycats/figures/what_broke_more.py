@@ -7,6 +7,4 @@ from tinycats.figures.reading import Tables
 
 
 def draw(tables: Tables) -> style.Drawing:
-    drawing = what_broke.drawing(tables, what_broke.MORE)
-    drawing.title = "The other metrics of what broke"
-    return drawing
+    return what_broke.drawing(tables, what_broke.MORE, what_broke.MORE, "the other ")
