@@ -7,6 +7,7 @@ order of the work differs, since encoding takes most of a training step with a s
   and norms take these rows a fixed number at a time, wherever one text ends and another begins.
 - Attention takes texts of equal length together, so it needs no mask. It also takes a fixed number
   of texts: where fewer are left, it reads past the end, and that output is overwritten.
+- On a CPU, each thread takes whole passes over some of the texts (:mod:`tinycats.compute.workers`).
 - The input of the first block depends on a token's word and position alone. The first block's
   queries, keys and values are therefore computed once for each (word, position).
 
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinycats.compute import workers
 from tinycats.compute.devices import put, suited
 from tinycats.compute.linear import fuse_gelu, replace_linear_layers
 from tinycats.progress import EVERY_SECONDS, progress
@@ -35,6 +37,7 @@ ROWS_AT_ONCE = {"cpu": 256, "elsewhere": 4096}
 TEXTS_AT_ONCE = {"cpu": 16, "elsewhere": 64}
 FUSED_ATTENTION_FROM = 32  # tokens; on a CPU shorter texts are faster as plain matrix products
 TOKENS_PER_PASS = {"cpu": 6144, "elsewhere": 2**16}  # 45 and 500 MB at width 384
+PASSES_PER_THREAD = 2  # so that a thread whose core is shared takes fewer
 EMBEDDING = "embedding texts, part"  # in the log
 
 
@@ -96,15 +99,28 @@ class PackedBert:
     def __call__(self, token_ids: list[list[int]]) -> Tensor:
         """``(texts, width)`` float32 on the device; each text has at least one token."""
         order = sorted(range(len(token_ids)), key=lambda text: len(token_ids[text]))
-        parts = list(_passes(order, [len(ids) for ids in token_ids], self.tokens_per_pass))
-        found = [
-            self._encode([token_ids[text] for text in part])
-            for part in progress(parts, len(parts), EMBEDDING, after=EVERY_SECONDS)
+        lengths = [len(ids) for ids in token_ids]
+        passes = [
+            [token_ids[text] for text in part]
+            for part in _passes(order, lengths, self._tokens_per_pass(sum(lengths)))
         ]
+        done = workers.run(self._encode, passes) if self.on_cpu else map(self._encode, passes)
+        found = list(progress(done, len(passes), EMBEDDING, after=EVERY_SECONDS))
         place = torch.empty(len(order), dtype=torch.long)
         place[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(found)[put(place, self.device)]
 
+    def _tokens_per_pass(self, tokens: int) -> int:
+        """Tokens in one pass: on a CPU whole blocks of rows, and a few passes for each thread."""
+        threads = torch.get_num_threads() if self.on_cpu else 1
+        if threads == 1:
+            return self.tokens_per_pass
+        blocks = -(-tokens // (PASSES_PER_THREAD * threads * self.rows_at_once))
+        # all threads' passes together take no more memory than one thread's
+        most = max(1, self.tokens_per_pass // threads // self.rows_at_once)
+        return self.rows_at_once * min(blocks, most)
+
+    @torch.inference_mode()
     def _encode(self, texts: list[list[int]]) -> Tensor:
         """The same for texts in ascending order of length, in one pass."""
         groups = list(_groups(texts))
