@@ -6,13 +6,14 @@ import json
 import math
 import random
 import re
+import shutil
 from pathlib import Path
 
 import yaml
 
 from tinycats.columns import STUDY_TABLES
 from tinycats.files.atomic import write_sealed, write_text
-from tinycats.files.tables import write_lines, write_table
+from tinycats.files.tables import read_table, write_lines, write_table
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
 
@@ -86,6 +87,7 @@ def _figure(folder: Path, name: str, section: str, order: int, factor: str | Non
         "kl_factor": factor,
         "order": order,
         "section": section,
+        "variant": None,
     }
     write_sealed(folder / f"{name}.json", json.dumps(about))
 
@@ -166,6 +168,25 @@ def make_study(
     _write_tables(study, who)
     _write_rest(study, models, seeds)
     return study, models
+
+
+def add_variant(study: Path, name: str) -> None:
+    """A second variant: copies of the first one's runs, stories and tables, and a figure of each."""
+    config = yaml.safe_load((study / "config.yaml").read_text(encoding="utf-8"))
+    config["variants"][name] = {"advantage": "mean", "kl": "base_to_policy"}
+    write_text(study / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    for stage in ("policies", "stories"):
+        shutil.copytree(study / stage / "blog", study / stage / name)
+    for table in ("scores/stories.csv", "tables/summary.csv", "tables/top_completions.csv"):
+        rows = read_table(study / table, STUDY_TABLES[table])
+        rows += [{**row, "variant": name} for row in rows if row["variant"] == "blog"]
+        write_table(study / table, rows, STUDY_TABLES[table])
+    for variant, folder in (("blog", study / "figures"), (name, study / "figures" / name)):
+        for figure in ("what_broke", "training_metrics_6000"):
+            write_sealed(folder / f"{figure}.svg", SVG.format(name=variant, height=30))
+            about = json.loads((study / f"figures/{figure}.json").read_text(encoding="utf-8"))
+            about |= {"finding": f"About {variant}.", "variant": variant}
+            write_sealed(folder / f"{figure}.json", json.dumps(about))
 
 
 def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:

@@ -191,11 +191,11 @@ def study(
     return folder
 
 
-def run_program(name: str, results: Path, prefix: Path, *more: str) -> subprocess.CompletedProcess:
+def run_program(name: str, results: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
             sys.executable, str(ROOT / "workflow/scripts/draw_figure.py"), "--name", name,
-            "--results", str(results), "--out-prefix", str(prefix), *(more or ("--concept", "cat")),
+            "--results", str(results), "--out", str(out), *(more or ("--concept", "cat")),
         ],
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""},
         check=False,
@@ -226,7 +226,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_program_writes_the_same_bytes_twice(results: Path, tmp_path: Path) -> None:
     for attempt in ("a", "b"):
         done = run_program(
-            "frontier", results, tmp_path / attempt / "frontier", "--concept", "cat",
+            "frontier", results, tmp_path / attempt, "--concept", "cat",
             "--kl-factors", "0", "6000", "--seed", "3", "--published", str(PUBLISHED),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -234,7 +234,8 @@ def test_the_program_writes_the_same_bytes_twice(results: Path, tmp_path: Path) 
         first, second = (tmp_path / a / f"frontier.{kind}" for a in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
     words = json.loads((tmp_path / "a/frontier.json").read_text(encoding="utf-8"))
-    assert set(words) == {"title", "finding", "alt", "source", "kl_factor", "order", "section"}
+    assert set(words) == {"title", "finding", "alt", "source", "kl_factor", "order", "section",
+                          "variant"}  # fmt: skip
     assert words["source"] == list(figures.FIGURES["frontier"].inputs)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -242,12 +243,12 @@ def test_the_program_writes_the_same_bytes_twice(results: Path, tmp_path: Path) 
 def test_the_program_needs_no_heavy_library(results: Path, tmp_path: Path) -> None:
     check = (
         "import sys, runpy; sys.argv[1:] = ['--name', 'training_all', '--results', sys.argv[1],"
-        " '--concept', 'cat', '--out-prefix', sys.argv[2]];"
+        " '--concept', 'cat', '--out', sys.argv[2]];"
         f"runpy.run_path({str(ROOT / 'workflow/scripts/draw_figure.py')!r}, run_name='__main__');"
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", check, str(results), str(tmp_path / "training_all")],
+        [sys.executable, "-c", check, str(results), str(tmp_path)],
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -529,7 +530,7 @@ def test_what_is_not_given_is_read_from_the_tables(tmp_path: Path) -> None:
     writing.draw("frontier", tables)
     assert repr(tables) == before
     for name, told in (("training_all", True), ("variants", False)):
-        assert run_program(name, results, tmp_path / name).returncode == 0
+        assert run_program(name, results, tmp_path).returncode == 0
         words = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
         assert words["finding"].endswith(" Shown is the variant zeta.") == told
         assert words["source"] == list(figures.FIGURES[name].inputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import axe_core_python
 import pytest
-from report_study import FACTORS, HOSTILE, make_study
+from report_study import FACTORS, HOSTILE, add_variant, make_study
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -120,6 +120,28 @@ def test_opens_from_disk_and_asks_nobody_for_anything(browser, small):
     own = (small.as_uri(), "data:", "blob:", "chrome://")
     assert not [url for url in sent if not url.startswith(own)]
     assert browser.get_log("browser") == []
+
+
+def test_figures_follow_the_chosen_variant(browser, tmp_path):
+    results, models = make_study(tmp_path)
+    add_variant(results, "other")
+    open_page(browser, write_page(results, models))
+
+    def shown() -> list[str]:
+        found = browser.find_elements(By.CSS_SELECTOR, "figure[data-variant]")
+        captions = [
+            f.find_element(By.TAG_NAME, "figcaption").text for f in found if f.is_displayed()
+        ]
+        return [text.partition("About ")[2].partition(".")[0] for text in captions]
+
+    assert shown() == ["blog", "blog"]
+    choose(browser, "control", "variant", "other")
+    assert shown() == ["other", "other"]
+    choose_factor(browser, "0")  # the other figure is of KL factor 6000
+    assert shown() == ["other"]
+    assert browser.find_element(By.ID, "figure-frontier").is_displayed()
+    marked = browser.find_elements(By.CSS_SELECTOR, "#broke thead .chosen-column")
+    assert [head.text for head in marked] == ["KL 0, other"]
 
 
 def test_the_kl_control_changes_figures_stories_and_tables(browser, small):

@@ -46,10 +46,12 @@
     seed: control.elements.seed.value,
     group: control.elements.group.value,
   });
-  function showFactor({ factor }) {
-    for (const figure of $$("figure[data-factor]")) figure.classList.toggle("chosen", figure.dataset.factor === factor);
-    for (const cell of $$("[data-column]")) cell.classList.toggle("chosen-column", cell.dataset.column === factor);
-    for (const row of $$("[data-row]")) row.classList.toggle("chosen-row", row.dataset.row === factor);
+  function showFactor({ factor, variant }) {
+    for (const figure of $$("[data-factor], [data-variant]"))
+      figure.classList.toggle("chosen",
+        [factor, undefined].includes(figure.dataset.factor) && [variant, undefined].includes(figure.dataset.variant));
+    for (const cell of $$("[data-column]")) cell.classList.toggle("chosen-column", cell.dataset.column === `${variant}/${factor}`);
+    for (const row of $$("[data-row]")) row.classList.toggle("chosen-row", row.dataset.row === `${variant}/${factor}`);
   }
   showFactor(chosen());
   for (const form of [control, filters]) form.addEventListener("submit", (event) => event.preventDefault());

@@ -29,7 +29,7 @@ rule figure:
     params:
         code=figure_code,
         results=subpath(output.svg, ancestor=2),
-        prefix=subpath(output.svg, strip_suffix=".svg"),
+        folder=subpath(output.svg, parent=True),
         module=figure_module,
         concept=as_it_is(STUDY.concept),
         words=as_it_is(STUDY.concept_words),
@@ -45,4 +45,46 @@ rule figure:
         " --results {params.results:q} --concept={params.concept:q}"
         " --concept-words {params.words:q} --reward={params.reward:q} --kl-factors {params.kl_factors}"
         " --variant {params.variant:q} --seed {params.seed}"
-        " {params.published:q} --out-prefix {params.prefix:q} 2> {log:q}"
+        " {params.published:q} --out {params.folder:q} 2> {log:q}"
+
+
+# The figures of one variant after the first, which the report shows when it is chosen: one job, since
+# starting a program takes longer than drawing a figure.
+if VARIANT_FIGURES:
+
+    rule figures_of_variant:
+        input:
+            tables=variant_tables,
+            seals=lambda wildcards: seals(*variant_tables(wildcards)),
+            published=shipped("workflow/resources/published_curves.csv"),
+        output:
+            svg=figures_of("{variant}", "svg"),
+            png=figures_of("{variant}", "png"),
+            words=figures_of("{variant}", "json"),
+            seals=seals(*figures_of("{variant}", "svg", "json")),
+        log:
+            f"logs/{STUDY.name}/figures/of={{variant}}.log",
+        benchmark:
+            f"{RESULTS}/{layout.BENCHMARKS}/figures/of={{variant}}.jsonl"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            code=variant_figures_code,
+            results=lambda wildcards, output: Path(output.svg[0]).parents[2],
+            folder=lambda wildcards, output: Path(output.svg[0]).parent,
+            names=lambda wildcards: VARIANT_FIGURES[wildcards.variant],
+            concept=as_it_is(STUDY.concept),
+            words=as_it_is(STUDY.concept_words),
+            reward=as_it_is(STUDY.reward_name),
+            kl_factors=STUDY.factors,
+            seed=STUDY.seeds[0],
+            published=published_flag,
+        message:
+            "Drawing the figures of the variant {wildcards.variant}"
+        shell:
+            "run_script draw_figure --name {params.names:q}"
+            " --results {params.results:q} --concept={params.concept:q}"
+            " --concept-words {params.words:q} --reward={params.reward:q}"
+            " --kl-factors {params.kl_factors} --variant {wildcards.variant:q}"
+            " --seed {params.seed} {params.published:q} --out {params.folder:q} 2> {log:q}"

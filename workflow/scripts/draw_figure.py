@@ -1,7 +1,7 @@
-"""Draw one figure from the tables of a study: SVG, PNG and a JSON with its caption.
+"""Draw figures from the tables of a study: of each an SVG, a PNG and a JSON with its caption.
 
 By hand: PYTHONPATH=src python workflow/scripts/draw_figure.py --name frontier \
-    --results results/default --concept cat --out-prefix results/default/figures/frontier
+    --results results/default --concept cat --out results/default/figures
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tinycats.figures import registry as figures
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=program.summary(__doc__))
-    parser.add_argument("--name", required=True, help="figure, as in tinycats.figures.FIGURES")
+    parser.add_argument(
+        "--name", nargs="+", required=True, help="figures, as in tinycats.figures.FIGURES"
+    )
     parser.add_argument("--results", type=Path, required=True, help="folder results/<study>")
     parser.add_argument("--concept", required=True, help="what stories should be about")
     parser.add_argument("--concept-words", nargs="*", default=[], help="words marked in stories")
@@ -25,13 +27,17 @@ def main() -> None:
     parser.add_argument("--variant", default="", help="variant shown (default: blog)")
     parser.add_argument("--seed", default="0", help="seed whose stories are shown")
     parser.add_argument("--published", type=Path, help="CSV of the published curves")
-    parser.add_argument("--out-prefix", type=Path, required=True, help="path without .svg")
+    parser.add_argument("--out", type=Path, required=True, help="folder for NAME.svg, .png, .json")
     args = parser.parse_args()
+    for name in args.name:
+        draw(name, args)
 
-    figure, kl_factor = figures.find(args.name)
-    style.apply(args.name)
+
+def draw(name: str, args: argparse.Namespace) -> None:
+    figure, kl_factor = figures.find(name)
+    style.apply(name)
     tables = reading.Tables.read(
-        args.name,
+        name,
         results=args.results,
         concept=args.concept,
         concept_words=args.concept_words,
@@ -42,17 +48,19 @@ def main() -> None:
         published=args.published,
     )
     if kl_factor and kl_factor not in tables.kl_factors:
-        raise program.UserError(f"--name {args.name}: KL factor {kl_factor} is not in the study")
-    drawing = writing.draw(args.name, tables)
-    if len(tables.variants) > 1 and not figure.of_all:
+        raise program.UserError(f"--name {name}: KL factor {kl_factor} is not in the study")
+    drawing = writing.draw(name, tables)
+    of_one = len(tables.variants) > 1 and not figure.of_all
+    if of_one:
         drawing.finding += f" Shown is the variant {tables.variant}."
     words = {
         "source": list(tables.inputs),
         "kl_factor": kl_factor,
         "order": figure.order + (tables.kl_factors.index(kl_factor) if kl_factor else 0),
         "section": figure.section,
+        "variant": tables.variant if of_one else None,
     }
-    writing.write(drawing, args.out_prefix, words)
+    writing.write(drawing, args.out / name, words)
 
 
 if __name__ == "__main__":

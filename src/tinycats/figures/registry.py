@@ -16,6 +16,8 @@ from tinycats.program import UserError
 
 #: How many KL factors of a sweep get a separate figure.
 MOST_FACTOR_FIGURES = 12
+#: How many variants get separate figures; with more, only the first does.
+MOST_VARIANT_FIGURES = 6
 
 #: The white background of an SVG file, without which a dark page swallows its text; the report removes it.
 SHEET = '<rect width="100%" height="100%" fill="#ffffff"/>'
@@ -61,6 +63,7 @@ FIGURES: dict[str, FigureEntry] = {
         ),
         "question",
         10,
+        of_all=True,
     ),
     "published": FigureEntry(
         "published", (layout.TABLES["trajectories"], layout.FRONTIER["policies"]), "method", 590
@@ -105,8 +108,8 @@ FIGURES: dict[str, FigureEntry] = {
     "variants": FigureEntry(
         "variants",
         (_TRAINING, layout.FRONTIER["policies"], layout.TABLES["equal_kl"]),
-        "method",
-        600,
+        "question",
+        20,
         "variants",
         True,
     ),
@@ -142,6 +145,18 @@ def figure_names(
         elif figure.needs not in lacking:
             names.append(name)
     return names
+
+
+def variant_figures(
+    kl_factors: Sequence[str], variants: Sequence[str], judges: bool = False
+) -> dict[str, list[str]]:
+    """Variant → its figures, for the variants after the first: those of :func:`figure_names` that show
+    one variant. They are drawn in figures/<variant>/.
+    """
+    if len(variants) > MOST_VARIANT_FIGURES:
+        return {}
+    names = [n for n in figure_names(kl_factors, variants, judges) if not find(n)[0].of_all]
+    return dict.fromkeys(variants[1:], names)
 
 
 def find(name: str) -> tuple[FigureEntry, str | None]:

@@ -21,6 +21,8 @@ _TRAINING = (
     ("gradient_snr", "gradient signal-to-noise, median over steps"),
 )
 _SHARE = ("share_of_attainable_gain", "share of the possible gain in reward")
+#: Inches of a variant's name; a longer one is broken into lines.
+MOST_NAME = 1.7
 _Values = dict[tuple[str, str, str], Interval]  # (variant, KL factor, metric)
 
 
@@ -30,7 +32,7 @@ def draw(tables: Tables) -> style.Drawing:
     variants = list(dict.fromkeys(row["variant"] for row in training))
     values = _values(training, policies)
     shown = [
-        (m, t) for m, t in (*_TRAINING, _SHARE)
+        (m, t) for m, t in (_SHARE, *_TRAINING)
         if any(metric == m and math.isfinite(v.mean) for (_, _, metric), v in values.items())
     ]  # fmt: skip
     if not shown:
@@ -39,31 +41,40 @@ def draw(tables: Tables) -> style.Drawing:
     entries = [
         (who.label(), style.colour(who), style.marker(who, tables.kl_factors)) for who in factors
     ]
-    names = [variant.replace("_", " ") for variant in variants]
-    left = 0.35 + max(style.text_width(name, style.FONT) for name in names) / 72
-    row = 0.2 + 0.2 * len(factors)
-    figure, axes = style.panels(
-        [row * len(variants) + 0.1] * len(shown), left=left,
-        top=style.key_height(entries) + 0.05, foot=0.45,
+    names = [style.wrap(variant.replace("_", " "), MOST_NAME) for variant in variants]
+    lines = [line for name in names for line in name.split("\n")]
+    left = 0.35 + max(style.text_width(line, style.FONT) for line in lines) / 72
+    between = 0.5
+    width = (style.WIDTH - left - between - 0.3) / 2
+    titles = [  # the left column's also above the names
+        style.wrap(titled(metric, title, tables.reward), width + (0 if place % 2 else left - 0.3))
+        for place, (metric, title) in enumerate(shown)
+    ]
+    deepest = max(title.count("\n") + 1 for title in titles)
+    row = max(0.14 + 0.17 * len(factors), 0.26 * max(name.count("\n") + 1 for name in names))
+    figure, axes = style.grid(
+        len(shown), row * len(variants) + 0.1, columns=2, left=left, between=between,
+        top=style.key_height(entries) + 0.05, head=0.2 + 0.245 * deepest, foot=0.45, bottom=0.45,
     )  # fmt: skip
     style.key(figure, entries)
-    for ax, (metric, title) in zip(axes, shown, strict=True):
+    for at, (ax, (metric, _)) in enumerate(zip(axes, shown, strict=True)):
         for place, variant in enumerate(variants):
             for rank, who in enumerate(factors):
                 value = values.get((variant, who.kl_factor, metric), NOTHING)
-                y = place + (rank - (len(factors) - 1) / 2) * 0.2 / row
+                y = place + (rank - (len(factors) - 1) / 2) * 0.17 / row
                 paint = style.colour(who)
                 style.bar(ax, y, value, paint, across=True)
                 ax.plot(value.mean, y, color=paint, marker=style.marker(who, tables.kl_factors),
                         markersize=8, markeredgecolor=style.PAPER, linestyle="none")  # fmt: skip
-        ax.set_yticks(range(len(variants)), names)
+        ax.set_yticks(range(len(variants)), names if at % 2 == 0 else [""] * len(names))
+        ax.xaxis.set_major_locator(style.MaxNLocator(3))
         ax.set_ylim(len(variants) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x", color=style.INK, alpha=0.12, linewidth=0.8)
         ax.grid(axis="y", visible=False)
         if metric == _SHARE[0]:
             style.percent_axis(ax, "x")
-        style.head(ax, titled(metric, title, tables.reward), outdent=left - 0.1)
+        style.head(ax, titles[at], outdent=0 if at % 2 else left - 0.1)
     shown_factor = showcase([who.kl_factor for who in factors])[-1]
     equal = tables.all_rows("tables/equal_kl.csv")
     title, at_equal_kl = variants_at_equal_kl(equal, tables.variant, shown_factor)

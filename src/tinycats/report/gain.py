@@ -149,7 +149,9 @@ def lead_sentence(
 
     free = replace(policy, kl_factor="0")
     parts = []
-    who = policy.label(variants).replace("KL", "KL factor", 1)
+    who = f"KL factor {policy.kl_factor}"
+    if len(variants) > 1:
+        who = f"the variant {policy.variant} with {who}"
     metric = "completion_reward" if reward else "mentions_concept"
     before, after = mean(BASE, metric), mean(policy, metric)
     if before and after:
@@ -160,7 +162,7 @@ def lead_sentence(
     line = next((line for line in shares if line["key"] == policy.key), None)
     if line and (gain := equal_kl_sentence(policy, line, equal)):
         if len(variants) > 1:
-            gain = gain.replace("the policy", who, 1)
+            gain = gain.replace(" the policy", f", {who}", 1)
             parts.insert(0, gain)
         else:
             parts.append(gain)

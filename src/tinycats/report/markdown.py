@@ -45,7 +45,7 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     """The text of results.md.
 
     Of the figures that exist for each KL factor, those of the page's default factor and of 0 are
-    shown.
+    shown, and of the variants the first one's.
 
     Args:
         study: as read by :func:`tinycats.report.reading.read_study`.
@@ -56,7 +56,9 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     facts = report.facts(study)
     facts["figures"] = {
         section: [
-            f for f in figures if f.kl_factor in (None, facts["factor"], "0") and not f.folded
+            f
+            for f in figures
+            if f.kl_factor in (None, facts["factor"], "0") and not f.folded and "/" not in f.name
         ]
         for section, figures in facts["figures"].items()
     }

@@ -32,7 +32,7 @@ from tinycats.study import with_article
 def opening(variants: Sequence[str], factors: Sequence[str], usual: str) -> tuple[str, str]:
     """The question that a study answers, ``usual`` for most, and the figure that answers it."""
     if len(variants) > 1:
-        return "Which way of training achieves the most reward for its KL?", "variants"
+        return "Which way of training achieves the most reward for its KL?", "frontier"
     if list(factors) == ["0"]:
         return "What does training without a KL penalty lead to?", "completion_mass"
     return usual, "frontier"
@@ -255,7 +255,6 @@ def environment(autoescape: bool = True) -> jinja2.Environment:
     env.filters["human"] = words.human
     env.filters["percent"] = gain.percent
     env.filters["uncertainty"] = gain.uncertainty
-    env.filters["factor"] = lambda key: ModelId.from_key(key).short
     env.filters["tex"] = tex
     env.filters["anchor"] = lambda name: name.replace("/", "-").replace(".", "-")
     return env

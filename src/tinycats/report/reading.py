@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from tinycats import layout
 from tinycats.columns import COLUMNS, STUDY_TABLES
-from tinycats.figures.registry import FOLDED, SHEET, figure_names
+from tinycats.figures.registry import FOLDED, SHEET, figure_names, variant_figures
 from tinycats.files.atomic import verify
 from tinycats.files.tables import read_table
 from tinycats.files.text import read_json, read_text, read_yaml
@@ -27,7 +27,7 @@ from tinycats.study import words_of
 
 INK = "#1a1a1a"  # the one neutral ink of the figures; on the page it follows the theme
 SECTIONS = ("question", "training", "scores", "broke", "transfer", "method")
-_FIGURE_KEYS = {"finding", "alt", "title", "source", "kl_factor", "order", "section"}
+_FIGURE_KEYS = {"finding", "alt", "title", "source", "kl_factor", "order", "section", "variant"}
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,14 @@ class DrawnFigure:
     alt: str
     sources: tuple[str, ...]  # tables it was drawn from, relative to the study's folder
     kl_factor: str | None  # canonical spelling; None: drawn for all factors together
+    variant: str | None  # None: drawn for all variants together
     order: float
     section: str
 
     @property
     def folded(self) -> bool:
         """Whether the page shows it behind a click."""
-        return self.name in FOLDED
+        return self.path.stem in FOLDED
 
     def svg(self) -> str:
         """The SVG as an element of a page: unique ids, theme-following ink, a text alternative."""
@@ -158,9 +159,12 @@ def _verified_json(path: Path) -> dict[str, Any]:
 
 
 def read_figures(folder: Path, names: Iterable[str]) -> tuple[DrawnFigure, ...]:
-    """Those of these figures that are drawn, each an SVG with a JSON, in the report's order."""
+    """Those of these figures that are drawn, each an SVG with a JSON, in the report's order.
+
+    A name is ``<figure>``, or ``<variant>/<figure>`` for one of a variant after the first.
+    """
     figures = []
-    for path in (folder / f"{name}.svg" for name in names):
+    for name, path in ((name, folder / f"{name}.svg") for name in names):
         if not path.exists():
             continue
         verify(path)
@@ -176,13 +180,14 @@ def read_figures(folder: Path, names: Iterable[str]) -> tuple[DrawnFigure, ...]:
         source = about["source"]
         figures.append(
             DrawnFigure(
-                name=path.stem,
+                name=name,
                 path=path,
                 title=about["title"],
                 finding=about["finding"],
                 alt=about["alt"],
                 sources=tuple([source] if isinstance(source, str) else source),
                 kl_factor=factor,
+                variant=about["variant"],
                 order=order,
                 section=about["section"],
             )
@@ -308,7 +313,10 @@ def read_study(
     models_used = models_of(config, path)
     factors = list(dict.fromkeys(model.kl_factor for model in models_used if model.is_policy))
     judges = [JudgeSettings.read(judge, f"{path}: judges") for judge in config.get("judges") or ()]
-    figures = figure_names(factors, list(config["variants"]), bool(judges))
+    about_figures = factors, list(config["variants"]), bool(judges)
+    figures = figure_names(*about_figures)
+    further = variant_figures(*about_figures)
+    figures += [f"{variant}/{name}" for variant, names in further.items() for name in names]
     tables, texts = _tables(folder, bool(judges))
     runs = {
         model.stem: _verified_json(folder / layout.RUN.of(model))
@@ -335,6 +343,6 @@ def read_study(
         benchmarks=stage_times(
             benchmarks or [folder / layout.BENCHMARKS],
             name,
-            lambda file: is_own(file, models_used, figures),
+            lambda file: is_own(file, models_used, [*figures, *(f"of={v}" for v in further)]),
         ),
     )
