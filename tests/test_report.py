@@ -273,6 +273,16 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     assert gain.share_table(many, ["blog"])[0]["share_interval"] is None
 
 
+def test_a_study_of_kl_0_opens_with_the_collapse(study):
+    summary = study.tables["tables/summary.csv"]
+    policy = ModelId("policy", "blog", "0")
+    lead = gain.lead_sentence(summary, [], "cat", policy, ["blog"])
+    assert lead.startswith("Without a KL penalty, ")
+    assert "of 1000 completions are distinct (the base model: " in lead
+    assert "of the stories mention a cat" in lead
+    assert "With KL factor" not in lead
+
+
 def test_lead_and_tables_name_the_rivals_at_equal_kl(study):
     def plain(text: str) -> str:
         return text.replace("\N{NO-BREAK SPACE}", " ")

@@ -152,13 +152,21 @@ def lead_sentence(
     who = f"KL factor {policy.kl_factor}"
     if len(variants) > 1:
         who = f"the variant {policy.variant} with {who}"
+    start = f"With {who}, "
+    counts = [mean(model, "distinct_completions") for model in (policy, BASE)]
+    if policy == free and all(counts):  # a study of what training without a penalty leads to
+        of, before = counts
+        start = ""
+        parts.append(
+            f"Without a KL penalty, {of} of 1000 completions are distinct (the base model: {before})"
+        )
     metric = "completion_reward" if reward else "mentions_concept"
     before, after = mean(BASE, metric), mean(policy, metric)
     if before and after:
         what = f"the mean reward, {reward}, is {after}" if reward else (
             f"{after} of the stories mention {with_article(concept)}"
         )  # fmt: skip
-        parts.append(f"With {who}, {what} (the base model: {before})")
+        parts.append(f"{start}{what} (the base model: {before})")
     line = next((line for line in shares if line["key"] == policy.key), None)
     if line and (gain := equal_kl_sentence(policy, line, equal)):
         if len(variants) > 1:
