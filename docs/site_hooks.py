@@ -11,6 +11,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+GITHUB = "https://github.com/"
+COLAB = "https://colab.research.google.com/github/"
 #: a link out of docs/, as it works on a forge
 OUTSIDE = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(?:#[^)\s]*)?\)")
 
@@ -23,6 +25,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Make a link to a file outside docs/ one to the repository, or plain text without ``repo_url``.
+
+    A notebook of a repository on GitHub has a second link, which opens it in Colab.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -39,7 +43,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         text = found[1] if name in found[1] or path.name in found[1] else f"{found[1]} (`{name}`)"
         if not config.repo_url:
             return text
-        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{name})"
+        address = f"{config.repo_url.rstrip('/')}/blob/main/{name}"
+        more = ""
+        if path.suffix == ".ipynb" and address.startswith(GITHUB):
+            more = f" ([open in Colab]({COLAB}{address.removeprefix(GITHUB)}))"
+        return f"[{text}]({address}){more}"
 
     return OUTSIDE.sub(link, markdown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,25 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(site: Path) -> None:
 def test_links_out_of_docs_are_text_without_an_address(site: Path) -> None:
     text = (site / "index.html").read_text(encoding="utf-8")
     assert "the notebook (<code>notebooks/aligning_tinystories.ipynb</code>)" in text
+
+
+def test_links_out_of_docs_go_to_the_repository(tmp_path: Path) -> None:
+    env = {**os.environ, "REPOSITORY_URL": "https://github.com/someone/tinycats"}
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "-q",
+        "--strict",
+        "--site-dir",
+        str(tmp_path),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, env=env)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    place = "someone/tinycats/blob/main/notebooks/aligning_tinystories.ipynb"
+    assert f'href="https://github.com/{place}"' in text
+    assert f'href="https://colab.research.google.com/github/{place}"' in text
 
 
 def test_the_config_page_has_every_key(site: Path) -> None:
