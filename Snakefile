@@ -65,3 +65,5 @@ rule all:
 rule policies:
     input:
         run_files(),
+    message:
+        f"The policies are trained: {RESULTS}/policies"

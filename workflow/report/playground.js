@@ -1,4 +1,4 @@
-// The page of the playground. Text becomes text nodes only: nothing typed or told is ever parsed.
+// The page of the playground. Text becomes text nodes only: nothing typed or generated is ever parsed.
 (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
   const STEPS = [0.1, 0.5, 1.5, 4];      // tints begin at these differences, nats, as in the report
@@ -77,13 +77,13 @@
     $("#sides").classList.toggle("alone", !form.elements.two.checked);
     const size = tokenizer.encode(form.elements.prompt.value).length;
     $("#prompt-note").textContent = size === 0 ? "Type at least one character."
-      : size >= config.context ? `${size} tokens; the models read at most ${config.context - 1} and tell the rest.`
+      : size >= config.context ? `${size} tokens; the models read at most ${config.context - 1}, and write the rest.`
       : `${size} token${size === 1 ? "" : "s"} of at most ${config.context - 1}`;
     $("#prompt-note").classList.toggle("wrong", size === 0 || size >= config.context);
     return size > 0 && size < config.context;
   }
 
-  // ---- telling -------------------------------------------------------------------------------
+  // ---- writing -------------------------------------------------------------------------------
   let session = null;                    // the stories on the page: what was asked, one side a panel
   let current = 0;                       // number of the run in progress; another number stops it
   let running = false;
@@ -94,7 +94,7 @@
 
   function showButtons() {
     const open = session && session.sides.some((side) => !side.ended) && session.told > 0;
-    buttons.tell.textContent = running ? "Stop" : open ? "Go on" : "Tell the story";
+    buttons.tell.textContent = running ? "Stop" : open ? "Continue" : "Write the story";
   }
 
   async function prepare(run) {
@@ -179,7 +179,7 @@
       session = made;
     }
     const mine = session;
-    if (limit > 1) announce("Telling.");
+    if (limit > 1) announce("Writing.");
     for (; limit > 0 && run === current && mine.sides.some((side) => !side.ended); limit--) {
       const from = performance.now(), u = mine.random();      // one number for both sides
       for (const side of mine.sides) if (!side.ended) advance(side, mine.temperature, u);
@@ -205,7 +205,7 @@
     showButtons();
     announce("Stopped.");
   }
-  // Other settings: the stories on the page are of the past, and are told again.
+  // Other settings: the stories on the page are of the past, and are written again.
   function changed(again) {
     const had = session !== null || running;
     current++;

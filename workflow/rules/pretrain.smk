@@ -35,6 +35,8 @@ rule pretrain:
     input:
         f"{PRETRAINED}/model/README.md",
         multiext(f"{PRETRAINED}/model/learning_curve", ".svg", ".png"),
+    message:
+        f"The base model is trained: {PRETRAINED}/model"
 
 
 rule pretrain_corpus:

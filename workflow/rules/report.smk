@@ -32,7 +32,7 @@ rule report:
         page=report(
             f"{RESULTS}/{layout.PAGE}",
             category="Report",
-            labels={"what": "the study, told in order, with every story"},
+            labels={"what": "the study in order, with every story"},
         ),
         markdown=f"{RESULTS}/{layout.MARKDOWN}",
     log:

@@ -39,7 +39,7 @@ rule base_stories:
         folder=subpath(output[0], ancestor=2),
         settings=stage_settings(BaseStoriesSettings),
     message:
-        "Telling stories: base model, alone and prompted, seed {wildcards.seed}"
+        "Sampling stories: base model, alone and prompted, seed {wildcards.seed}"
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
@@ -76,7 +76,7 @@ rule stories:
         policy=subpath(input.policy, parent=True),
         settings=stage_settings(StoriesSettings),
     message:
-        f"Telling stories: {WHO}"
+        f"Sampling stories: {WHO}"
     shell:
         "run_script tell_stories --base-model {params.base_model:q}"
         " --policy {params.policy:q} --base-stories {input.base:q}"
@@ -190,6 +190,8 @@ rule opening_stories:
         ),
         settings=stage_settings(OpeningStoriesSettings),
         folder=lambda wildcards, output: f"{home(output)}{RESULTS}/{layout.STORIES.stage}",
+    message:
+        "Sampling stories that begin with openings: seed {wildcards.seed}"
     shell:
         "run_script tell_openings --base-model {params.base_model:q}"
         " --log-probs {input.log_probs:q} --searched {input.searched:q} --openings {input.openings:q}"
