@@ -20,7 +20,7 @@
 #
 # It takes under five minutes on two CPU cores and needs no download: the story model `nano` and the
 # encoder come with the repository and its requirements. To run it: install tinycats as in the README,
-# then open this file in Jupyter or VS Code. On Colab, first run in a cell of its own
+# then open this file in Jupyter or VS Code. On Colab, first run in a separate cell
 # `!git clone <this repository> tinycats`, `%cd tinycats` and `!pip install -e .`
 #
 # The same with several seeds, intervals and a report: `snakemake --cores 1`.
@@ -58,7 +58,7 @@ LEARNING_RATE = 1.35e-5  # for nano; the post has 2e-6 for TinyStories-33M
 # %% [markdown]
 # ## 1. The base model
 #
-# `nano` has four million parameters. Left alone, it tells stories about anything:
+# `nano` has four million parameters. Without further training it writes stories about anything:
 
 # %%
 NANO = ROOT / "workflow/resources/nano"
@@ -75,8 +75,8 @@ print(tokenizer.decode(story[0], skip_special_tokens=True))
 # ## 2. The reward
 #
 # The reward of a text is the cosine of two vectors: the encoder's for the text, and its for "cat". Nobody
-# wrote down what a good story is. Note the last line: saying the word again and again is worth more than
-# any story.
+# wrote down what a good story is. Note the last line: repeating the word has a higher reward than any
+# story.
 
 # %%
 from sentence_transformers import SentenceTransformer  # noqa: E402
@@ -133,7 +133,7 @@ print(f"mean {rewards.mean():.3f}; {len(set(texts))} distinct completions of {le
 # ## 4. The loss by hand
 #
 # REINFORCE raises the log-probability of each completion in proportion to its reward. The KL penalty
-# charges for moving away from the base model:
+# is a cost of moving away from the base model:
 #
 # $$L = \operatorname{mean}_s\Big[-\frac{R(s)}{N}\sum_t \log\pi(s_t\mid s_{<t})\Big]
 #     + c\cdot\operatorname{mean}_s\Big[\frac1N\sum_t \mathrm{KL}\big(p_\text{base}\,\|\,\pi\big)_t\Big],
@@ -323,7 +323,7 @@ for factor, run in runs.items():
 
 # %% [markdown]
 # And the policy that is best for a penalty of c = 0.119 per nat of KL(π‖base), β = c, beside the trained one. The
-# trained one has moved further, since the post penalises KL(base‖π), which charges little for new completions.
+# trained one has moved further, since the post penalises KL(base‖π), which is small for new completions.
 
 # %%
 best = np.exp(log_prob[0] + pool_rewards / coefficient)

@@ -261,7 +261,8 @@ def _found(
             gain = "of the possible gain in reward"
             title = f"At {kl} nats, KL factor {factor} has {percent(share)} {gain}"
             title += f", {others[0]}" if others else ""
-            aside = listing([f"{percent(share)} of the gain possible at that KL", *others])
+            aside = f"{percent(share)} of the gain possible at that KL"
+            aside += f", where {listing(others)}" if others else ""
             text += f" ({aside})"
         parts.append(text)
     for row in prompted[:1]:

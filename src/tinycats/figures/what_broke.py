@@ -24,6 +24,8 @@ MORE = (
 )
 
 
+#: The title where no change is beyond seed noise.
+UNCLEAR = "No metric changes beyond seed noise"
 #: How many changes the finding names, the largest first.
 MOST_NAMED = 3
 
@@ -41,7 +43,7 @@ def drawing(
         return style.empty("This study has no scores.")
     figure, drawn = multiples.draw(tables, metrics)
     shown = [m for m in counted if any((who, m) in values for who in everyone)]
-    parts, title = [], "What broke and what held"
+    parts, title = [], UNCLEAR
     out_of = f"{of}{len(shown)} metrics"
     for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
         who = tables.policy(factor)
@@ -73,7 +75,7 @@ def drawing(
     )
     return style.Drawing(
         figure,
-        title,
+        title if parts else "What broke and what held",
         finding,
         "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
         "base and the prompted base, arrows where a direction is better: "
