@@ -76,7 +76,8 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.set_xticks(SIZES, ["", *map(str, SIZES[1:])])
     axes.legend(frameon=False, loc="upper left")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(path, metadata=metadata, facecolor="white")
     pyplot.close(figure)
 
 

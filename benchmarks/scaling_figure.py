@@ -90,5 +90,6 @@ def draw(about: dict[str, Any], docs: Path) -> None:
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.028 * -(-len(order) // 2)))
     for kind in ("svg", "png"):
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(docs / f"benchmarks.{kind}", metadata=metadata, dpi=150)
+        path = docs / f"benchmarks.{kind}"
+        figure.savefig(path, metadata=metadata, dpi=150, facecolor="white")
     pyplot.close(figure)

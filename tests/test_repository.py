@@ -238,3 +238,10 @@ def test_every_rule_says_what_it_does() -> None:
         text = path.read_text(encoding="utf-8")
         for rule in re.finditer(r"^( *)rule (\w+):\n((?:\1 +.*\n|\n)*)", text, flags=re.M):
             assert "message:" in rule[3], f"{path.name}: rule {rule[2]}"
+
+
+def test_committed_svgs_have_a_white_background() -> None:
+    """On a dark page, text in black ink would otherwise not be seen."""
+    for path in sorted(ROOT.glob("docs/**/*.svg")):
+        beginning = path.read_text(encoding="utf-8")[:3000]
+        assert "#ffffff" in beginning, path
