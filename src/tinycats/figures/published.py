@@ -35,8 +35,8 @@ def draw(tables: Tables) -> style.Drawing:
             markerfacecolor="none", markeredgewidth=1.8, zorder=9,
         )  # fmt: skip
         ax.annotate(
-            tables.policy(row["kl_factor"]).label(), (row["kl"], row["reward"]), (11, 5),
-            textcoords="offset points", zorder=8,
+            tables.policy(row["kl_factor"]).label(), (row["kl"], row["reward"]), (-6, 11),
+            textcoords="offset points", ha="right", zorder=8,
         )  # fmt: skip
     far = [r[BASE_TO_POLICY] for r in [*ends, *trajectories] if math.isfinite(r[BASE_TO_POLICY])]
     style.root_axis(ax, 1.3 * max([1.0, *far, *(row["kl"] for row in published)]), "x")
