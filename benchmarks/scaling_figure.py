@@ -61,7 +61,7 @@ def draw(about: dict[str, Any], docs: Path) -> None:
     from tinycats.figures import style
 
     style.apply("benchmarks")
-    figure, axes = pyplot.subplots(3, 1, figsize=(style.WIDTH, 13))
+    figure, axes = pyplot.subplots(1, 3, figsize=(1.6 * style.WIDTH, 4.4))
     names: dict[str, Any] = {}
     for panel, (part, (_, label)) in zip(axes, PANELS.items(), strict=True):
         lines = series(about, part)
@@ -82,12 +82,12 @@ def draw(about: dict[str, Any], docs: Path) -> None:
         )
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
-    axes[0].set_title("seconds per 1000 completions", loc="left")
+    axes[0].set_ylabel("seconds per 1000 completions")
     order = [name for name, *_ in STYLE.values() if name in names]
     figure.legend(
-        [names[name] for name in order], order, frameon=False, loc="upper center", ncols=2
+        [names[name] for name in order], order, frameon=False, loc="upper center", ncols=4
     )
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.028 * -(-len(order) // 2)))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.08 * -(-len(order) // 4)))
     for kind in ("svg", "png"):
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         path = docs / f"benchmarks.{kind}"

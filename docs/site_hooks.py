@@ -108,7 +108,7 @@ def values(about: dict[str, Any]) -> str:
         for rule, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
         if rule in about and kind in ("integer", "number")
     ]
-    return " ".join([word, *limits[:2]]) + or_null
+    return " ".join([word, ", ".join(limits[:2])]).strip() + or_null
 
 
 def _short(value: Any) -> str:
