@@ -373,8 +373,8 @@ table = "".join(f"<tr>{row}</tr>" for row in rows)
 display(HTML(f'<table style="background:#fff;color:#111">{table}</table>'))
 
 # %% [markdown]
-# A last question, the post's own: does it write about cats even if told not to? The share of stories
-# that mention a cat after each prompt:
+# A last question: does it write about cats after other prompts? The base model follows no instructions,
+# and a prompt that forbids cats names them. The share of stories that mention a cat after each prompt:
 
 # %%
 from tinycats.mentions import Mentions  # noqa: E402

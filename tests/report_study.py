@@ -27,7 +27,7 @@ HOSTILE = "<script>window.broken = true</script><img src=x onerror='window.broke
 FACTORS = ("0", "1500", "6000")
 PROMPTS = {
     "training": ["Once upon a time there was"],
-    "told_not_to": ["This is a story about a bird.", "There are no cats in this story."],
+    "other_subjects": ["This is a story about a bird.", "There are no cats in this story."],
 }
 SVG = """<?xml version="1.0"?><!DOCTYPE svg>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="600pt"
@@ -41,7 +41,8 @@ SVG = """<?xml version="1.0"?><!DOCTYPE svg>
 
 
 def _interval(mean: float, half: float = 0.02) -> dict[str, object]:
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": 2}
+    each = f"{mean - half:.6g} {mean + half:.6g}"
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": 2, "each": each}
 
 
 def _who(model: str, factor: str) -> dict[str, str]:
@@ -215,6 +216,14 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
     write_table(
         study / "tables/by_prompt_group.csv", groups, STUDY_TABLES["tables/by_prompt_group.csv"]
     )
+    path = study / "tables/by_prompt.csv"
+    by_prompt = [
+        {**row, "prompt": prompt}
+        for row in groups
+        for prompt in PROMPTS[str(row["prompt_group"])]
+        if row["model"] != "prompted"
+    ]
+    write_table(path, by_prompt, STUDY_TABLES["tables/by_prompt.csv"])
     verdicts = ("better", "worse", "undecided", "higher", "lower")
     paired = [
         {

@@ -15,7 +15,7 @@ from tinycats.frontier import rivals
 from tinycats.frontier.best_of_n import Pool
 from tinycats.frontier.columns import POLICIES, PROMPTED
 from tinycats.tables.equal_kl import equal_kl
-from tinycats.tables.intervals import over_seeds, p_value
+from tinycats.tables.intervals import p_value, t_interval
 
 
 def test_best_of_n_at_a_kl_is_a_policy_of_that_kl() -> None:
@@ -120,7 +120,7 @@ def test_rivals_are_held_at_the_policys_own_kl(tmp_path: Path) -> None:
     theirs = [0.9 + e - 0.3 * (k - 1 - e) / (3 - 2 * e) for k, e in zip(kl, noise, strict=True)]
     each = [GAIN * k * (0.8 + e - t) for k, e, t in zip(kl, noise, theirs, strict=True)]
     assert row["mean"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert (row["low"], row["high"]) == pytest.approx(over_seeds(each)[1:3], abs=1e-6)
+    assert (row["low"], row["high"]) == pytest.approx(t_interval(each)[1:3], abs=1e-6)
     assert row["rival_share"] == pytest.approx(np.mean(theirs), abs=1e-6)
     assert row["rival_regret_nats"] - row["regret_nats"] == pytest.approx(row["mean"] / 0.05)
     row = found["blog", "6000", "best_of_n", ""]
@@ -161,11 +161,11 @@ def test_an_error_that_seeds_share_is_in_interval_and_p_value() -> None:
     held, wrong, blind = 0, 0, 0
     for _ in range(1000):
         values = (rng.normal(size=4) + rng.normal()).tolist()
-        interval = over_seeds(values, shared=1.0)
+        interval = t_interval(values, shared=1.0)
         held += interval.low <= 0 <= interval.high
         wrong += p_value(values, 1.0) < 0.05
         blind += p_value(values) < 0.05
     assert held + wrong == 1000
     assert 930 <= held <= 985
     assert blind > 150
-    assert over_seeds([1.0, 1.0], 0.5).high == pytest.approx(1 + 0.5 * 1.959964)
+    assert t_interval([1.0, 1.0], 0.5).high == pytest.approx(1 + 0.5 * 1.959964)

@@ -315,7 +315,7 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
 }
 
 
-FIGURES = tuple(f"{RESULTS}/figures/{name}.svg" for name in ("scores_by_kl", "told_not_to"))
+FIGURES = tuple(f"{RESULTS}/figures/{name}.svg" for name in ("scores_by_kl", "by_prompt"))
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ def test_a_full_disk_is_one_line(
     results = spare / "results"
     shutil.rmtree(results)
     stages = ("stories/base/seed=0.jsonl", "completions/base.csv", "scores/stories.csv")
-    targets = [f"{RESULTS}/{end}" for end in (*stages, "figures/told_not_to.svg")] + [*TARGETS]
+    targets = [f"{RESULTS}/{end}" for end in (*stages, "figures/by_prompt.svg")] + [*TARGETS]
     with small_disk(results, "100m") as disk:
         for target in targets:
             subprocess.run(["cp", "-a", f"{tmp_path}/results/.", results], check=True)

@@ -20,7 +20,7 @@ from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
-from tinycats.tables.intervals import over_seeds
+from tinycats.tables.intervals import t_interval
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
@@ -29,13 +29,15 @@ KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
 REWARD = {"0": 0.731, "0.5": 0.62, "6000": 0.512, "24000": 0.33}
 
 
-def interval(mean: float, seeds: int) -> dict[str, float]:
+def interval(mean: float, seeds: int) -> dict[str, object]:
     known = seeds > 1
+    each = [mean + 0.02 * (2 * i / (seeds - 1) - 1) for i in range(seeds)] if known else [mean]
     return {
         "mean": mean,
         "low": mean - 0.02 if known else math.nan,
         "high": mean + 0.02 if known else math.nan,
         "seeds": seeds,
+        "each": " ".join(f"{value:.6g}" for value in each),
     }
 
 
@@ -87,16 +89,19 @@ def study(
                         "share_of_attainable_gain": 0.37,
                     }
                 )  # fmt: skip
-    summary, groups, positions, first, scores, judges = [], [], [], [], [], []
+    summary, groups, by_prompt, positions, first, scores, judges = [], [], [], [], [], [], []
     for rank, teller in enumerate(tellers):
         for metric in METRICS:
             mean = 0.2 + 0.1 * rank
             summary.append({**teller, "kl_coefficient_per_nat": "", "metric": metric,
                             **interval(mean, n)})  # fmt: skip
-        for group in ("training", "told_not_to"):
-            share = 0.11 * (rank + 1) * (0.5 if group == "told_not_to" else 1)
+        for group in ("training", "other_subjects"):
+            share = 0.11 * (rank + 1) * (0.5 if group == "other_subjects" else 1)
             where = {**teller, "prompt_group": group}
             groups.append({**where, "metric": "mentions_concept", **interval(share, n)})
+            prompt = "Once there was" if group == "training" else f"There are no {concept}s here."
+            if teller["model"] != "prompted":
+                by_prompt.append({**groups[-1], "prompt": prompt})
             for begin, end in ((0, 4), (4, 8), (8, 20)):
                 for metric in ("mentions_per_100_tokens", f"{KLS[0]}_per_token"):
                     place = {"position_from": begin, "position_to": end, "metric": metric}
@@ -159,6 +164,7 @@ def study(
         "tables/top_completions.csv": top,
         "tables/summary.csv": summary,
         "tables/by_prompt_group.csv": groups,
+        "tables/by_prompt.csv": by_prompt,
         "tables/by_position.csv": positions,
         "tables/first_token.csv": first,
         "tables/decomposition.csv": split if frontier else [],
@@ -330,7 +336,14 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
         ("sample_efficiency", ["at KL factor 6000 a reward of 0.51, which all reach, takes 2,000"]),
         ("scores_by_kl", ["20% of the base's", "40% of KL factor 0's", "50% of KL factor 6000's"]),
         ("what_broke", ["KL factor 0 changed 10 of 10 metrics beyond seed noise", "→"]),
-        ("told_not_to", ["6% (95% interval 4% to 8%) of the base's", "22%"]),
+        (
+            "by_prompt",
+            [
+                "“Once there was” 44% (11%)",
+                "“There are no cats here.” 22% (6%): what",
+                "cannot be shown",
+            ],
+        ),
         ("by_position", ["tokens 0–3 to tokens 8–19", "1.0 to 0.20 for the base", "3.0 to 2.2"]),
         (
             "first_token",
@@ -444,7 +457,7 @@ def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:
 
 def test_another_concept_is_named_and_has_no_published_curve(tmp_path: Path) -> None:
     results = study(tmp_path / "study", concept="dragon")
-    for name in ("told_not_to", "frontier", "training_metrics_0", "stories"):
+    for name in ("by_prompt", "frontier", "training_metrics_0", "stories"):
         words = draw(name, results, tmp_path, concept="dragon")
         assert "cat" not in words["alt"].replace("indicat", "")
         assert reading.PUBLISHED_LABEL not in words["alt"]
@@ -619,4 +632,4 @@ def test_the_second_judge_is_believed_only_beyond_its_noise(
 ) -> None:
     from tinycats.figures import judge_vs_reward
 
-    assert part in judge_vs_reward._verdict(over_seeds(values), lowest)
+    assert part in judge_vs_reward._verdict(t_interval(values), lowest)

@@ -24,7 +24,7 @@ from tinycats.program import UserError
 from tinycats.reward.settings import JudgeSettings, check_judges
 from tinycats.scores import columns, judging
 from tinycats.stories.columns import STORY_FIELDS
-from tinycats.tables.intervals import over_seeds
+from tinycats.tables.intervals import t_interval
 
 PROMPT = "Once upon a time there was"
 
@@ -233,4 +233,4 @@ def test_the_figure_says_whether_a_judge_follows(
 
 
 def test_a_judge_with_one_seed_is_not_believed() -> None:
-    assert figure._verdict(over_seeds([-0.5])) == ("", "one seed does not tell whether it follows")
+    assert figure._verdict(t_interval([-0.5])) == ("", "one seed does not tell whether it follows")

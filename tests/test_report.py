@@ -338,7 +338,7 @@ def test_results_md_shows_what_the_page_shows(study, made):
     assert "![A line that rises to 10, drawn for frontier](figures/frontier.svg)" in text
     assert "<script>" not in text
     assert "\\<script\\>" in text
-    for heading in ("What broke and what held", "It's better! Probably!", "Even if told not to"):
+    for heading in ("What broke and what held", "It's better! Probably!", "After other prompts"):
         assert heading in text
     lead = report.facts(study)["lead"]
     assert markdown_results.escape(lead) in text
@@ -416,9 +416,9 @@ def test_scores_of_unknown_metrics_are_still_shown(tmp_path):
 def test_stories_side_by_side_are_of_the_training_prompt_wherever_it_stands(study):
     # the other groups first, as when a config names another group before `training`
     stories = sorted(study.stories, key=lambda story: story.line["prompt_group"] == "training")
-    assert stories[0].line["prompt_group"] == "told_not_to"
+    assert stories[0].line["prompt_group"] == "other_subjects"
     facts = report.facts(dataclasses.replace(study, stories=tuple(stories)))
-    assert facts["groups"] == ["training", "told_not_to"]
+    assert facts["groups"] == ["training", "other_subjects"]
     shown = [story.line["prompt_group"] for _, story in facts["side_by_side"]]
     assert shown == ["training"] * 4
 

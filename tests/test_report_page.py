@@ -164,10 +164,10 @@ def test_the_kl_control_changes_figures_stories_and_tables(browser, small):
 def test_seed_and_prompts_switch_every_story(browser, small):
     open_page(browser, small)
     choose(browser, "control", "seed", "1")
-    choose(browser, "control", "group", "told_not_to")
+    choose(browser, "control", "group", "other_subjects")
     lines = [story["line"] for story in shown_stories(browser)]
     assert lines
-    assert all("seed 1 · told not to" in line for line in lines)
+    assert all("seed 1 · other subjects" in line for line in lines)
     texts = [s.text for s in browser.find_elements(By.CSS_SELECTOR, "#columns .story .prompt")]
     assert set(texts) == {"This is a story about a bird."}
     assert len(texts) == 4

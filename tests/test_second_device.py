@@ -145,7 +145,7 @@ def test_training(run: Run, folder: Path, options: dict[str, object]) -> None:
 
 def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     policy, _ = train(run, folder, "cpu")
-    prompts = {"training": [PROMPT], "told_not_to": ["There are no cats in this story."]}
+    prompts = {"training": [PROMPT], "other_subjects": ["There are no cats in this story."]}
     common = {"base_model": folder / "base", "prompts": json.dumps(prompts)}
     common |= {"stories_per_training_prompt": 6, "stories_per_other_prompt": 3, "new_tokens": 20}
     outs = {device: folder / f"results-{device}" for device in ("cpu", SECOND)}

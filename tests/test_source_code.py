@@ -25,7 +25,7 @@ from tinycats.source_code import digest
 for path in sorted(Path(sys.argv[1]).glob("workflow/scripts/*.py")):
     print(path.stem, digest(path))
 print("figure", digest(Path(sys.argv[1]) / "workflow/scripts/draw_figure.py",
-                       "tinycats.figures.told_not_to"))
+                       "tinycats.figures.by_prompt"))
 print("rewards", digest("tinycats.reward.similarity"))
 """
 
@@ -179,7 +179,7 @@ def test_an_edited_function_changes_the_programs_that_run_it(
     )
     assert {"train_policy", "sample_completions", "score", "rewards"} <= encoder
     assert not {"frontier", "tell_stories", "draw_figure"} & encoder
-    figure = changed_by(copy, here, "figures/told_not_to.py", "\ndef draw(", "\nX = 1\n\ndef draw(")
+    figure = changed_by(copy, here, "figures/by_prompt.py", "\ndef draw(", "\nX = 1\n\ndef draw(")
     assert figure == {"figure"}
 
 

@@ -214,7 +214,7 @@ def test_null_takes_away_what_config_yaml_has():
     config["variants"] = {"blog": None, "mine": {"advantage": "mean", "kl": "base_to_policy"}}
     study = Study.check(config)
     assert list(study.variants) == ["mine"]
-    assert list(study.evaluation.prompts) == ["training", "told_not_to"]
+    assert list(study.evaluation.prompts) == ["training", "other_subjects"]
     assert "blog" not in study.record["variants"]
 
 
@@ -222,7 +222,7 @@ def test_text_from_the_command_line_is_read_by_the_type_of_its_field():
     given = {
         "training": {"steps": "4", "learning_rate": "2e-6", "kl_factors": ["0", "1500"]},
         "variants": {"blog": "null", "mine": {"advantage": "mean", "steps": "7"}},
-        "evaluation": {"prompted_with": "null", "prompts": {"told_not_to": "null"}},
+        "evaluation": {"prompted_with": "null", "prompts": {"other_subjects": "null"}},
     }
     study = Study.check(DEFAULT, given)
     assert study.training.steps == 4

@@ -36,7 +36,7 @@ from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
 from tinycats.tables.columns import TABLES
-from tinycats.tables.intervals import holm, over_seeds, p_value, verdict
+from tinycats.tables.intervals import holm, over_seeds, p_value, t_interval, verdict
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -241,20 +241,80 @@ def test_self_bleu_is_of_24_stories_evenly_spaced_over_a_set() -> None:
 
 
 def test_t_interval_of_three_seeds() -> None:
-    row = over_seeds([1.0, 2.0, 3.0])
+    row = t_interval([1.0, 2.0, 3.0])
     half = 4.302652729911275 / math.sqrt(3)  # t quantile with 2 degrees of freedom; sd = 1
-    assert row == pytest.approx((2, 2 - half, 2 + half, 3))
+    assert row[:4] == pytest.approx((2, 2 - half, 2 + half, 3))
     assert row.known
+    assert row.columns()["each"] == "1 2 3"
 
 
-def test_an_interval_needs_two_seeds() -> None:
-    one = over_seeds([0.5, math.nan])
+def test_an_interval_needs_four_seeds() -> None:
+    one = t_interval([0.5, math.nan])
     assert (one.mean, one.seeds) == (0.5, 1)
     assert math.isnan(one.low)
     assert math.isnan(one.high)
-    assert over_seeds([]).seeds == 0
-    same = over_seeds([0.5, 0.5])
+    assert t_interval([]).seeds == 0
+    same = t_interval([0.5, 0.5])
     assert (same.low, same.high) == (0.5, 0.5)
+    assert not over_seeds([1.0, 2.0, 3.0]).known
+    assert over_seeds([1.0, 2.0, 3.0]).each == (1, 2, 3)
+    four = [1.0, 2.0, 2.5, 3.5]
+    assert over_seeds(four) == t_interval(four)
+
+
+def test_two_modes_have_no_interval() -> None:
+    modes = [7.7, 7.9, 8.3, 9.0, 11.6, 19.3, 19.4]
+    assert not over_seeds(modes, scale="log").known
+    assert over_seeds(modes, scale="log").mean == pytest.approx(np.mean(modes))
+    assert over_seeds(modes, check=False).known
+    assert over_seeds([1.0] * 5).known  # no scatter at all
+
+
+def test_intervals_keep_to_what_is_possible() -> None:
+    rare = [0.01, 0.02, 0.05, 0.1]
+    for scale, top in (("log", math.inf), ("logit", 1.0)):
+        found = over_seeds(rare, scale=scale)  # type: ignore[arg-type]
+        assert 0 < found.low < found.mean < found.high < top
+    assert t_interval(rare).low < 0
+    # exp(± half / mean), by the delta method
+    found, half = over_seeds(rare, scale="log"), t_interval(rare).high - 0.045
+    assert (found.low, found.high) == pytest.approx(
+        (0.045 * math.exp(-half / 0.045), 0.045 * math.exp(half / 0.045))
+    )
+
+
+def test_all_of_some_stories_is_no_certainty() -> None:
+    found = over_seeds([1.0] * 5, scale="proportion", stories=120)
+    quantile = 2.7764451  # Student's, 4 degrees of freedom
+    assert found.low == pytest.approx(120 / (120 + quantile**2))
+    assert found.high == 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15])
+def test_the_interval_of_a_share_holds_it(spread: float) -> None:
+    """Also where the seeds' own shares differ, which makes the stories of a seed alike."""
+    rng, held, tries = np.random.default_rng(5), 0, 600
+    for _ in range(tries):
+        own = np.clip(rng.normal(0.8, spread, size=8), 0, 1)
+        shares = rng.binomial(24, own) / 24
+        found = over_seeds(shares.tolist(), scale="proportion", stories=8 * 24)
+        held += found.low <= 0.8 <= found.high
+    truth = 0.8  # clipping moves it by less than 0.01
+    assert held / tries > 0.93, truth
+
+
+def test_shares_that_differ_alike_by_luck_are_no_certainty() -> None:
+    values: tables.Values = {
+        (BASE, "ended"): {0: 0.25, 1: 0.5},
+        (KL0, "ended"): {0: 0.5, 1: 0.75},
+    }
+    (sure,) = tables.paired_differences(values)
+    assert sure["p_value"] == 0
+    for model in (BASE, KL0):
+        values[model, tables.NUMBER] = {0: 8, 1: 8}
+    (row,) = tables.paired_differences(values)
+    assert row["mean"] == 0.25
+    assert 0.1 < row["p_value"] < 0.9
 
 
 # ---------------------------------------------------------------------------- tables of scores
@@ -297,9 +357,8 @@ def test_the_seed_is_the_unit(tmp_path: Path) -> None:
     values = tables.score_values(*write_scores(tmp_path, rows))["training"]
     assert values[BASE, "words"] == {0: 15.0, 1: 25.0}
     row = next(r for r in tables.summary(values) if r["metric"] == "words")
-    half = 12.706204736432095 * math.sqrt(50 / 2)
-    assert (row["mean"], row["seeds"]) == (20, 2)
-    assert (row["low"], row["high"]) == pytest.approx((20 - half, 20 + half))
+    assert (row["mean"], row["seeds"], row["each"]) == (20, 2, "15 25")
+    assert math.isnan(row["low"])
     # no seed has a value: no row
     assert "compression_ratio" not in {r["metric"] for r in tables.summary(values)}
 
@@ -326,8 +385,8 @@ def test_summary_says_the_coefficient_per_nat(tmp_path: Path) -> None:
     assert [row["kl_coefficient_per_nat"] for row in rows] == ["", 6000 / 50257]
     write_table(tmp_path / "summary.csv", rows, TABLES["summary"])
     assert (tmp_path / "summary.csv").read_text().splitlines()[1:] == [
-        "base,,,,words,1,,,1",
-        "policy,blog,6000,0.1193864,words,1,,,1",
+        "base,,,,words,1,,,1,1",
+        "policy,blog,6000,0.1193864,words,1,,,1,1",
     ]
 
 
@@ -358,7 +417,7 @@ def test_differences_are_paired_by_seed() -> None:
     # of four p-values it is the third: two are 0, since their two seeds differ by the same
     assert row["p_holm"] == pytest.approx(2 * p)
     assert sorted(r["p_value"] for r in found.values() if r["seeds"] == 2)[:2] == [0.0, 0.0]
-    assert (row["low"], row["high"]) == pytest.approx((16 / 30 - half, 16 / 30 + half))
+    assert [float(v) for v in row["each"].split()] == pytest.approx([0.5, 0.5, 0.6])
     assert (row["minuend"], row["subtrahend"], row["variant"]) == ("0", "base", "blog")
     assert row["subtrahend_variant"] == ""
     # only seeds 1 and 2 are in both; −0.1 and −0.1
@@ -421,6 +480,25 @@ def test_holm_keeps_false_verdicts_rare() -> None:
     tables_of_zeros = [[p_value(v) for v in rng.normal(size=(40, 4)).tolist()] for _ in range(300)]
     assert np.mean([min(holm(table)) < 0.05 for table in tables_of_zeros]) < 0.09
     assert np.mean([min(table) < 0.05 for table in tables_of_zeros]) > 0.7
+
+
+def test_prompts_are_apart_and_the_prompted_base_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        score_row(model, seed, index, prompt=prompt, prompt_group=group, mentions_concept=said)
+        for model, said in ((BASE, 0), (PROMPTED, 1), (KL0, 1))
+        for seed in (0, 1)
+        for index, (group, prompt) in enumerate((("training", "a"), ("other", "b"), ("other", "c")))
+    ]
+    path, _ = write_scores(tmp_path, rows)
+    found = tables.by_prompt(tables.prompt_values(path))
+    assert list(dict.fromkeys((r["prompt_group"], r["prompt"]) for r in found)) == [
+        ("training", "a"), ("other", "b"), ("other", "c"),
+    ]  # fmt: skip
+    assert {r["model"] for r in found} == {"base", "policy"}
+    shares = {
+        (r["model"], r["prompt"]): r["mean"] for r in found if r["metric"] == "mentions_concept"
+    }
+    assert shares == {(m, p): float(m == "policy") for m in ("base", "policy") for p in "abc"}
 
 
 # ---------------------------------------------------------------------------- completions
@@ -563,11 +641,18 @@ def write_training(folder: Path, seed: int, rewards: list[float]) -> Path:
 def test_training_curves_have_a_band(tmp_path: Path) -> None:
     paths = [write_training(tmp_path, 0, [0.1, 0.2]), write_training(tmp_path, 1, [0.1, 0.4])]
     rows = {(r["step"], r["metric"]): r for r in steps.training(paths)}
-    assert rows[1, "reward_mean"]["low"] == pytest.approx(0.1)
     row = rows[2, "reward_mean"]
-    half = 12.706204736432095 * 0.1
     assert (row["mean"], row["seeds"]) == (pytest.approx(0.3), 2)
-    assert (row["low"], row["high"]) == pytest.approx((0.3 - half, 0.3 + half))
+    assert (row["low"], row["each"]) == (pytest.approx(math.nan, nan_ok=True), "0.2 0.4")
+    four = {
+        (r["step"], r["metric"]): r
+        for r in steps.training(
+            [write_training(tmp_path, s, [0.1, 0.2 + 0.1 * s]) for s in range(4)]
+        )
+    }[2, "reward_mean"]
+    half = 3.182446305284263 * math.sqrt(0.05 / 3 / 4)  # 0.2, 0.3, 0.4, 0.5
+    assert (four["low"], four["high"]) == pytest.approx((0.35 - half, 0.35 + half))
+    assert four["each"] == ""
     # measured times would differ from run to run; what was not measured has no row
     assert {"seconds", "samples_per_second", "gradient_snr"}.isdisjoint(
         metric for _, metric in rows

@@ -150,7 +150,7 @@ def test_an_edited_objective_reruns_policies_and_what_follows(study):
 
 
 def test_an_edited_figure_is_redrawn_alone(study):
-    path = study / "src/tinycats/figures/told_not_to.py"
+    path = study / "src/tinycats/figures/by_prompt.py"
     with edited(path, "\ndef draw(", "\nEDITED = True\n\n\ndef draw("):
         jobs = planned(study)
     assert jobs == {"figure": 1, "report": 1}
@@ -205,5 +205,5 @@ def test_the_order_of_keys_and_numbers_reruns_nothing(study):
 def test_snakemake_s_own_report(study):
     snakemake(study, "--report", "snakemake-report.html")
     text = (study / "snakemake-report.html").read_text()
-    assert "told_not_to" in text
+    assert "by_prompt" in text
     assert not re.search(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", text)

@@ -8,7 +8,7 @@ from tinycats.figures import style
 from tinycats.figures.reading import Tables, number, percent, who_of
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, PROMPTED, ModelId
-from tinycats.tables.intervals import Interval, over_seeds
+from tinycats.tables.intervals import Interval, t_interval
 
 JUDGES = (
     ("mentions_concept", "stories that mention “{concept}”"),
@@ -144,7 +144,7 @@ def _finding(
     (r0, j0), (r1, j1) = means[low, judge], means[high, judge]
     often = [means[who, JUDGES[1][0]][1] for who in (low, high)]
     before, after = seeds[low, judge], seeds[high, judge]
-    rises = over_seeds([after[s][1] - before[s][1] for s in after if s in before])
+    rises = t_interval([after[s][1] - before[s][1] for s in after if s in before])
     verdict = _verdict(rises, min(j0, j1))
     return (
         f"From KL factor {low.kl_factor} to {high.kl_factor} the reward of these stories rises from "

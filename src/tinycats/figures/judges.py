@@ -8,7 +8,7 @@ from tinycats.figures import style
 from tinycats.figures.reading import Tables, number, who_of
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, JUDGES, PROMPTED, ModelId
-from tinycats.tables.intervals import Interval, over_seeds
+from tinycats.tables.intervals import Interval, t_interval
 
 KINDS = {"completions": "completions", "stories": "whole stories"}
 
@@ -96,7 +96,7 @@ def _finding(rows: list[Row], judge: str) -> tuple[str, str]:
     near = policies[-2]
     before = {row["seed"]: row["score"] for row in of[near]}
     steps = [row["score"] - before[row["seed"]] for row in of[best] if row["seed"] in before]
-    verdict, words = _verdict(over_seeds(steps))
+    verdict, words = _verdict(t_interval(steps))
     return verdict, f"{sentence}; from {near.phrase} to {best.phrase} {words}."
 
 

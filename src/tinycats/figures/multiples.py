@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tinycats.figures import style
 from tinycats.figures.reading import Tables, by_metric
 from tinycats.layout import BASE, PROMPTED, ModelId
-from tinycats.scores.columns import METRICS, possible_range
+from tinycats.scores.columns import METRICS
 from tinycats.tables.intervals import Interval
 
 _ARROW = {"up": "\u00a0↑", "down": "\u00a0↓", "none": "", "cost": ""}
@@ -21,7 +21,7 @@ def summary(tables: Tables) -> tuple[list[ModelId], dict[tuple[ModelId, str], In
     """The models in tables/summary.csv, and (model, metric) → interval."""
     rows = tables.rows("tables/summary.csv")
     values = {
-        (who, metric): style.clamp(value, *possible_range(metric))
+        (who, metric): value
         for (who, metric), value in by_metric(rows).items()
         if metric in METRICS and math.isfinite(value.mean)
     }

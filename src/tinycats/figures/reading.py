@@ -24,7 +24,7 @@ _TEXT_COLUMNS = {
     "model", "variant", "kl_factor", "seed", "metric", "text", "token", "prompt_group", "prompt",
     "comparison", "minuend", "subtrahend", "subtrahend_variant", "rival", "rival_variant",
     "part", "verdict", "judge",
-    "texts", "after",
+    "texts", "after", "each",
 }  # fmt: skip
 
 DEFAULT_VARIANT = "blog"
@@ -190,7 +190,8 @@ def who_of(row: Row) -> ModelId:
 
 
 def interval(row: Row) -> Interval:
-    return Interval(row["mean"], row["low"], row["high"], int(row["seeds"]))
+    each = tuple(map(float, row["each"].split()))
+    return Interval(row["mean"], row["low"], row["high"], int(row["seeds"]), each)
 
 
 def by_metric(rows: Iterable[Row]) -> dict[tuple[ModelId, str], Interval]:
@@ -212,10 +213,22 @@ def percent(value: float) -> str:
 
 
 def within(value: Interval, form: Any = number) -> str:
-    """A number with its interval, for a sentence."""
+    """A number with its interval, or with its seeds where it has none, for a sentence."""
     if not value.known:
-        return str(form(value.mean))
+        seeds = f" (seeds: {', '.join(map(form, sorted(value.each)))})"
+        return str(form(value.mean)) + (seeds if len(value.each) > 1 else "")
     return f"{form(value.mean)} (95% interval {form(value.low)} to {form(value.high)})"
+
+
+def uncertainty(values: Iterable[Interval]) -> str:
+    """What is drawn beside means, for a text alternative."""
+    values = list(values)
+    parts = ["with the 95% interval over seeds"] if any(v.known for v in values) else []
+    if any(len(value.each) > 1 for value in values):
+        parts.append(
+            "and a small mark for each seed" if parts else "with a small mark for each seed"
+        )
+    return " ".join(parts) or "of one seed"
 
 
 def listing(parts: list[str]) -> str:

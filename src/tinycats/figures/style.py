@@ -364,22 +364,25 @@ def percent_axis(ax: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g}%"))
 
 
-def clamp(value: Interval, lowest: float = 0.0, highest: float = 1.0) -> Interval:
-    """An interval within what is possible, by default for a share."""
-    if not value.known:
-        return value
-    return value._replace(low=max(value.low, lowest), high=min(value.high, highest))
-
-
 def band(ax: Axes, x: Any, values: Sequence[Interval], paint: str) -> None:
-    """The 95 % interval over seeds as a band, where known."""
+    """The 95 % interval over seeds as a band; where there is none, a thin line for each seed."""
     low, high = [v.low for v in values], [v.high for v in values]
     if any(v.known for v in values):
         ax.fill_between(x, low, high, color=paint, alpha=0.18, linewidth=0)
+    alone = [() if value.known else value.each for value in values]
+    most = max(map(len, alone), default=0)
+    for seed in range(most if most > 1 else 0):
+        line = [each[seed] if len(each) == most else math.nan for each in alone]
+        ax.plot(x, line, color=paint, alpha=0.45, linewidth=0.9, zorder=1.8)
 
 
 def bar(ax: Axes, x: float, value: Interval, paint: str, across: bool = False) -> None:
-    """The 95 % interval over seeds as a bar, where known."""
+    """The 95 % interval over seeds as a bar, where known, and a small line for each seed."""
+    if len(value.each) > 1:
+        same = [x] * len(value.each)
+        ax.plot(*((value.each, same) if across else (same, value.each)), color=paint, alpha=0.75,
+                linestyle="none", marker="|" if across else "_", markersize=11,
+                markeredgewidth=1.1, zorder=2.1)  # fmt: skip
     if value.known:
         ends = [value.low, value.high]
         ax.plot(*((ends, [x, x]) if across else ([x, x], ends)), color=paint, alpha=0.55,

@@ -101,7 +101,7 @@ def _values(training: list[Row], policies: list[Row]) -> _Values:
             value = interval(rows[-1])
             if metric == "gradient_snr":
                 middle = statistics.median(row["mean"] for row in rows)
-                value = value._replace(mean=middle, low=math.nan, high=math.nan)
+                value = value._replace(mean=middle, low=math.nan, high=math.nan, each=())
             values[variant, factor, metric] = value
     shares: dict[tuple[str, str], list[float]] = {}
     for row in policies:

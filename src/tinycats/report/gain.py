@@ -13,10 +13,8 @@ from tinycats.layout import BASE, ModelId
 from tinycats.report.wording import Cell, cell, human, join, number
 from tinycats.study import with_article
 from tinycats.tables.equal_kl import PROMPTING
-from tinycats.tables.intervals import over_seeds
+from tinycats.tables.intervals import ENOUGH_SEEDS, t_interval
 
-#: fewer seeds give their single values instead of an interval
-ENOUGH_SEEDS = 4
 _COLUMNS = ("reward", "kl_policy_to_base_nats", "limit", "share_of_attainable_gain", "regret_nats")
 
 
@@ -61,7 +59,7 @@ def _rival(row: Row) -> Cell:
     share, ahead = number(row["rival_share"]), -(number(row["mean"]) or 0.0)
     low, high = (number(row[end]) for end in ("high", "low"))
     by = human(ahead, digits=3, sign=True)
-    if low is not None and high is not None and int(row["seeds"]) >= ENOUGH_SEEDS:
+    if low is not None and high is not None:
         by += f" ({human(-low, digits=3, sign=True)} to {human(-high, digits=3, sign=True)})"
     return Cell("–" if share is None else percent(share), f"{STANDS[row['verdict']]}: {by}")
 
@@ -73,7 +71,7 @@ def _share_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
     each = [(a, b, c) for a, b, c in found if a is not None and b is not None and c is not None]
     if len(each) < max(ENOUGH_SEEDS, len(rows)):
         return None
-    seeds = over_seeds(share for share, _, _ in each)
+    seeds = t_interval(share for share, _, _ in each)
     shared = [sum(abs(share - (low, high)[end]) for share, low, high in each) / len(each)
               for end in (0, 1)]  # fmt: skip
     below = math.hypot(seeds.mean - seeds.low, shared[0])

@@ -105,7 +105,7 @@ def facts(study: Study) -> dict[str, Any]:
         "figures": figures,
         "lead": lead,
         "score_table": score_table(study, models),
-        "group_table": group_table(study, models),
+        "prompt_table": prompt_table(study),
         "shares": shares,
         "rivals": list(dict.fromkeys(name for line in shares for name in line["rivals"])),
         "prompting": gain.prompting_sentence(equal, variants),
@@ -155,31 +155,25 @@ def score_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]
     return table
 
 
-def group_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]:
-    """Share of stories that mention the concept, by prompt group and model."""
+def prompt_table(study: Study) -> dict[str, Any]:
+    """Share of stories that mention the concept, by prompt and model; the prompted base is not among them."""
     rows = [
         row
-        for row in study.tables.get("tables/by_prompt_group.csv", [])
+        for row in study.tables.get("tables/by_prompt.csv", [])
         if row["metric"] == "mentions_concept"
     ]
-    lines = []
-    for group in dict.fromkeys(row["prompt_group"] for row in rows):
-        cells = {
-            ModelId.from_row(row): words.cell(row) for row in rows if row["prompt_group"] == group
-        }
-        nothing = words.cell(None)
-        lines.append(
-            {
-                "group": group.replace("_", " "),
-                "prompts": list(
-                    dict.fromkeys(
-                        s.line["prompt"] for s in study.stories if s.line["prompt_group"] == group
-                    )
-                ),
-                "cells": {model.key: cells.get(model, nothing) for model in models},
-            }
-        )
-    return lines
+    models = words.ordered_models(rows)
+    found: dict[tuple[str, str], dict[str, words.Cell]] = {}
+    for row in rows:
+        cells = found.setdefault((row["prompt_group"], row["prompt"]), {})
+        cells[ModelId.from_row(row).without_seed.key] = words.cell(row)
+    return {
+        "models": [{"key": model.key, "name": model.label(study.variants)} for model in models],
+        "lines": [
+            {"group": group.replace("_", " "), "prompt": prompt, "cells": cells}
+            for (group, prompt), cells in found.items()
+        ],
+    }
 
 
 def prompt_groups(stories: Iterable[Story]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from tinycats.files.tables import Row
 from tinycats.layout import ModelId
 from tinycats.program import UserError
-from tinycats.scores.columns import DIVERSITY, METRICS, possible_range
+from tinycats.scores.columns import DIVERSITY, METRICS
 
 MINUS = "\N{MINUS SIGN}"
 PERCENT, POINTS = "\N{NO-BREAK SPACE}%", "\N{NO-BREAK SPACE}points"
@@ -108,22 +108,20 @@ class Cell:
 
 
 def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
-    """A summary row as text: the mean, and the interval "low to high" if there are several seeds.
-
-    As in the figures, the interval is clipped to the metric's possible range; that of a difference
-    (``sign``) is not.
-    """
+    """A row as text: the mean, and "low to high", or where it has no interval the single seeds."""
     if row is None or number(row["mean"]) is None:
         return Cell("–", "")
     metric = row.get("metric", "")
     mean, low, high = (number(row[key]) for key in ("mean", "low", "high"))
     assert mean is not None
+    each = [float(value) for value in row.get("each", "").split()]
     if low is None or high is None:
-        return Cell(human(mean, metric, sign=sign), "", verdict)
+        if len(each) < 2:
+            return Cell(human(mean, metric, sign=sign), "", verdict)
+        digits = _digits(mean, (max(each) - min(each)) / 2)
+        mean_text, *seeds = (human(v, metric, digits, sign) for v in (mean, *sorted(each)))
+        return Cell(mean_text, f"seeds: {', '.join(seeds)}", verdict)
     digits = _digits(mean, (high - low) / 2)
-    if metric in METRICS and not sign:
-        lowest, highest = possible_range(metric)
-        low, high = max(low, lowest), min(high, highest)
     low_text, high_text, mean_text = (
         human(value, metric, digits, sign) for value in (low, high, mean)
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tinycats.completions.columns import MODEL
 from tinycats.files.tables import Columns
@@ -96,7 +95,13 @@ SETS: Columns = {
 OPENING_SETS: Columns = {column: text for column, text in SETS.items() if column != "prompt_group"}
 
 
-def possible_range(metric: str) -> tuple[float, float]:
-    """What a metric's mean can be, which an interval may overstep; only a reward may be negative."""
+#: shares of stories; other shares are of what is in a story
+PROPORTIONS = ("mentions_concept", "ended")
+
+
+def scale(metric: str) -> Literal["plain", "log", "logit", "proportion"]:
+    """How the interval of a metric's mean over seeds is computed: see tables/intervals.py."""
+    if metric in PROPORTIONS:
+        return "proportion"
     unit = METRICS[metric].unit
-    return -math.inf if unit == REWARD else 0.0, 1.0 if unit == "share" else math.inf
+    return "plain" if unit == REWARD else "logit" if unit == "share" else "log"

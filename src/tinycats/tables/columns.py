@@ -8,9 +8,11 @@ from tinycats.policies.columns import KL
 
 INTERVAL: Columns = {
     "mean": "mean over seeds",
-    "low": "lower end of the 95 % t-interval over seeds (empty with one seed)",
+    "low": "lower end of the 95 % interval over seeds (docs/metrics.md); empty with fewer than four seeds,"
+    " and where they do not scatter like a normal distribution",
     "high": "upper end",
     "seeds": "number of seeds",
+    "each": "their values, with blanks between; in training.csv only where low and high are empty",
 }
 
 #: name of a file in tables/ → its columns
@@ -29,6 +31,15 @@ TABLES: dict[str, Columns] = {
         "kl_factor": MODEL["kl_factor"],
         "prompt_group": "group of the prompts",
         "metric": "name as in docs/metrics.md",
+        **INTERVAL,
+    },
+    "by_prompt": {
+        "model": "model; not `prompted`, whose every story mentions what it was made to say",
+        "variant": MODEL["variant"],
+        "kl_factor": MODEL["kl_factor"],
+        "prompt_group": "group of the prompt",
+        "prompt": "the prompt",
+        "metric": "name as in docs/metrics.md, of those that a single story has",
         **INTERVAL,
     },
     "by_position": {
@@ -69,10 +80,11 @@ TABLES: dict[str, Columns] = {
         "regret_nats": "the policy's regret, as in frontier/policies.csv",
         "rival_regret_nats": "the rival's at the same KL",
         "mean": "reward − rival's reward, paired by seed",
-        "low": "lower end of its 95 % interval: between seeds, and the rival's own error (empty with one"
-        " seed)",
+        "low": "lower end of its 95 % interval: between seeds, and the rival's own error (empty with fewer"
+        " than four seeds)",
         "high": INTERVAL["high"],
         "seeds": INTERVAL["seeds"],
+        "each": "the differences of the seeds, with blanks between",
         "p_value": "two-sided p-value of no difference (empty with one seed)",
         "p_holm": "the same, adjusted for the number of rows in this table (Holm 1979)",
         "verdict": "`better` or `worse` than the rival if p_holm < 0.05; else `undecided`",

@@ -99,9 +99,9 @@ def decomposition(values: Values, kls: dict[ModelId, list[float]]) -> list[Row]:
                     raise TableError(f"{who.stem}, {metric}: parts {three} do not sum to {whole}")
             for name, differences in parts.items():
                 about = {**who.columns(*MODEL_COLUMNS), "kl_policy_to_base_nats": sum(kl) / len(kl)}
-                interval = over_seeds(differences)
+                interval = over_seeds(differences, check=False)
                 if interval.seeds:
-                    row = {**about, "metric": metric, "part": name, **interval._asdict()}
+                    row = {**about, "metric": metric, "part": name, **interval.columns()}
                     rows.append(row)
     return rows
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tinycats.files.tables import Row
 from tinycats.frontier.columns import POLICIES, PROMPTED
 from tinycats.layout import ModelId
-from tinycats.tables.intervals import over_seeds, p_value, with_verdicts
+from tinycats.tables.intervals import over_seeds, p_value, t_interval, with_verdicts
 from tinycats.tables.reading import number, read
 from tinycats.tables.summaries import model_of
 
@@ -107,7 +107,7 @@ def _row(variant: str, factor: str, rival: str, other: str, pairs: Pairs, error:
         error = 0.0
 
     def mean(values: Iterator[float]) -> float:
-        return over_seeds(values).mean
+        return t_interval(values).mean
 
     return {
         "variant": variant,
@@ -121,7 +121,7 @@ def _row(variant: str, factor: str, rival: str, other: str, pairs: Pairs, error:
         "rival_share": mean(place.share(theirs) for place, _, theirs in known),
         "regret_nats": mean(place.regret(ours) for place, ours, _ in known),
         "rival_regret_nats": mean(place.regret(theirs) for place, _, theirs in known),
-        **over_seeds(each, error)._asdict(),
+        **over_seeds(each, error, check=False).columns(),
         "p_value": p_value(each, error),
     }
 
@@ -140,7 +140,7 @@ def equal_kl(policies_path: str | Path, prompted_path: str | Path) -> list[Row]:
         own, who = policies[model], (model.variant, model.kl_factor)
         for rival in (BEST_OF_N, PROMPTING):
             pairs = {s: (m.place, m.reward, m.rivals[rival][0]) for s, m in own.items()}
-            error = over_seeds(m.rivals[rival][1] for m in own.values()).mean
+            error = t_interval(m.rivals[rival][1] for m in own.values()).mean
             rows.append(_row(*who, rival, "", pairs, error))
         for other in variants:
             if other != model.variant:

@@ -11,7 +11,7 @@ from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
 from tinycats.files.tables import Row, TableError
 from tinycats.layout import MODEL_COLUMNS, ModelId
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
-from tinycats.tables.intervals import over_seeds
+from tinycats.tables.intervals import Scale, over_seeds
 from tinycats.tables.reading import number, read
 from tinycats.tables.summaries import model_of
 
@@ -45,7 +45,10 @@ def training(paths: Iterable[str | Path]) -> list[Row]:
     for (model, step), values in sorted(of_step.items(), key=lambda i: (i[0][0].order(), i[0][1])):
         for metric in columns:
             about_it = {**model.columns(*MODEL_COLUMNS[1:]), "step": step, "metric": metric}
-            rows.append({**about_it, **over_seeds(values[metric])._asdict()})
+            scale: Scale = "log" if metric.startswith("kl_") else "plain"
+            found = over_seeds(values[metric], scale=scale)
+            row = found._replace(each=() if found.known else found.each).columns()
+            rows.append({**about_it, **row})
     return [row for row in rows if row["seeds"]]
 
 

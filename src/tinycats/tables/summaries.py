@@ -21,8 +21,8 @@ from tinycats.files.tables import Row, TableError
 from tinycats.layout import BASE, MODEL_COLUMNS, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores import metrics
-from tinycats.scores.columns import METRICS, SETS, STORIES
-from tinycats.tables.intervals import over_seeds, p_value, with_verdicts
+from tinycats.scores.columns import METRICS, PROPORTIONS, SETS, STORIES, scale
+from tinycats.tables.intervals import Interval, Scale, over_seeds, p_value, with_verdicts
 from tinycats.tables.positions import Positions
 from tinycats.tables.reading import number, read
 
@@ -38,6 +38,8 @@ PERPLEXITIES = ("perplexity_under_base", "base_perplexity_under_policy")
 SET_METRICS = ("self_bleu", "vendi_score", "compression_ratio")
 STORY_METRICS = tuple(m for m in METRICS if m in STORIES)
 KLS = ("kl_policy_to_base_nats", "kl_base_to_policy_nats")
+#: beside the metrics: how many stories a seed's averages are over
+NUMBER = "stories"
 
 #: (model with ``seed=None``, metric) → seed → the seed's average
 Values = dict[tuple[ModelId, str], dict[int, float]]
@@ -91,7 +93,10 @@ def story_values(
         path: of the table, for errors.
     """
     found: dict[tuple[ModelId, str, int], list[tuple[float, float]]] = defaultdict(list)
+    values: Values = defaultdict(dict)
     for teller, row in rows:
+        number_of = values[teller.without_seed, NUMBER]
+        number_of[int(teller.seed or 0)] = number_of.get(int(teller.seed or 0), 0) + 1
         for metric in STORY_METRICS:
             value, weight = number(row, metric, path), 1.0
             if metric == "perplexity_under_base":
@@ -100,7 +105,6 @@ def story_values(
                 weight = lengths.get((teller.seed, row["story"]), math.nan)
             if not math.isnan(value) and not math.isnan(weight):
                 found[teller.without_seed, metric, int(teller.seed or 0)].append((value, weight))
-    values: Values = defaultdict(dict)
     for (model, metric, seed), pairs in found.items():
         logarithms = metric in PERPLEXITIES
         total = math.fsum((math.log(v) if logarithms else v) * w for v, w in pairs)
@@ -128,6 +132,24 @@ def score_values(stories: str | Path, sets: str | Path) -> dict[str, Values]:
             own = values.setdefault(row["prompt_group"], defaultdict(dict))
             own[teller.without_seed, metric][int(teller.seed or 0)] = number(row, metric, sets)
     return values
+
+
+def prompt_values(stories: str | Path) -> dict[tuple[str, str], Values]:
+    """(Prompt group, prompt) → each model's and metric's average within each seed.
+
+    Without the prompted base, whose every story mentions what it was made to say, and without stories
+    that begin with openings.
+
+    Args:
+        stories: scores/stories.csv.
+    """
+    rows = [(teller_of(row, stories), row) for row in read(stories, STORIES)]
+    lengths = base_lengths(rows, stories)
+    by_prompt: dict[tuple[str, str], list[tuple[ModelId, Mapping[str, str]]]] = {}
+    for teller, row in rows:
+        if teller.is_policy or teller.without_seed == BASE:
+            by_prompt.setdefault((row["prompt_group"], row["prompt"]), []).append((teller, row))
+    return {prompt: story_values(own, lengths, stories) for prompt, own in by_prompt.items()}
 
 
 def deal(counts: np.ndarray, parts: int) -> list[np.ndarray]:
@@ -199,7 +221,14 @@ def seeds_of(values: Values) -> dict[ModelId, list[int]]:
 
 def _ordered(values: Values) -> list[tuple[ModelId, str]]:
     place = {metric: i for i, metric in enumerate(METRICS)}
-    return sorted(values, key=lambda key: (key[0].order(), place[key[1]]))
+    known = (key for key in values if key[1] in place)
+    return sorted(known, key=lambda key: (key[0].order(), place[key[1]]))
+
+
+def _interval(values: Values, model: ModelId, metric: str) -> Interval:
+    of_seed = values[model, metric].values()
+    stories = sum(values.get((model, NUMBER), {}).values())
+    return over_seeds(of_seed, scale=scale(metric), stories=stories)
 
 
 def _known(row: Row) -> bool:
@@ -217,7 +246,7 @@ def summary(values: Values) -> list[Row]:
             "kl_coefficient_per_nat": coefficient,
             "metric": metric,
         }
-        rows.append({**row, **over_seeds(values[model, metric].values())._asdict()})
+        rows.append({**row, **_interval(values, model, metric).columns()})
     return list(filter(_known, rows))
 
 
@@ -230,7 +259,18 @@ def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
             for teller, metric in _ordered(own):
                 if teller == model:
                     row = {**model.columns(*MODEL_COLUMNS), "prompt_group": group, "metric": metric}
-                    rows.append({**row, **over_seeds(own[model, metric].values())._asdict()})
+                    rows.append({**row, **_interval(own, model, metric).columns()})
+    return list(filter(_known, rows))
+
+
+def by_prompt(values: Mapping[tuple[str, str], Values]) -> list[Row]:
+    """Rows of tables/by_prompt.csv, prompts in the order of the stories."""
+    rows = []
+    for (group, prompt), own in values.items():
+        for model, metric in _ordered(own):
+            where = {"prompt_group": group, "prompt": prompt, "metric": metric}
+            row = {**model.columns(*MODEL_COLUMNS), **where}
+            rows.append({**row, **_interval(own, model, metric).columns()})
     return list(filter(_known, rows))
 
 
@@ -242,6 +282,24 @@ def _rivals(policy: ModelId, models: Sequence[ModelId]) -> list[ModelId]:
         m for m in policies if m.kl_factor == policy.kl_factor and m.order() < policy.order()
     ]
     return [*free, *earlier, *(m for m in models if m in (BASE, PROMPTED))]
+
+
+def _chance(values: Values, models: Iterable[ModelId], metric: str, seeds: Sequence[int]) -> float:
+    """Standard error that two models' shares of stories give to their mean difference by chance.
+
+    Shares of a few stories may differ by the same in every seed, by luck. Each share has a success and
+    a failure added, so that shares of 0 and 1 have an error too (Agresti and Caffo 2000).
+    """
+    if metric not in PROPORTIONS:
+        return 0.0
+    squares = 0.0
+    for model in models:
+        for seed in seeds:
+            number_of = values.get((model, NUMBER), {}).get(seed, math.inf)
+            if number_of < math.inf:
+                share = (values[model, metric][seed] * number_of + 1) / (number_of + 2)
+                squares += share * (1 - share) / (number_of + 2)
+    return math.sqrt(squares) / max(len(seeds), 1)
 
 
 def paired_differences(values: Values) -> list[Row]:
@@ -258,7 +316,9 @@ def paired_differences(values: Values) -> list[Row]:
             named = variants if rival.is_policy and rival.variant != policy.variant else ()
             for metric in METRICS:
                 ours, theirs = values.get((policy, metric), {}), values.get((rival, metric), {})
-                each = [ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs})]
+                seeds = sorted({*ours} & {*theirs})
+                each = [ours[seed] - theirs[seed] for seed in seeds]
+                least = _chance(values, (policy, rival), metric, seeds)
                 rows.append(
                     {
                         "comparison": f"{policy.label(named)} − {rival.label(named)}",
@@ -267,8 +327,8 @@ def paired_differences(values: Values) -> list[Row]:
                         "variant": policy.variant,
                         "subtrahend_variant": rival.variant,
                         "metric": metric,
-                        **over_seeds(each)._asdict(),
-                        "p_value": p_value(each),
+                        **over_seeds(each, least=least, check=False).columns(),
+                        "p_value": p_value(each, least=least),
                     }
                 )
     return with_verdicts(list(filter(_known, rows)), lambda row: METRICS[row["metric"]].direction)
@@ -281,5 +341,6 @@ def by_position(positions: Positions) -> list[Row]:
         for (begin, end, metric), of_seed in positions.rows[model, group].items():
             row = {**model.columns(*MODEL_COLUMNS), "prompt_group": group}
             row |= {"position_from": begin, "position_to": end, "metric": metric}
-            rows.append({**row, **over_seeds(of_seed.values())._asdict()})
+            own_scale: Scale = "plain" if metric.startswith("log_ratio") else "log"
+            rows.append({**row, **over_seeds(of_seed.values(), scale=own_scale).columns()})
     return list(filter(_known, rows))
