@@ -207,23 +207,17 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
         {
             **_who(model, factor),
             "prompt_group": group,
+            "prompt": prompt,
             "metric": "mentions_concept",
             **_interval(0.15 * place + 0.1),
         }
         for place, (model, factor) in enumerate(who)
         for group in PROMPTS
+        for prompt in ("", *(PROMPTS[group] if model != "prompted" else ()))
     ]
     write_table(
         study / "tables/by_prompt_group.csv", groups, STUDY_TABLES["tables/by_prompt_group.csv"]
     )
-    path = study / "tables/by_prompt.csv"
-    by_prompt = [
-        {**row, "prompt": prompt}
-        for row in groups
-        for prompt in PROMPTS[str(row["prompt_group"])]
-        if row["model"] != "prompted"
-    ]
-    write_table(path, by_prompt, STUDY_TABLES["tables/by_prompt.csv"])
     verdicts = ("better", "worse", "undecided", "higher", "lower")
     paired = [
         {

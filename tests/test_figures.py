@@ -89,7 +89,7 @@ def study(
                         "share_of_attainable_gain": 0.37,
                     }
                 )  # fmt: skip
-    summary, groups, by_prompt, positions, first, scores, judges = [], [], [], [], [], [], []
+    summary, groups, positions, first, scores, judges = [], [], [], [], [], []
     for rank, teller in enumerate(tellers):
         for metric in METRICS:
             mean = 0.2 + 0.1 * rank
@@ -101,7 +101,7 @@ def study(
             groups.append({**where, "metric": "mentions_concept", **interval(share, n)})
             prompt = "Once there was" if group == "training" else f"There are no {concept}s here."
             if teller["model"] != "prompted":
-                by_prompt.append({**groups[-1], "prompt": prompt})
+                groups.append({**groups[-1], "prompt": prompt})
             for begin, end in ((0, 4), (4, 8), (8, 20)):
                 for metric in ("mentions_per_100_tokens", f"{KLS[0]}_per_token"):
                     place = {"position_from": begin, "position_to": end, "metric": metric}
@@ -164,7 +164,6 @@ def study(
         "tables/top_completions.csv": top,
         "tables/summary.csv": summary,
         "tables/by_prompt_group.csv": groups,
-        "tables/by_prompt.csv": by_prompt,
         "tables/by_position.csv": positions,
         "tables/first_token.csv": first,
         "tables/decomposition.csv": split if frontier else [],

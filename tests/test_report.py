@@ -189,17 +189,17 @@ def test_every_figure_has_its_finding_its_alternative_and_its_table(page, study)
 def test_an_interval_is_shown_with_the_digits_it_supports():
     row = {"metric": "story_reward", "mean": "0.43217", "low": "0.4101", "high": "0.4543"}
     assert words.cell(row) == words.Cell("0.432", "0.410 to 0.454")
-    row = {"metric": "mentions_concept", "mean": "0.98", "low": "0.951", "high": "1.009"}
+    row = {"metric": "mentions_concept", "mean": "0.98", "low": "0.951", "high": "0.999"}
     assert words.cell(row) == words.Cell(
-        "98.0\N{NO-BREAK SPACE}%", "95.1 to 100.0\N{NO-BREAK SPACE}%"
+        "98.0\N{NO-BREAK SPACE}%", "95.1 to 99.9\N{NO-BREAK SPACE}%"
     )
-    assert words.cell(row, sign=True).interval.endswith("100.9\N{NO-BREAK SPACE}points")
+    assert words.cell(row, sign=True).interval.endswith("99.9\N{NO-BREAK SPACE}points")
     row = {"metric": "words", "mean": "-1234.5", "low": "-1300", "high": "-1169"}
     assert words.cell(row).mean == "−1,234"
     row = {"metric": "words", "mean": "12", "low": "", "high": ""}
     assert words.cell(row) == words.Cell("12.0", "")
-    row = {"metric": "words", "mean": "8.7", "low": "-4.6", "high": "22.0"}
-    assert words.cell(row).interval == "0.0 to 22.0"
+    row |= {"each": "12 9.25"}
+    assert words.cell(row) == words.Cell("12.0", "seeds: 9.2, 12.0")
     row = {"metric": "words", "mean": "8.7", "low": "4.6", "high": "12.8"}
     assert words.cell(row) == words.Cell("8.7", "4.6 to 12.8")
     row = {"metric": "ended", "mean": "1", "low": "1", "high": "1"}

@@ -489,8 +489,12 @@ def test_prompts_are_apart_and_the_prompted_base_is_left_out(tmp_path: Path) -> 
         for seed in (0, 1)
         for index, (group, prompt) in enumerate((("training", "a"), ("other", "b"), ("other", "c")))
     ]
-    path, _ = write_scores(tmp_path, rows)
-    found = tables.by_prompt(tables.prompt_values(path))
+    path, sets = write_scores(tmp_path, rows)
+    found = tables.by_prompt_group({}, tables.prompt_values(path))
+    assert found == []
+    every = tables.by_prompt_group(tables.score_values(path, sets), tables.prompt_values(path))
+    found = [row for row in every if row["prompt"]]
+    assert {r["model"] for r in every if not r["prompt"]} == {"base", "prompted", "policy"}
     assert list(dict.fromkeys((r["prompt_group"], r["prompt"]) for r in found)) == [
         ("training", "a"), ("other", "b"), ("other", "c"),
     ]  # fmt: skip

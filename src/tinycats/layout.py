@@ -335,8 +335,8 @@ FRONTIER = {
 TABLES = {
     name: f"tables/{name}.csv"
     for name in (
-        "summary", "by_prompt_group", "by_prompt", "by_position", "paired_differences", "equal_kl",
-        "training", "top_completions", "trajectories", "first_token", "decomposition",
+        "summary", "by_prompt_group", "by_position", "paired_differences", "equal_kl", "training",
+        "top_completions", "trajectories", "first_token", "decomposition",
     )
 }  # fmt: skip
 FIGURE = "figures/{name}"  # and .svg, .png or .json

@@ -87,8 +87,9 @@ def main() -> None:
 
     results = {
         "summary": tables.summary(of_training),
-        "by_prompt_group": tables.by_prompt_group(by_group),
-        "by_prompt": tables.by_prompt(tables.prompt_values(args.story_scores)),
+        "by_prompt_group": tables.by_prompt_group(
+            by_group, tables.prompt_values(args.story_scores)
+        ),
         "by_position": tables.by_position(told),
         "paired_differences": tables.paired_differences(of_training),
         "equal_kl": equal_kl(args.policies, args.prompted),

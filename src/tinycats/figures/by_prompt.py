@@ -23,7 +23,11 @@ Shares = dict[tuple[str, str], dict[ModelId, Interval]]
 
 
 def draw(tables: Tables) -> style.Drawing:
-    rows = [r for r in tables.rows("tables/by_prompt.csv") if r["metric"] == METRIC]
+    rows = [
+        row
+        for row in tables.rows("tables/by_prompt_group.csv")
+        if row["metric"] == METRIC and row["prompt"]
+    ]
     prompts = list(dict.fromkeys((row["prompt_group"], row["prompt"]) for row in rows))
     if not prompts:
         return style.empty("This study has no stories of several prompts.")

@@ -102,7 +102,7 @@ FIGURES: dict[str, FigureEntry] = {
     "completion_mass": FigureEntry(
         "completion_mass", (layout.TABLES["top_completions"],), "broke", 420
     ),
-    "by_prompt": FigureEntry("by_prompt", (layout.TABLES["by_prompt"],), "transfer", 500),
+    "by_prompt": FigureEntry("by_prompt", (layout.TABLES["by_prompt_group"],), "transfer", 500),
     "by_position": FigureEntry("by_position", (layout.TABLES["by_position"],), "transfer", 510),
     "first_token": FigureEntry("first_token", (layout.TABLES["first_token"],), "transfer", 520),
     "variants": FigureEntry(

@@ -159,8 +159,8 @@ def prompt_table(study: Study) -> dict[str, Any]:
     """Share of stories that mention the concept, by prompt and model; the prompted base is not among them."""
     rows = [
         row
-        for row in study.tables.get("tables/by_prompt.csv", [])
-        if row["metric"] == "mentions_concept"
+        for row in study.tables.get("tables/by_prompt_group.csv", [])
+        if row["metric"] == "mentions_concept" and row["prompt"]
     ]
     models = words.ordered_models(rows)
     found: dict[tuple[str, str], dict[str, words.Cell]] = {}

@@ -30,16 +30,9 @@ TABLES: dict[str, Columns] = {
         "variant": MODEL["variant"],
         "kl_factor": MODEL["kl_factor"],
         "prompt_group": "group of the prompts",
+        "prompt": "one prompt of the group, for metrics that a single story has; not of `prompted`, whose"
+        " every story mentions what it was made to say; empty: all prompts together",
         "metric": "name as in docs/metrics.md",
-        **INTERVAL,
-    },
-    "by_prompt": {
-        "model": "model; not `prompted`, whose every story mentions what it was made to say",
-        "variant": MODEL["variant"],
-        "kl_factor": MODEL["kl_factor"],
-        "prompt_group": "group of the prompt",
-        "prompt": "the prompt",
-        "metric": "name as in docs/metrics.md, of those that a single story has",
         **INTERVAL,
     },
     "by_position": {

@@ -250,27 +250,25 @@ def summary(values: Values) -> list[Row]:
     return list(filter(_known, rows))
 
 
-def by_prompt_group(values: Mapping[str, Values]) -> list[Row]:
-    """Rows of tables/by_prompt_group.csv, groups in the order of the stories."""
+def by_prompt_group(
+    values: Mapping[str, Values], single: Mapping[tuple[str, str], Values]
+) -> list[Row]:
+    """Rows of tables/by_prompt_group.csv: groups, then single prompts, in the order of the stories.
+
+    Args:
+        values: of each group.
+        single: of each prompt, see :func:`prompt_values`.
+    """
     models = sorted({m for group in values.values() for m, _ in group}, key=ModelId.order)
+    places = {**{(group, ""): own for group, own in values.items()}, **single}
     rows = []
     for model in models:
-        for group, own in values.items():
+        for (group, prompt), own in places.items():
             for teller, metric in _ordered(own):
                 if teller == model:
-                    row = {**model.columns(*MODEL_COLUMNS), "prompt_group": group, "metric": metric}
+                    where = {"prompt_group": group, "prompt": prompt, "metric": metric}
+                    row = {**model.columns(*MODEL_COLUMNS), **where}
                     rows.append({**row, **_interval(own, model, metric).columns()})
-    return list(filter(_known, rows))
-
-
-def by_prompt(values: Mapping[tuple[str, str], Values]) -> list[Row]:
-    """Rows of tables/by_prompt.csv, prompts in the order of the stories."""
-    rows = []
-    for (group, prompt), own in values.items():
-        for model, metric in _ordered(own):
-            where = {"prompt_group": group, "prompt": prompt, "metric": metric}
-            row = {**model.columns(*MODEL_COLUMNS), **where}
-            rows.append({**row, **_interval(own, model, metric).columns()})
     return list(filter(_known, rows))
 
 
