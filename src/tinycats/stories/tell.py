@@ -292,12 +292,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = telling.add_argument
     add("prompt", nargs="?", default=OPENING, help=f"how the story begins (default: {OPENING})")
     add("--kl", type=_factor, default="6000", help="KL factor of the policy (default: 6000)")
-    add("--compare", action="store_true", help="the base beside it, with the same random numbers")
-    add("--study", default="default", help="whose policies, results/<study> (default: default)")
-    add("--variant", default="blog", help="training settings (default: blog)")
+    add("--compare", action="store_true", help="the base model's story, too, same random numbers")
+    add(
+        "--study", default="default", help="study of the policy: results/<study> (default: default)"
+    )
+    add("--variant", default="blog", help="variant of the policy (default: blog)")
     add("--seed", type=_whole, default=0, help="seed of the policy (default: 0)")
     add("--story", type=_whole, default=0, help="another number, another story (default: 0)")
-    add("--new-tokens", type=_positive, default=250, help="at most so many tokens (default: 250)")
+    add("--new-tokens", type=_positive, default=250, help="at most this many tokens (default: 250)")
     watching = commands.add_parser(
         "watch",
         help="show a running study",
