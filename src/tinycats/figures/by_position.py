@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, interval, listing, number, who_of
+from tinycats.figures.reading import Tables, interval, listing, number, uncertainty, who_of
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, PROMPTED, ModelId
@@ -41,7 +41,9 @@ def draw(tables: Tables) -> style.Drawing:
         group, metric = groups[place % columns], (MENTIONS, DISTANCE)[place // columns]
         for who in everyone:
             mine = _line(rows, group, metric, who)
-            if not mine or (who in (BASE, PROMPTED) and metric == DISTANCE):
+            # the forced opening is a rival at the training prompt; elsewhere it makes no sentence
+            forced = who == PROMPTED and "training" in groups and group != "training"
+            if not mine or forced or (who in (BASE, PROMPTED) and metric == DISTANCE):
                 continue
             paint = style.colour(who)
             x = [(row["position_from"] + row["position_to"] - 1) / 2 for row in mine]
@@ -51,7 +53,8 @@ def draw(tables: Tables) -> style.Drawing:
                 marker=None if who in (BASE, PROMPTED) else style.marker(who, tables.kl_factors),
                 markeredgecolor=style.PAPER, markeredgewidth=0.5,
             )  # fmt: skip
-            highest[metric] = max([highest[metric], *(row["mean"] for row in mine)])
+            every = [value for row in mine for value in (row["mean"], *interval(row).each)]
+            highest[metric] = max([highest[metric], *every])
         ax.axvspan(0, trained, color=style.INK, alpha=0.07, linewidth=0, zorder=0)
     for place, ax in enumerate(axes):
         metric, column = (MENTIONS, DISTANCE)[place // columns], place % columns
@@ -81,8 +84,8 @@ def draw(tables: Tables) -> style.Drawing:
         else "How far into the story the effect reaches",
         _finding(tables, rows, groups, everyone),
         f"For each group of prompts, against the position of the token on a logarithmic axis: mentions of "
-        f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, with 95% "
-        "intervals over seeds; shaded, the tokens that training saw.",
+        f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, "
+        f"{uncertainty(map(interval, rows), 'line')}; shaded, the tokens that training saw.",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, interval, listing, number, percent
+from tinycats.figures.reading import Tables, interval, listing, number, percent, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.layout import PROMPTED
@@ -82,7 +82,8 @@ def draw(tables: Tables) -> style.Drawing:
         title,
         finding,
         "Change from the base model's stories against KL(policy‖base), split into stacked bands: "
-        "necessary, off the frontier and spillover, with the 95% interval of the whole over seeds; "
+        "necessary, off the frontier and spillover; the whole "
+        f"{uncertainty(s.parts['whole'] for s in found.values())}, cut off where it leaves the bands by far; "
         "a dashed line for best of n and a star for the prompted base, which have no spillover: "
         + "; ".join(METRICS[m].label for m in shown)
         + ".",
@@ -139,7 +140,15 @@ def bands(
         style.bar(ax, split.kl, split.parts["whole"], style.PROMPTED_COLOUR)
         ax.plot(split.kl, split.parts["whole"].mean, "*", color=style.PROMPTED_COLOUR,
                 markersize=13, clip_on=False)  # fmt: skip
-    ax.margins(y=0.12)
+    _limits(ax, [0.0, *(s.up_to(part) for s in policies for part in PARTS),
+                 *(s.parts["whole"].mean for s in best)])  # fmt: skip
+
+
+def _limits(ax: style.Axes, means: Sequence[float]) -> None:
+    """The vertical axis is by the bands: whiskers and seeds may be far wider and are cut off."""
+    low, high = min(means), max(means)
+    pad = 0.2 * (high - low or 1)
+    ax.set_ylim(low - pad, high + pad)
 
 
 def sure(value: Interval) -> bool:
@@ -161,7 +170,7 @@ def words(
                 continue
             whole = split.parts["whole"]
             of = f" ({variant.replace('_', ' ')})" if len(variants) > 1 else ""
-            if not sure(whole):
+            if whole.known and not sure(whole):
                 parts.append(f"{METRICS[metric].label}{of} {signed(whole)}, which may be chance")
                 continue
             each = [f"{share(split, part)} {name}" for part, (name, _) in PARTS.items()]
@@ -174,9 +183,11 @@ def words(
                     f"At KL factor {factor}, {share(split, 'necessary')} of the change in"
                     f" {METRICS[metric].label} was necessary, {share(split, 'spillover')} is spillover"
                 )
+    known = any(split.parts["whole"].known for split in found.values())
+    aside = " (95% intervals over seeds)" if known else " (means over seeds)"
     if not parts:
         return title, f"No policy of KL factor {factor} was split."
-    return title, f"At KL factor {factor} (95% intervals over seeds), {'; '.join(parts)}."
+    return title, f"At KL factor {factor}{aside}, {'; '.join(parts)}."
 
 
 def share(split: Split, part: str) -> str:
@@ -187,4 +198,7 @@ def share(split: Split, part: str) -> str:
 def signed(value: Interval) -> str:
     """A change with its interval: +0.02 (0.01 to 0.03)."""
     mean = ("+" if value.mean > 0 else "") + number(value.mean)
-    return f"{mean} ({number(value.low)} to {number(value.high)})" if value.known else mean
+    if value.known:
+        return f"{mean} ({number(value.low)} to {number(value.high)})"
+    seeds = f" (seeds: {', '.join(map(number, sorted(value.each)))})"
+    return mean + (seeds if len(value.each) > 1 else "")

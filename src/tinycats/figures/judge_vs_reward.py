@@ -78,10 +78,10 @@ def draw(tables: Tables) -> style.Drawing:
     axes[1].sharex(axes[0])
     for ax in axes:
         ax.set_xlabel(label)
-    finding = _finding(tables, everyone, means, seeds)
+    title, finding = _found(tables, everyone, means, seeds)
     return style.Drawing(
         figure,
-        _title(finding),
+        title,
         finding,
         "Against the reward of the same few stories' completions: the share of stories that mention the concept by "
         "the word list, and mentions per 100 words; small marks are seeds, large ones their mean.",
@@ -104,51 +104,53 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _verdict(rises: Interval, lowest: float) -> str:
+def _verdict(rises: Interval) -> str:
     """Whether mentions rise with the reward; ``rises`` is their difference over seeds."""
-    if rises.known and rises.low > 0:
-        return "the word list follows the reward"
-    if rises.known and rises.high < 0:
-        return "the reward rises and the word list falls, which is over-optimisation"
-    if lowest >= CEILING:
-        return "the word list is at its ceiling and cannot follow"
     if not rises.known:
         return "with one seed it is inconclusive whether the word list follows"
+    if rises.low > 0:
+        return "the word list follows the reward"
+    if rises.high < 0:
+        return "the reward rises and the word list falls, which is over-optimisation"
     return "the word list does not follow beyond the differences between seeds"
 
 
-def _title(finding: str) -> str:
-    """The verdict as a heading, where there is one."""
-    verdict = finding.rpartition(": ")[2].rstrip(".")
-    known = verdict.startswith(("the word list", "the reward rises", "with one seed"))
-    return verdict[0].upper() + verdict[1:] if known else "A second judge against the reward"
-
-
-def _finding(
+def _found(
     tables: Tables,
     everyone: list[ModelId],
     means: dict[tuple[ModelId, str], _Point],
     seeds: dict[tuple[ModelId, str], _Seeds],
-) -> str:
-    judge = JUDGES[0][0]
-    policies = [who for who in everyone if who.is_policy and (who, judge) in means]
-    policies.sort(key=lambda who: means[who, judge][0])
-    if len(policies) < 2:
-        known = [who for who in everyone if (who, judge) in means]
-        return "; ".join(
-            f"{who.label()}: reward {number(means[who, judge][0])}, "
-            f"“{tables.concept}” in {percent(means[who, judge][1])} of stories"
+) -> tuple[str, str]:
+    """Title and finding: the word list below its ceiling, and what happens beyond it."""
+    title, (share, often) = "A second judge against the reward", (judge for judge, _ in JUDGES)
+    policies = [who for who in everyone if who.is_policy and (who, share) in means]
+    policies.sort(key=lambda who: means[who, share][0])
+    if not policies or (BASE, share) not in means:
+        known = [who for who in everyone if (who, share) in means]
+        return title, "; ".join(
+            f"{who.label()}: reward {number(means[who, share][0])}, "
+            f"“{tables.concept}” in {percent(means[who, share][1])} of stories"
             for who in known
         ) + "."  # fmt: skip
-    low, high = policies[-2], policies[-1]
-    (r0, j0), (r1, j1) = means[low, judge], means[high, judge]
-    often = [means[who, JUDGES[1][0]][1] for who in (low, high)]
-    before, after = seeds[low, judge], seeds[high, judge]
+    below = [who for who in policies if means[who, share][1] < CEILING]
+    last, most = (below or policies[:1])[-1], policies[-1]
+    before, after = seeds[BASE, share], seeds[last, share]
     rises = t_interval([after[s][1] - before[s][1] for s in after if s in before])
-    verdict = _verdict(rises, min(j0, j1))
-    return (
-        f"From KL factor {low.kl_factor} to {high.kl_factor} the reward of these stories rises from "
-        f"{number(r0)} to {number(r1)} while the share of stories that mention “{tables.concept}” goes from "
-        f"{percent(j0)} to {percent(j1)} ({number(often[0])} to {number(often[1])} mentions per "
-        f"100 words): {verdict}."
+    (r0, j0), (r1, j1) = means[BASE, share], means[last, share]
+    verdict = _verdict(rises)
+    title = verdict[0].upper() + verdict[1:]
+    finding = (
+        f"From the base to {last.phrase} the reward of these stories goes from {number(r0)} to {number(r1)} and"
+        f" the share of stories that mention “{tables.concept}” from {percent(j0)} to {percent(j1)}: {verdict}"
     )
+    if means[most, share][1] >= CEILING:
+        title += " up to its ceiling"
+        a, b = (means[who, often][1] for who in (last, most))
+        if last != most and (most, often) in means:
+            title += f"; then mentions per 100 words go from {number(a)} to {number(b)}"
+            finding += (
+                f". Beyond, up to {most.phrase}, nearly all stories mention it, so the share cannot follow,"
+                f" and mentions per 100 words go from {number(a)} to {number(b)} while the reward goes to"
+                f" {number(means[most, share][0])}: the word is repeated"
+            )
+    return title, finding + "."

@@ -30,7 +30,8 @@ def summary(tables: Tables) -> tuple[list[ModelId], dict[tuple[ModelId, str], In
 
 def title(metric: str) -> str:
     """A metric's label with an arrow in the direction that is better."""
-    return METRICS[metric].label + _ARROW[METRICS[metric].direction]
+    scale = ", nats (√ scale)" if METRICS[metric].unit == "nats" else ""
+    return METRICS[metric].label + scale + _ARROW[METRICS[metric].direction]
 
 
 def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str]]:
@@ -83,6 +84,8 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
                 ax.set_ylim(-0.05, 1.05)
         style.head(ax, titles[metric], outdent=0.6)
         ax.margins(y=0.12)
+        if METRICS[metric].unit == "nats":
+            style.root_axis(ax, 1.08 * ax.dataLim.y1)
     for ax in axes[-columns:]:
         ax.set_xlabel("KL factor")
     return figure, shown

@@ -80,7 +80,8 @@ def _found(ends: list[Row], published: list[Row]) -> tuple[str, str]:
             )
     if parts:
         title = f"The published runs end {'near' if near else 'elsewhere than'} this study's"
-        return title, f"This study has {listing(parts)}; {reading.PUBLISHED_LABEL}."
+        text = f"This study has {listing(parts)}; {reading.PUBLISHED_LABEL}."
+        return title, f"{text} {reading.FITTED}"
     most = max(ends, key=lambda row: row["reward"])
     return (
         "Reward against KL(base‖policy), the direction that the post's code penalises",

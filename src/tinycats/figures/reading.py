@@ -31,6 +31,11 @@ DEFAULT_VARIANT = "blog"
 #: The published curves are of stories about this concept; beside others they would mislead.
 PUBLISHED_CONCEPT = "cat"
 PUBLISHED_LABEL = "TinyStories-33M, published, one run"
+#: said wherever numbers stand beside the published ones
+FITTED = (
+    "The rewards are alike by choice: nano's learning rate was chosen by them. KLs at the end and the order"
+    " of KL factors were not fitted."
+)
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
@@ -220,14 +225,12 @@ def within(value: Interval, form: Any = number) -> str:
     return f"{form(value.mean)} (95% interval {form(value.low)} to {form(value.high)})"
 
 
-def uncertainty(values: Iterable[Interval]) -> str:
-    """What is drawn beside means, for a text alternative."""
+def uncertainty(values: Iterable[Interval], mark: str = "mark") -> str:
+    """What is drawn beside means, for a text alternative; ``mark`` or line of a single seed."""
     values = list(values)
     parts = ["with the 95% interval over seeds"] if any(v.known for v in values) else []
     if any(len(value.each) > 1 for value in values):
-        parts.append(
-            "and a small mark for each seed" if parts else "with a small mark for each seed"
-        )
+        parts.append(f"{'and' if parts else 'with'} a thin {mark} for each seed")
     return " ".join(parts) or "of one seed"
 
 

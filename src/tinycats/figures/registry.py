@@ -50,6 +50,7 @@ class FigureEntry:
 
 
 _SUMMARY = layout.TABLES["summary"]
+_PAIRED = layout.TABLES["paired_differences"]
 _TRAINING = layout.TABLES["training"]
 _DECOMPOSITION = layout.TABLES["decomposition"]
 
@@ -91,8 +92,8 @@ FIGURES: dict[str, FigureEntry] = {
         "scores",
         310,
     ),
-    "what_broke": FigureEntry("what_broke", (_SUMMARY,), "broke", 400),
-    "what_broke_more": FigureEntry("what_broke_more", (_SUMMARY,), "broke", 401),
+    "what_broke": FigureEntry("what_broke", (_SUMMARY, _PAIRED), "broke", 400),
+    "what_broke_more": FigureEntry("what_broke_more", (_SUMMARY, _PAIRED), "broke", 401),
     "decomposition": FigureEntry("decomposition", (_DECOMPOSITION,), "broke", 404),
     "decomposition_variants": FigureEntry(
         "decomposition_variants", (_DECOMPOSITION,), "broke", 405, "variants", True

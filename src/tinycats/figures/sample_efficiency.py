@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.tables.intervals import Interval, over_seeds
@@ -101,7 +101,8 @@ def draw(tables: Tables) -> style.Drawing:
         figure,
         title,
         finding,
-        "Against the completions that training had drawn, mean over seeds with 95% interval: the "
+        "Against the completions that training had drawn, mean over seeds "
+        f"{uncertainty((v for c in curves.values() for v in c.reward), 'line')}: the "
         "reward, and its gain over the base model as a share of the gain that is possible at the "
         f"same KL(policy‖base), from {LEAST_KL:g} nats on; "
         + ("a line for each variant." if several else "a line for each KL factor."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import Tables, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.layout import BASE, PROMPTED
 from tinycats.scores.columns import METRICS
@@ -41,6 +41,6 @@ def draw(tables: Tables) -> style.Drawing:
         figure,
         title,
         finding,
-        "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
+        f"Small multiples against the KL factor, mean {uncertainty(values.values())}, lines for the "
         "base and the prompted base: " + "; ".join(METRICS[m].label for m in shown) + ".",
     )

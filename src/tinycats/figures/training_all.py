@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, listing, number
+from tinycats.figures.reading import Tables, listing, number, uncertainty
 from tinycats.figures.registry import MOST_FACTOR_FIGURES, showcase
 from tinycats.figures.training_metrics import curve, titled
+from tinycats.tables.intervals import Interval
 
 PANELS = (
     ("reward_mean", "reward"),
@@ -28,6 +29,7 @@ def draw(tables: Tables) -> style.Drawing:
         top=style.key_height(entries) + 0.05, head=0.42, foot=0.32,
     )  # fmt: skip
     style.key(figure, entries)
+    drawn: list[Interval] = []
     for ax, (metric, title) in zip(axes, shown, strict=True):
         highest = lowest = last = 0.0
         for who in everyone:
@@ -39,7 +41,10 @@ def draw(tables: Tables) -> style.Drawing:
             ax.plot(steps, [v.mean for v in values], color=paint)
             last = max(last, steps[-1])
             lowest = min([lowest, *(v.mean for v in values)])
-            highest = max([highest, *(v.high if v.known else v.mean for v in values)])
+            highest = max(
+                [highest, *(max(v.high if v.known else v.mean, *v.each, v.mean) for v in values)]
+            )
+            drawn += values
         ax.set_xlim(0, last or 1)
         ax.xaxis.set_major_locator(style.MaxNLocator(4, integer=True))
         if metric.startswith("kl_"):
@@ -75,7 +80,7 @@ def draw(tables: Tables) -> style.Drawing:
         figure,
         title,
         listing(parts) + "." + left_out,
-        "Mean over seeds with 95% interval against the training step, a line for each KL factor: "
+        f"Mean over seeds {uncertainty(drawn, 'line')}, against the training step, for each KL factor: "
         "reward, KL(policy‖base) of a completion, distinct completions in a batch and entropy of a "
         "completion.",
     )

@@ -52,14 +52,14 @@ def draw(tables: Tables) -> style.Drawing:
             ax.set_ylim(bottom=0)
     axes[1].set_xlabel("step")
     seeds = max((row["seeds"] for row in rows), default=1)
-    shown = "mean and 95% interval" if seeds > 1 else "line"
+    beside = reading.uncertainty(curve(rows, "reward_mean")[1], "line")
     title, finding = _found(who.kl_factor, rows, published)
     return style.Drawing(
         figure,
         title,
         finding,
-        f"Three panels against the training step, {shown} over {seeds:.0f} "
-        f"seed{'s' if seeds > 1 else ''}: loss, reward and KL(base‖policy) of a completion"
+        f"Three panels against the training step, mean over {seeds:.0f} seed{'s' if seeds > 1 else ''}"
+        f" {beside}: loss, reward and KL(base‖policy) of a completion"
         + (f"; rings show {reading.PUBLISHED_LABEL}." if published else "."),
     )
 
@@ -91,5 +91,7 @@ def _found(factor: str, rows: list[Row], published: list[Row]) -> tuple[str, str
         here = reward[steps.index(step)].mean
         text += (
             f"; at step {step:.0f} it is {number(here)} (published: {number(at[step]['reward'])})"
+            f" and the KL {number(kl[steps.index(step)].mean)}"
+            f" (published: {number(at[step][_PUBLISHED['kl_base_to_policy_nats']])})"
         )
-    return title, text + "."
+    return title, f"{text}. {reading.FITTED}" if common else text + "."

@@ -7,7 +7,7 @@ import statistics
 
 from tinycats.figures import style
 from tinycats.figures.equal_kl import variants_at_equal_kl
-from tinycats.figures.reading import NOTHING, Tables, interval, listing, number
+from tinycats.figures.reading import NOTHING, Tables, interval, listing, number, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.figures.training_metrics import titled
 from tinycats.files.tables import Row
@@ -82,8 +82,8 @@ def draw(tables: Tables) -> style.Drawing:
         figure,
         title or "Variants of the training settings",
         at_equal_kl + _finding(variants, factors, values),
-        "For each variant of the training settings and each KL factor, mean with 95% interval over "
-        "seeds (of the signal to noise, the median over steps): "
+        "For each variant of the training settings and each KL factor, mean over seeds "
+        f"{uncertainty(values.values())} (of the signal to noise, the median over steps): "
         + "; ".join(title for _, title in shown)
         + ".",
     )

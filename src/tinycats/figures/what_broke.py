@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from tinycats.figures import multiples, style
-from tinycats.figures.reading import Tables, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.layout import BASE
-from tinycats.scores.columns import METRICS
-from tinycats.tables.intervals import Interval
+from tinycats.scores.columns import DIVERSITY, METRICS
 
 #: One metric of fluency, of repetition, of form and of diversity.
 SHOWN = ("perplexity_under_base", "repeated_4_grams", "line_breaks", "distinct_completions")
@@ -24,75 +23,74 @@ MORE = (
 )
 
 
-#: The title where no change is beyond seed noise.
-UNCLEAR = "No metric changes beyond seed noise"
-#: How many changes the finding names, the largest first.
-MOST_NAMED = 3
+#: The title where nothing is decided.
+UNCLEAR = "No metric changes beyond doubt"
 
 
 def draw(tables: Tables) -> style.Drawing:
     return drawing(tables, SHOWN, (*SHOWN, *MORE))
 
 
-def drawing(
-    tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...], of: str = ""
-) -> style.Drawing:
-    """The figure of ``metrics``; its finding is about those ``counted``, which ``of`` names."""
+def drawing(tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...]) -> style.Drawing:
+    """The figure of ``metrics``; its finding is about those ``counted``."""
     everyone, values = multiples.summary(tables)
     if not any((who, metric) in values for who in everyone for metric in metrics):
         return style.empty("This study has no scores.")
     figure, drawn = multiples.draw(tables, metrics)
-    shown = [m for m in counted if any((who, m) in values for who in everyone)]
     parts, title = [], UNCLEAR
-    out_of = f"{of}{len(shown)} metrics"
+    compared = tables.rows("tables/paired_differences.csv")
     for factor in showcase([who.kl_factor for who in everyone if who.is_policy]):
         who = tables.policy(factor)
-        apart = [
-            m
-            for m in shown
-            if (who, m) in values
-            and (BASE, m) in values
-            and _apart(values[who, m], values[BASE, m])
-        ]
-        apart.sort(key=lambda m: -_change(values[BASE, m].mean, values[who, m].mean))
-        if apart:
-            title = f"KL factor {factor} changes {len(apart)} of {out_of}"
-            changes = [
-                f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
-                for m in apart[:MOST_NAMED]
-            ]
-            most = "most of all " if len(apart) > len(changes) else ""
-            parts.append(
-                f"KL factor {factor} changed {len(apart)} of {out_of} beyond seed noise,"
-                f" {most}{listing(changes)}"
-            )
-        elif any((who, m) in values and values[who, m].known for m in shown):
-            parts.append(f"KL factor {factor} changed no metric beyond seed noise")
+        verdicts = {
+            row["metric"]: row["verdict"]
+            for row in compared
+            if (row["minuend"], row["subtrahend"]) == (factor, BASE.short)
+            and row["metric"] in counted
+            and {(who, row["metric"]), (BASE, row["metric"])} <= set(values)
+        }
+        if not verdicts:
+            continue
+        found, names = [], {}
+        for word in ("worse", "better"):
+            own = [m for m in counted if verdicts.get(m) == word]
+            if own:
+                names[word] = listing(_names(own))
+                changes = [
+                    f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
+                    for m in own
+                ]
+                found.append(f"{word} in {names[word]} ({'; '.join(changes)})")
+        if "worse" in names:
+            title = f"KL factor {factor} is worse than the base model in {names['worse']}"
+        elif "better" in names and title == UNCLEAR:
+            title = f"KL factor {factor} is better than the base model in {names['better']}"
+        parts.append(
+            f"KL factor {factor} against the base model: {listing(found)}"
+            if found
+            else f"KL factor {factor} against the base model: neither better nor worse beyond doubt"
+        )
     finding = (
-        "; ".join(parts) + " (95% intervals that do not overlap those of the base model)."
+        "; ".join(parts) + " (seed by seed; Holm's method over the whole table of comparisons)."
         if parts
-        else "With one seed there are no intervals that could separate a change from chance."
+        else "There is nothing to compare with the base model."
     )
     return style.Drawing(
         figure,
         title if parts else "What broke and what held",
         finding,
-        "Small multiples against the KL factor, mean with 95% interval over seeds, lines for the "
+        f"Small multiples against the KL factor, mean {uncertainty(values.values())}, lines for the "
         "base and the prompted base, arrows where a direction is better: "
         + "; ".join(METRICS[m].label for m in drawn)
         + ".",
     )
 
 
-def _apart(a: Interval, b: Interval) -> bool:
-    return a.known and b.known and (a.low > b.high or b.low > a.high)
-
-
-def _change(before: float, after: float) -> float:
-    """How many times larger or smaller, as a logarithm."""
-    if before <= 0 or after <= 0:
-        return math.inf if before != after else 0.0
-    return abs(math.log(after / before))
+def _names(metrics: Sequence[str]) -> list[str]:
+    """Labels of metrics; the measures of diversity, which go together, are one finding."""
+    names = [METRICS[m].label for m in metrics if m not in DIVERSITY]
+    if measures := [m for m in metrics if m in DIVERSITY]:
+        names.append(f"diversity by {len(measures)} of {len(DIVERSITY)} measures")
+    return names
 
 
 def _form(metric: str, value: float) -> str:

@@ -18,7 +18,7 @@ import jinja2
 from latex2mathml import converter
 from markupsafe import Markup
 
-from tinycats.figures.reading import PUBLISHED_LABEL
+from tinycats.figures.reading import FITTED, PUBLISHED_LABEL
 from tinycats.kinds import POLICY
 from tinycats.layout import BASE, BLOG_FACTOR, PROMPTED, TEMPLATES, ModelId
 from tinycats.report import gain
@@ -100,6 +100,7 @@ def facts(study: Study) -> dict[str, Any]:
         "groups": prompt_groups(study.stories),
         # The alternative text of a figure names the published curves that are drawn in it.
         "published": any(PUBLISHED_LABEL in figure.alt for figure in figures["training"]),
+        "fitted": FITTED,
         "question": question,
         "hero": hero,
         "figures": figures,
