@@ -31,6 +31,7 @@ from tinycats.report import page as report
 from tinycats.report import wording as words
 from tinycats.report.reading import embeddable, read_study, stage_of
 from tinycats.report.story_pack import pack_stories
+from tinycats.scores.columns import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -337,8 +338,10 @@ def test_results_md_shows_what_the_page_shows(study, made):
     text = markdown_results.render(study, "snakemake --cores 1", made[0] / "results.md")
     assert "![A line that rises to 10, drawn for frontier](figures/frontier.svg)" in text
     assert "<script>" not in text
-    assert "\\<script\\>" in text
-    for heading in ("What broke and what held", "It's better! Probably!", "After other prompts"):
+    answer = text.splitlines()[2]
+    assert answer.startswith("**With KL factor 6000, ")
+    assert "at the same KL best-of-n has" in answer
+    for heading in ("At equal KL", "Scores", "KL factor 6000 beside others", "After other prompts"):
         assert heading in text
     lead = report.facts(study)["lead"]
     assert markdown_results.escape(lead) in text
@@ -347,11 +350,42 @@ def test_results_md_shows_what_the_page_shows(study, made):
     assert min(widths) >= 1
 
 
+def test_results_md_has_a_grid_of_scores_and_one_of_comparisons(study, made):
+    """A mark for each verdict, also where nothing is decided."""
+    text = markdown_results.render(study, "x", made[0] / "results.md")
+    scores = text.split("## Scores")[1].split("\n## ")[0]
+    rows = {line.split(" | ")[0]: line for line in scores.splitlines() if line.startswith("| ")}
+    verdicts = ("▲", "▼", "○", "◆", "◆")
+    for number, metric in enumerate(m for m in METRICS if m != "vendi_score"):
+        (line,) = (row for name, row in rows.items() if words.label(metric) in name)
+        cells = line.split(" | ")
+        assert verdicts[number % 5] in cells[-1], metric  # KL 6000
+        assert not set("▲▼○◆") & set(cells[1]), "the base is not compared with itself"
+    beside = text.split("beside others")[1].split("\n## ")[0]
+    assert "| score | KL 6000 − KL 0 | KL 6000 − the prompted base |" in beside
+    equal = text.split("## At equal KL")[1].split("\n## ")[0]
+    assert "ahead: +0.030" in equal
+    assert "behind: −0.050" in equal
+
+
+def test_a_share_above_all_is_explained(study):
+    (line,) = gain.share_table(
+        [{**study.tables["frontier/policies.csv"][0], "share_of_attainable_gain": "1.05"}], ["blog"]
+    )
+    assert "no policy can pass it" in gain.above_one([line])
+    assert gain.above_one(gain.share_table(study.tables["frontier/policies.csv"], ["blog"])) == ""
+
+
 def test_figures_are_copied_beside_a_markdown_elsewhere(study, tmp_path):
     docs = tmp_path / "docs"
     text = markdown_results.render(study, "x", docs / "results.md", docs / "figures")
     for path in re.findall(r"\]\((figures/[^)]+)\)", text):
         assert (docs / path).read_bytes() == (study.folder / path).read_bytes()
+    below = markdown_results.render(study, "x", study.folder / "results.md")
+    for name in set(re.findall(r"\]\(((?:tables|frontier)/[^)]+)\)", below)):
+        assert (study.folder / name).is_file()
+        assert f"]({name})" in text  # beside the copied figures
+    assert below.count("](tables/equal_kl.csv)") == 1
 
 
 @pytest.mark.parametrize(

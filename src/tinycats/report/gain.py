@@ -10,7 +10,7 @@ from typing import Any
 from tinycats.figures.equal_kl import STANDS, name_of, rival_phrases, rows_of
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, ModelId
-from tinycats.report.wording import Cell, cell, human, join, number
+from tinycats.report.wording import PERCENT, Cell, cell, human, join, number
 from tinycats.study import with_article
 from tinycats.tables.equal_kl import PROMPTING
 from tinycats.tables.intervals import ENOUGH_SEEDS, t_interval
@@ -47,6 +47,7 @@ def share_table(
             known = sorted(value for value in values if value is not None)
             line[column] = sum(known) / len(known) if known else None
             line[column + "_each"] = known
+        line["regret_range"] = _regret_range(groups[model])
         line["share_interval"] = _share_interval(groups[model])
         own = rows_of(equal, model.variant, model.kl_factor)
         line["rivals"] = {name_of(row): _rival(row) for row in own}
@@ -58,10 +59,35 @@ def _rival(row: Row) -> Cell:
     """A rival's share, and by how much reward it is ahead of the policy or behind."""
     share, ahead = number(row["rival_share"]), -(number(row["mean"]) or 0.0)
     low, high = (number(row[end]) for end in ("high", "low"))
+    mark = {"ahead": "better", "behind": "worse"}.get(STANDS[row["verdict"]], "undecided")
     by = human(ahead, digits=3, sign=True)
     if low is not None and high is not None:
         by += f" ({human(-low, digits=3, sign=True)} to {human(-high, digits=3, sign=True)})"
-    return Cell("–" if share is None else percent(share), f"{STANDS[row['verdict']]}: {by}")
+    return Cell("–" if share is None else percent(share), f"{STANDS[row['verdict']]}: {by}", mark)
+
+
+def _regret_range(rows: Sequence[Row]) -> str:
+    """Between which ends the regret is estimated, each the mean over seeds."""
+    ends = [[number(row[name]) for row in rows] for name in ("regret_low", "regret_high")]
+    known = [[value for value in each if value is not None] for each in ends]
+    if not all(known):
+        return ""
+    low, high = (sum(each) / len(each) for each in known)
+    if high > 10 * max(low, 0.1):  # a small β divides the error of the best achievable reward
+        return f"{human(low, digits=2)} or more"
+    return f"{human(low, digits=2)} to {human(high, digits=2)}"
+
+
+def above_one(table: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where a share is above 100 %; else empty."""
+    shares = {line["name"]: line["share_of_attainable_gain_each"] for line in table}
+    above = [name for name, each in shares.items() if any(share > 1 for share in each)]
+    if not above:
+        return ""
+    return (
+        f"A share above 100{PERCENT} (seeds of {join(above)}) is an error of estimates, of the reward or the"
+        " best achievable one: no policy can pass it."
+    )
 
 
 def _share_interval(rows: Sequence[Row]) -> tuple[float, float] | None:

@@ -21,12 +21,6 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
-def quote(text: str) -> str:
-    """A story as a Markdown block quote; its line breaks are kept."""
-    lines = [escape(line.strip()) for line in text.strip().splitlines()]
-    return "\n".join(f"> {line}" if line else ">" for line in lines)
-
-
 def _link(figure: DrawnFigure, markdown: Path, copies: Path | None) -> str:
     """The figure's path relative to the Markdown file; the PNG where there is one.
 
@@ -44,8 +38,9 @@ def _link(figure: DrawnFigure, markdown: Path, copies: Path | None) -> str:
 def render(study: Study, command: str, markdown: Path, copies: Path | None = None) -> str:
     """The text of results.md.
 
-    Of the figures that exist for each KL factor, those of the page's default factor and of 0 are
-    shown, and of the variants the first one's.
+    It is one page: the answer, the first figure, a table of policies and their rivals at equal KL, one of
+    scores, and links to the other figures and to the tables. Of the figures that exist for each KL factor,
+    those of the page's default factor and of 0 are named, and of the variants the first one's.
 
     Args:
         study: as read by :func:`tinycats.report.reading.read_study`.
@@ -65,10 +60,12 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     shown = [figure for figures in facts["figures"].values() for figure in figures]
     shown += [facts["hero"]] if facts["hero"] else []
     env = report.environment(autoescape=False)
-    env.filters |= {"md": escape, "quote": quote}
+    env.filters |= {"md": escape}
+    tables = os.path.relpath(copies.parent if copies else study.folder, markdown.parent) + "/"
     text = env.get_template("results.md.j2").render(
         **facts,
         command=command,
+        tables=tables.replace(os.sep, "/").replace(" ", "%20").removeprefix("./"),
         links={figure.name: _link(figure, markdown, copies) for figure in shown},
     )
     return text.rstrip() + "\n"

@@ -67,6 +67,8 @@ def facts(study: Study) -> dict[str, Any]:
         of = "" if study.reward.form == "similarity" else study.reward.name(study.concept)
         lead = gain.lead_sentence(summary, shares, study.concept, policy, variants, of, equal)
     paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
+    chosen = [ModelId(POLICY, v, factor).label(variants) for v in variants] if factor else []
+    beside = [c for c in paired if c.minuend in chosen and c.subtrahend != BASE.phrase]
     figures: dict[str, list[DrawnFigure]] = {section: [] for section in (*SECTIONS, "further")}
     for figure in study.figures:
         figures[figure.section if figure.section in figures else "further"].append(figure)
@@ -109,6 +111,11 @@ def facts(study: Study) -> dict[str, Any]:
         "prompt_table": prompt_table(study),
         "shares": shares,
         "rivals": list(dict.fromkeys(name for line in shares for name in line["rivals"])),
+        "above": gain.above_one(shares),
+        "beside": beside,
+        "beside_labels": [
+            m for m in map(words.label, METRICS) if any(m in c.cells for c in beside)
+        ],
         "prompting": gain.prompting_sentence(equal, variants),
         "comparisons": paired,
         "headline": words.headline_comparison(paired, factor, variants),

@@ -120,6 +120,8 @@ def cell(row: Row | None, sign: bool = False, verdict: str = "") -> Cell:
             return Cell(human(mean, metric, sign=sign), "", verdict)
         digits = _digits(mean, (max(each) - min(each)) / 2)
         mean_text, *seeds = (human(v, metric, digits, sign) for v in (mean, *sorted(each)))
+        for unit in (PERCENT, POINTS):
+            seeds[:-1] = [text.removesuffix(unit) for text in seeds[:-1]]
         return Cell(mean_text, f"seeds: {', '.join(seeds)}", verdict)
     digits = _digits(mean, (high - low) / 2)
     low_text, high_text, mean_text = (
@@ -147,6 +149,17 @@ class Comparison:
     changed: list[tuple[str, Cell]] = field(default_factory=list)
     costs: list[tuple[str, Cell]] = field(default_factory=list)
     undecided: list[tuple[str, Cell]] = field(default_factory=list)
+
+    @property
+    def pair(self) -> str:
+        """Which is subtracted from which."""
+        return f"{self.minuend} − {self.subtrahend}"
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """Score → difference."""
+        verdicts = self.better, self.worse, self.changed, self.costs, self.undecided
+        return {name: found for items in verdicts for name, found in items}
 
     @property
     def answer(self) -> str:
