@@ -362,6 +362,15 @@ def test_a_prompt_that_is_empty_or_too_long_is_refused(browser, tiny):
 
 
 @needs_browser
+def test_on_a_wall_stories_begin_near_the_middle(browser, tiny):
+    open_page(browser, tiny[2], width=1920)
+    size = {"width": 1920, "height": 1080, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for name in ("left-story", "right-story"):
+        assert browser.find_element(By.ID, name).rect["y"] < 1080 * 0.55
+
+
+@needs_browser
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_fits_a_phone_asks_nobody_and_passes_the_accessibility_checker(browser, tiny, width, theme):
     page = tiny[2]
