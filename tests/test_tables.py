@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import verify_headline
 
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files import atomic
@@ -31,7 +32,7 @@ from tinycats.mentions import Mentions
 from tinycats.policies.columns import TOP_COMPLETIONS, TRAINING
 from tinycats.program import UserError
 from tinycats.scores import metrics, scoring
-from tinycats.scores.columns import METRICS, SETS, STORIES
+from tinycats.scores.columns import METRICS, SETS, STORIES, scale
 from tinycats.stories.columns import FORGETTING_FIELDS, STORY_FIELDS
 from tinycats.tables import positions, steps
 from tinycats.tables import summaries as tables
@@ -272,8 +273,8 @@ def test_two_modes_have_no_interval() -> None:
 
 def test_intervals_keep_to_what_is_possible() -> None:
     rare = [0.01, 0.02, 0.05, 0.1]
-    for scale, top in (("log", math.inf), ("logit", 1.0)):
-        found = over_seeds(rare, scale=scale)  # type: ignore[arg-type]
+    for own, top in (("log", math.inf), ("logit", 1.0)):
+        found = over_seeds(rare, scale=own)  # type: ignore[arg-type]
         assert 0 < found.low < found.mean < found.high < top
     assert t_interval(rare).low < 0
     # exp(± half / mean), by the delta method
@@ -301,6 +302,23 @@ def test_the_interval_of_a_share_holds_it(spread: float) -> None:
         held += found.low <= 0.8 <= found.high
     truth = 0.8  # clipping moves it by less than 0.01
     assert held / tries > 0.93, truth
+
+
+@pytest.mark.parametrize("metric", ["mentions_concept", "distinct_2", "words", "story_reward"])
+def test_a_second_implementation_has_the_same_intervals(metric: str) -> None:
+    """Of four seeds to ten; some of them have two modes and so no interval."""
+    rng, none = np.random.default_rng(1), 0
+    for _ in range(40):
+        middle, k = rng.uniform(0.05, 0.95), int(rng.integers(3, 11))
+        modes = rng.choice([0.2, 1.0], size=k) if rng.random() < 0.3 else np.ones(k)
+        each = (rng.binomial(40, np.full(k, middle) * modes) / 40).tolist()
+        found = over_seeds(each, scale=scale(metric), stories=40 * k)
+        expected = verify_headline.spread(each, metric, 40 * k)
+        none += expected is None
+        assert found.known == (expected is not None)
+        if expected:
+            assert (found.low, found.high) == pytest.approx(expected)
+    assert 0 < none < 30
 
 
 def test_shares_that_differ_alike_by_luck_are_no_certainty() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import verify_headline
 import verify_study
 import yaml
 from test_source_code import reworded
@@ -94,6 +96,42 @@ def test_the_independent_program_notices_another_setting(study, block, key, valu
         assert wrong.number == 0
         verify_study.check_settings(study / "results/smoke", changed, wrong)
         verify_study.check_counts(study / "results/smoke", changed, " a cat", wrong)
+    assert wrong.number > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "change"),
+    [
+        ("frontier/policies.csv", "limit", 1.002),
+        ("frontier/policies.csv", "limit_certified", 1.002),
+        ("frontier/policies.csv", "limit_high", 0.9),
+        ("frontier/policies.csv", "share_of_attainable_gain", 1.02),
+        ("frontier/policies.csv", "best_of_n_reward", 1.001),
+        ("frontier/policies.csv", "prompted_share", 1.01),
+        ("frontier/best_of_n.csv", "reward", 1.001),
+        ("frontier/best_of_n.csv", "kl_policy_to_base_nats", 1.001),
+        ("tables/equal_kl.csv", "mean", -1),
+        ("tables/equal_kl.csv", "p_holm", 0.5),
+        ("tables/summary.csv", "mean", 1.001),
+        ("tables/paired_differences.csv", "p_value", 0.5),
+    ],
+)
+def test_the_independent_program_notices_another_headline(study, tmp_path, table, column, change):
+    for folder in ("completions", "frontier", "tables", "scores"):
+        shutil.copytree(study / "results/smoke" / folder, tmp_path / folder)
+    wrong = verify_study.Disagreements()
+    verify_headline.check_headline(tmp_path, wrong)
+    assert wrong.number == 0
+    with open(tmp_path / table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if row[column]:
+            row[column] = str(float(row[column]) * change)
+    with open(tmp_path / table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    verify_headline.check_headline(tmp_path, wrong)
     assert wrong.number > 0
 
 

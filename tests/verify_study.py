@@ -4,7 +4,8 @@ Rewards (sentence-transformers on prompt + completion), both KLs (exact sums ove
 along each completion, by transformers' forward pass) and the perplexity of stories under the base
 are computed anew from saved policies, completions and stories, and compared with summary.csv.
 Each policy's first batch is drawn anew from the base, and compared with its tables' first step.
-What the study's config.yaml asks for is counted in what came of it: settings, steps, completions,
+The headline (best achievable reward, shares, best-of-n and prompting at equal KL, intervals, verdicts)
+is computed anew by verify_headline.py. What the study's config.yaml asks for is counted in what came of it: settings, steps, completions,
 stories, seeds, forced text.
 
     python tests/verify_study.py --results results/default --models resources/models
@@ -28,6 +29,7 @@ import yaml
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from verify_headline import check_headline
 
 # metric → (absolute, relative) difference allowed; a model's last bits depend on its batch
 REWARD, PERPLEXITY = "completion_reward", "perplexity_under_base"
@@ -357,6 +359,7 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
     check_counts(results, config, forced, wrong)
     if policies is None:
         check_settings(results, config, wrong)
+        check_headline(results, wrong)
         check_first_batch(results, config, base, rewards_of, wrong)
     return wrong.number
 
