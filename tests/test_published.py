@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,64 @@ def test_every_stage_that_measures_has_its_programs_in_the_record() -> None:
     others |= {"pretrain", "pretrain_corpus", "pretrain_figure"}
     programs = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
     assert programs == (named - {"tinycats.figures.*"}) | others
+
+
+#: what README says of KL factor 6000 → who it is compared with, metrics, and verdicts that bear it out, of
+#: which the first must be among them
+CLAIMS = {
+    "better than the base model at the reward it was trained on": (
+        "base", ("completion_reward",), ["better"],
+    ),
+    "worse in diversity": (
+        "base", ("self_bleu", "vendi_score", "compression_ratio", "distinct_completions"), ["worse", "undecided"],
+    ),
+    "prompting every story has more reward": ("prompted", ("completion_reward",), ["worse"]),
+    "at a higher KL": ("prompted", ("kl_policy_to_base_nats",), ["lower"]),
+}  # fmt: skip
+EQUAL_KL = {
+    "At the same KL it is ahead of prompting": ("prompted", {"better"}),
+    "but not of best-of-n, which trains nothing": ("best_of_n", {"worse", "undecided"}),
+}
+
+
+def readme_claims(text: str, folder: Path) -> list[str]:
+    """What README says of the published ten-seed study and its tables do not bear out."""
+    said = " ".join(text.split())
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with open(folder / f"tables/{name}.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    found = {
+        (row["subtrahend"], row["metric"]): row["verdict"].replace("better", "lower")
+        if row["metric"].startswith("kl_")  # a lower KL was called better when this was published
+        else row["verdict"]
+        for row in rows("paired_differences")
+        if row["minuend"] == "6000"
+    }
+    wrong = [
+        claim
+        for claim, (rival, metrics, verdicts) in CLAIMS.items()
+        if claim not in said
+        or not {verdicts[0]} <= {found[rival, metric] for metric in metrics} <= {*verdicts}
+    ]
+    if not (folder / "tables/equal_kl.csv").exists():  # published before there was such a table
+        return wrong + [claim for claim in EQUAL_KL if claim not in said]
+    equal = {row["rival"]: row["verdict"] for row in rows("equal_kl") if row["kl_factor"] == "6000"}
+    return wrong + [
+        claim
+        for claim, (rival, verdicts) in EQUAL_KL.items()
+        if claim not in said or equal[rival] not in verdicts
+    ]
+
+
+def test_the_tables_bear_out_what_readme_says(tmp_path: Path) -> None:
+    text = (published.ROOT / "README.md").read_text(encoding="utf-8")
+    study = published.ROOT / "docs/ten-seed-study"
+    assert readme_claims(text, study) == []
+    (tmp_path / "tables").mkdir()
+    shutil.copy(study / "tables/paired_differences.csv", tmp_path / "tables")
+    lines = ["rival,kl_factor,verdict", "best_of_n,6000,better", "prompted,6000,better"]
+    (tmp_path / "tables/equal_kl.csv").write_text("\n".join(lines))
+    assert readme_claims(text, tmp_path) == ["but not of best-of-n, which trains nothing"]
+    assert "worse in diversity" in readme_claims(text.replace("worse in", "as good in"), study)
