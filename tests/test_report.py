@@ -299,7 +299,7 @@ def test_lead_and_tables_name_the_rivals_at_equal_kl(study):
         assert "ahead: +0.030" in page
         assert "behind: −0.050" in page
         assert "Prompting all completions has 57 % of the gain" in plain(page)
-        assert "have 71 % there (prompting: behind)" in plain(page)
+        assert "have 71 % there (prompting is behind: −0.050 (−0.070 to −0.030))" in plain(page)
     more = [{**row, "rival": "variant", "rival_variant": "a"} for row in equal if row["kl_factor"]]
     rows = study.tables["frontier/policies.csv"]
     shares = gain.share_table(rows, ["blog", "a"], [*equal, *more])

@@ -14,6 +14,11 @@ NAMES = {BEST_OF_N: "best-of-n", PROMPTING: "prompting"}
 STANDS = {"better": "behind", "worse": "ahead", "undecided": "no clear difference"}
 
 
+def of_gain(share: float, percent: Callable[[float], str] = percent) -> str:
+    """A share of the possible gain as text; one above 100 % is explained."""
+    return percent(share) + (" (above 100% by errors of estimates)" if share > 1 else "")
+
+
 def rows_of(rows: Iterable[Row], variant: str, kl_factor: str) -> list[Row]:
     """The comparisons of one policy."""
     return [row for row in rows if (row["variant"], row["kl_factor"]) == (variant, kl_factor)]
@@ -31,7 +36,9 @@ def rival_phrases(rows: Iterable[Row], percent: Callable[[float], str]) -> list[
         share = float(row["rival_share"] or math.nan)
         if math.isfinite(share):
             verb = "" if found else " has"
-            found.append(f"{name_of(row)}{verb} {percent(share)} ({STANDS[row['verdict']]})")
+            found.append(
+                f"{name_of(row)}{verb} {of_gain(share, percent)} ({STANDS[row['verdict']]})"
+            )
     return found
 
 
@@ -47,7 +54,7 @@ def variants_at_equal_kl(rows: Iterable[Row], variant: str, kl_factor: str) -> t
     kl, share = (
         float(others[0][c]) for c in ("kl_policy_to_base_nats", "share_of_attainable_gain")
     )
-    first = f"{variant} has {percent(share)} of the possible gain in reward"
+    first = f"{variant} has {of_gain(share)} of the possible gain in reward"
     at = f"At the {number(kl)} nats of {variant} with KL factor {kl_factor}"
     sentence = f"{at}, {listing([first, *rival_phrases(own, percent)])}. "
     ahead = [row for row in others if STANDS[row["verdict"]] == "ahead"]

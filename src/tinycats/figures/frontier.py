@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from tinycats.figures import style
-from tinycats.figures.equal_kl import rival_phrases, rows_of, variants_at_equal_kl
+from tinycats.figures.equal_kl import of_gain, rival_phrases, rows_of, variants_at_equal_kl
 from tinycats.figures.reading import Tables, listing, number, percent
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
@@ -259,10 +259,12 @@ def _found(
         if _real(share):
             others = rival_phrases(rows_of(equal, tables.variant, factor), percent)
             gain = "of the possible gain in reward"
-            title = f"At {kl} nats, KL factor {factor} has {percent(share)} {gain}"
+            title = f"At {kl} nats, KL factor {factor} has {of_gain(share)} {gain}"
             title += f", {others[0]}" if others else ""
-            aside = f"{percent(share)} of the gain possible at that KL"
-            aside += f", where {listing(others)}" if others else ""
+            aside = f"{of_gain(share)} of the gain possible at that KL, "
+            aside += f"where {listing(others)}" if others else (
+                "which neither best-of-n nor prompting was measured at"
+            )  # fmt: skip
             text += f" ({aside})"
         parts.append(text)
     for row in prompted[:1]:
@@ -283,7 +285,7 @@ def _variants_found(tables: Tables, ends: list[Row], equal: list[Row]) -> tuple[
         mine = [row for row in ends if _run(row)[:2] == (variant, factor)]
         if mine:
             share = mean(mine, "share_of_attainable_gain")
-            aside = f", {percent(share)} of the possible gain" if _real(share) else ""
+            aside = f", {of_gain(share)} of the possible gain" if _real(share) else ""
             parts.append(
                 f"{variant} reaches a reward of {number(mean(mine, 'reward'))} at "
                 f"{number(mean(mine, POLICY_TO_BASE))} nats{aside}"

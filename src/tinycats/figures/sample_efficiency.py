@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, listing, number, percent, uncertainty
+from tinycats.figures.reading import Tables, listing, number, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.tables.intervals import Interval, over_seeds
@@ -161,8 +161,6 @@ def _within_variant(tables: Tables, curves: Mapping[tuple[str, str], Curve]) -> 
                 within = f"within {half:,.0f} of {own.drawn[-1]:,.0f} completions"
                 text += f", half of it {within}"
                 title = f"KL factor {factor} has half of its gain in reward {within}"
-            if math.isfinite(own.share[-1].mean):
-                text += f", and ends at {percent(own.share[-1].mean)} of the possible gain"
             parts.append(text)
     return title, _sentence(parts)
 

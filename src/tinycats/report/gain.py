@@ -61,7 +61,11 @@ def _rival(row: Row) -> Cell:
     low, high = (number(row[end]) for end in ("high", "low"))
     mark = {"ahead": "better", "behind": "worse"}.get(STANDS[row["verdict"]], "undecided")
     by = human(ahead, digits=3, sign=True)
-    if low is not None and high is not None:
+    each = [-float(value) for value in row["each"].split()]
+    if low is None or high is None:
+        seeds = ", ".join(human(value, digits=3, sign=True) for value in sorted(each))
+        by += f" (seeds: {seeds})" if len(each) > 1 else ""
+    else:
         by += f" ({human(-low, digits=3, sign=True)} to {human(-high, digits=3, sign=True)})"
     return Cell("–" if share is None else percent(share), f"{STANDS[row['verdict']]}: {by}", mark)
 
@@ -143,7 +147,9 @@ def prompting_sentence(equal: Iterable[Row], variants: Sequence[str]) -> str:
         who = row["variant"] if len(variants) > 1 else "the policies, between their KL factors,"
         theirs = percent(float(row["share_of_attainable_gain"]))
         said.append(f"{who} {'has' if len(variants) > 1 else 'have'} {theirs} there")
-        said[-1] += f" (prompting: {STANDS[row['verdict']]})"
+        said[-1] += (
+            f" (prompting is {_rival(row).interval.replace('no clear difference', 'undecided')})"
+        )
     kl, share = (float(rows[0][c]) for c in ("kl_policy_to_base_nats", "rival_share"))
     return (
         f"Prompting all completions has {percent(share)} of the gain that is possible at its KL of"
