@@ -20,7 +20,7 @@ from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
-from tinycats.tables.intervals import t_interval
+from tinycats.tables.intervals import Interval, t_interval
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
@@ -471,6 +471,28 @@ def test_sample_efficiency_is_of_completions_and_of_the_limit() -> None:
     assert math.isnan(shares[3]), "the limit's curve ends at 4 nats"
     assert found.reaches(0.3) == 100
     assert math.isnan(found.reaches(0.5))
+
+
+def test_the_fewest_completions_are_those_of_one_variant_alone() -> None:
+    def curve(*rewards: float) -> sample_efficiency.Curve:
+        several = [Interval(reward, math.nan, math.nan, 2) for reward in rewards]
+        return sample_efficiency.Curve([0, 50, 100], several, several)
+
+    def found(*curves: sample_efficiency.Curve) -> tuple[str, str]:
+        names = "one_prompt", "b", "c"
+        both = {(name, "6000"): own for name, own in zip(names, curves, strict=False)}
+        return sample_efficiency._between_variants(names, ["6000"], both)
+
+    slow, fast = curve(0.15, 0.2, 0.3), curve(0.15, 0.3, 0.4)
+    title, finding = found(fast, slow, slow)
+    assert (
+        title == "At KL factor 6000, one prompt needs the fewest completions for a reward of 0.30"
+    )
+    assert finding.endswith("takes 50 (one_prompt), 100 (b) and 100 (c) completions.")
+    neutral = "Reward against completions drawn, by variant"
+    assert found(fast, fast, slow)[0] == neutral, "two need as many"
+    worse = curve(0.15, 0.14, 0.13)
+    assert found(fast, worse) == (neutral, "At KL factor 6000 not all gain reward.")
 
 
 def test_empty_tables_are_said_to_be_empty(tmp_path: Path) -> None:

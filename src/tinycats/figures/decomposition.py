@@ -192,7 +192,7 @@ def words(
 
 def share(split: Split, part: str) -> str:
     """A part as a share of the whole."""
-    return percent(split.parts[part].mean / split.parts["whole"].mean).replace("-", "−")
+    return percent(split.parts[part].mean / split.parts["whole"].mean)
 
 
 def signed(value: Interval) -> str:

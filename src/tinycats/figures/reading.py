@@ -214,7 +214,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f}%" if math.isfinite(value) else "not measured"
+    return f"{100 * value:.0f}%".replace("-", "−") if math.isfinite(value) else "not measured"
 
 
 def within(value: Interval, form: Any = number) -> str:

@@ -175,15 +175,19 @@ def _between_variants(
         if mine:
             common = min(max(y.mean for y in own.reward) for own in mine.values())
             needs = [f"{own.reaches(common):,.0f} ({v})" for v, own in mine.items()]
-            if len(mine) > 1:
-                first = min(mine, key=lambda v: mine[v].reaches(common))
+            first, *others = sorted(mine, key=lambda v: mine[v].reaches(common))
+            # a reward that the base model has says nothing, and neither does the first of equals
+            if others and 0 < mine[first].reaches(common) < mine[others[0]].reaches(common):
                 title = (
                     f"At KL factor {factor}, {first.replace('_', ' ')} needs the fewest completions"
                     f" for a reward of {number(common)}"
                 )
+            some = any(own.reaches(common) > 0 for own in mine.values())
             parts.append(
                 f"at KL factor {factor} a reward of {number(common)}, which all reach, takes"
                 f" {listing(needs)} completions"
+                if some
+                else f"at KL factor {factor} not all gain reward"
             )
     return title, _sentence(parts)
 
