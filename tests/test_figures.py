@@ -13,7 +13,14 @@ import pytest
 from matplotlib import pyplot
 
 from tinycats.columns import COLUMNS
-from tinycats.figures import completion_mass, fonts, reading, sample_efficiency, style
+from tinycats.figures import (
+    completion_mass,
+    decomposition,
+    fonts,
+    reading,
+    sample_efficiency,
+    style,
+)
 from tinycats.figures import registry as figures
 from tinycats.files.tables import Row, write_lines, write_table
 from tinycats.layout import BASE, PROMPTED, ModelId
@@ -471,6 +478,19 @@ def test_sample_efficiency_is_of_completions_and_of_the_limit() -> None:
     assert math.isnan(shares[3]), "the limit's curve ends at 4 nats"
     assert found.reaches(0.3) == 100
     assert math.isnan(found.reaches(0.5))
+
+
+def test_a_split_of_no_change_has_no_shares(results: Path) -> None:
+    """Two seeds of few stories, none of which mentions the concept: no interval, and a mean of 0."""
+    whole = Interval(0.0, math.nan, math.nan, 2, (0.1, -0.1))
+    parts = {"whole": whole} | {
+        part: whole._replace(mean=mean)
+        for part, mean in zip(decomposition.PARTS, (0.2, 0.0, -0.2), strict=True)
+    }
+    found = {("policy", "blog", "6000", "self_bleu"): decomposition.Split(1.0, parts)}
+    tables = reading.Tables.read("decomposition", results, "cat", kl_factors=["6000"])
+    finding = decomposition.words(tables, found, ["blog"], ["self_bleu"])[1]
+    assert "self-BLEU across stories 0.0 (seeds: −0.10, 0.10)" in finding
 
 
 def test_the_fewest_completions_are_those_of_one_variant_alone() -> None:

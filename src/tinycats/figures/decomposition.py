@@ -173,6 +173,9 @@ def words(
             if whole.known and not sure(whole):
                 parts.append(f"{METRICS[metric].label}{of} {signed(whole)}, which may be chance")
                 continue
+            if not whole.mean:  # no change that the parts could be shares of
+                parts.append(f"{METRICS[metric].label}{of} {signed(whole)}")
+                continue
             each = [f"{share(split, part)} {name}" for part, (name, _) in PARTS.items()]
             parts.append(
                 f"{METRICS[metric].label}{of} {signed(whole)}: {listing(each)},"
