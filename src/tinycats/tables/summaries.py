@@ -1,10 +1,10 @@
 """From scores to the tables that figures and report read: means and intervals over seeds.
 
 The seed is the unit of every interval: values are averaged within a seed first, and only the
-seeds' averages enter the t-interval (scipy). A combination for which no seed has a value (the
-distinct completions of a model without completions) has no row, so a ``mean`` is always a number;
-``low`` and ``high`` are empty with one seed. How each metric is averaged within a seed, and where
-it comes from, is written in ``docs/metrics.md``.
+seeds' averages enter the interval (:mod:`tinycats.tables.intervals`). A combination for which no
+seed has a value (the distinct completions of a model without completions) has no row, so a ``mean``
+is always a number; ``low`` and ``high`` are empty with fewer than four seeds. How each metric is
+averaged within a seed, and where it comes from, is written in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
