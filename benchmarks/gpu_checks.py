@@ -125,7 +125,9 @@ def programs(args: argparse.Namespace) -> dict[str, float]:
         stories = out / "stories"
         told = stories / "blog/kl=6000/seed=0.jsonl"
         few = {"steps": 2, "batch_size": 12} if args.quick else {}
-        told_options: dict[str, Any] = {"prompts": json.dumps(evaluation["prompts"])}
+        told_options: dict[str, Any] = {
+            "prompts": json.dumps({**evaluation["prompts"], "training": [PROMPT]})
+        }
         for name in ("stories_per_training_prompt", "stories_per_other_prompt", "new_tokens"):
             told_options[name] = 2 if args.quick else evaluation[name]
         told_options |= {"base_model": run.NANO, "seed": 0, "device": device}
@@ -161,7 +163,7 @@ def programs(args: argparse.Namespace) -> dict[str, float]:
             base_model=run.NANO,
             policies=[policy, second],
             rewards=out / "rewards",
-            prompt=PROMPT,
+            prompts=json.dumps([PROMPT]),
             prompted_with=" a cat",
             num_tokens=10,
             out=out / "completions",

@@ -95,7 +95,7 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
     base, _ = load_causal_lm(args.model, args.device)
     prompt_tokens = len(tokenizer(PROMPT, add_special_tokens=False).input_ids)
     settings = TrainingSettings(
-        prompt=PROMPT,
+        prompts=(PROMPT,),
         kl_factor=KL_FACTOR,
         seed=0,
         steps=args.steps,
@@ -109,8 +109,9 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
     )
     reward = watch.wrap("reward", reward_model(args.encoder, args.device))
     trainer = Trainer(policy, base, tokenizer, reward, settings, "benchmark", Path("unused"))
-    trainer.sampler.sample = watch.wrap("sample", trainer.sampler.sample)  # type: ignore[method-assign]
-    trainer.sampler.backward = watch.wrap("gradient", trainer.sampler.backward)  # type: ignore[method-assign]
+    mixture = trainer.mixture
+    mixture.sample = watch.wrap("sample", mixture.sample)  # type: ignore[method-assign]
+    mixture.backward = watch.wrap("gradient", mixture.backward)  # type: ignore[method-assign]
     trainer.optimizer.step = watch.wrap("optimiser", trainer.optimizer.step)  # type: ignore[method-assign]
 
     def step() -> dict[str, int]:

@@ -231,7 +231,7 @@ def draw_curves():
 def train(kl_factor):
     """A policy trained with this KL factor; adds its rows of each step to ``runs``."""
     policy, _ = load_causal_lm(NANO)
-    shared = {"prompt": PROMPT, "steps": STEPS, "batch_size": BATCH, "num_tokens": NUM_TOKENS}
+    shared = {"prompts": (PROMPT,), "steps": STEPS, "batch_size": BATCH, "num_tokens": NUM_TOKENS}
     settings = TrainingSettings(kl_factor=kl_factor, seed=0, learning_rate=LEARNING_RATE, **shared)
     trainer = Trainer(policy, base, tokenizer, reward, settings, "notebook", Path("unused"))
     runs[kl_factor] = SimpleNamespace(policy=policy, rows=trainer.rows, top=trainer.top)

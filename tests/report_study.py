@@ -114,7 +114,7 @@ def make_study(
         "concept": "cat",
         "concept_words": ["cat", "cats", "kitten", "cat's"],
         "training": {
-            "prompt": PROMPTS["training"][0],
+            "prompts": PROMPTS["training"],
             "num_tokens": 10,
             "kl_factors": [0, 1500, 6000],
             "seeds": list(range(seeds)),
@@ -279,6 +279,7 @@ def _write_tables(study: Path, who: list[tuple[str, str]]) -> None:
             "kl_factor": factor,
             "seed": seed,
             "step": step,
+            "prompt": PROMPTS["training"][0],
             "text": f"=1+1 {step}" if place else f" a cat {factor} {seed} {step}",
             "share": (step / 8) / (place + 1),
             "reward": 0.1 * step,

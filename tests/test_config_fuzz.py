@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tinycats import settings
 from tinycats.completions.settings import CompletionsSettings
 from tinycats.frontier.settings import FrontierSettings
+from tinycats.lengths import check_lengths
 from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
 from tinycats.stories.settings import StoriesSettings
@@ -136,7 +137,7 @@ def outcome(config: Any, given: Any = None) -> Study | str:
     try:
         study = Study.check(config, given)
         use(study)
-        study.check_lengths(NANO)
+        check_lengths(study, NANO)
     except UserError as error:
         line = str(error)
         assert line.startswith("config: "), line
@@ -206,11 +207,11 @@ def test_the_same_from_the_command_line(place: tuple, value: Any) -> None:
 
 
 def test_a_block_within_itself_is_one_line() -> None:
-    """YAML can write it: ``training: &a {prompt: *a}``."""
+    """YAML can write it: ``training: &a {prompts: *a}``."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    config["training"]["prompt"] = config["training"]
+    config["training"]["prompts"] = config["training"]
     line = str(outcome(config))
-    assert line.startswith("config: training.prompt: a value that cannot be shown found")
+    assert line.startswith("config: training.prompts: a value that cannot be shown found")
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_step_of_training_has_both_terms(
     assert alone.continuation is None
     plain, base = copy.deepcopy(ours.policy), copy.deepcopy(ours.policy)
     began, told = weights(ours), completions(term.draw(0))
-    drawn = completions(ours.sampler.sample(30, torch_generator(ours.settings.seed)))
+    drawn = completions(ours.mixture.samplers[0].sample(30, torch_generator(ours.settings.seed)))
     if states == "policy":  # the batch's own completions go on
         assert [ids[:4] for ids in told] == drawn[:10]
     # at the base itself all KLs are 0, so it begins elsewhere
@@ -141,10 +141,10 @@ def test_a_step_of_training_has_both_terms(
             for q in one.parameters():
                 q.add_(0.02 * torch.randn(q.shape, generator=generator))
     began, told = weights(ours), completions(term.draw(0))
-    drawn = completions(ours.sampler.sample(30, torch_generator(ours.settings.seed)))
+    drawn = completions(ours.mixture.samplers[0].sample(30, torch_generator(ours.settings.seed)))
     ours.take_step()
     alone.take_step()
-    s, prompt = ours.settings, ours.prompt_ids
+    s, prompt = ours.settings, ours.prompt_ids[0]
     rewards = reward(
         [ours.tokenizer.decode(prompt + ids, skip_special_tokens=True) for ids in drawn]
     )

@@ -41,7 +41,7 @@ def test_prompting_a_share_has_the_kl_and_reward_of_the_mixture() -> None:
     text = np.array([word[0] == 3 for word in toy.words])
     q = toy.p[text].sum()
     all_of_it = np.where(text, toy.p / q, 0.0)
-    prompted = rivals.Prompted(float(all_of_it @ toy.r), 0.01, -math.log(q))
+    prompted = rivals.Prompted(float(all_of_it @ toy.r), 0.01, (-math.log(q),))
     pool = Pool(toy.r, np.random.default_rng(0).multinomial(400_000, toy.p))
     for share in (0.0, 0.2, 0.7, 1.0):
         mixture = share * all_of_it + (1 - share) * toy.p

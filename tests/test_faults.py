@@ -478,8 +478,8 @@ def test_other_scripts_and_concepts_of_several_words(models: Path) -> None:
         "study": "words",
         "concept": "полосатый кот",
         "concept_words": None,
-        "training": {"prompt": prompt, "num_tokens": 64, "kl_factors": [6000], "steps": 1},
-        "evaluation": {"prompts": {"training": [prompt], "other": ["從前有一隻貓"]}},
+        "training": {"prompts": [prompt], "num_tokens": 64, "kl_factors": [6000], "steps": 1},
+        "evaluation": {"prompts": {"other": ["從前有一隻貓"]}},
     }
     with configured(models, change):
         snakemake(models, "results/words/scores/stories.csv")
@@ -524,7 +524,7 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"training": {"kl_factors": [-1]}}, "training.kl_factors.0: -1 found, expected"),
     ({"training": {"seeds": [1, 1]}}, "no two equal"),
     ({"training": {"batch_size": 0}}, "training.batch_size: 0 found, expected"),
-    ({"training": {"prompt": ""}}, "training.prompt"),
+    ({"training": {"prompts": [""]}}, "training.prompts.0"),
     ({"base_model": "a/b; touch stolen"}, "config: base_model: unknown model 'a/b; touch stolen'"),
     ({"base_model": "../../secrets"}, "base_model: unknown model"),
     ({"tokenizer": "$(touch stolen)"}, "config: tokenizer: unknown model"),
@@ -566,9 +566,8 @@ def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
         "base_model": str(folder.relative_to(models)),
         "concept": evil,
         "concept_words": None,
-        "training": {"prompt": evil, "num_tokens": 128, "kl_factors": [0], "steps": 1},
+        "training": {"prompts": [evil], "num_tokens": 128, "kl_factors": [0], "steps": 1},
         "evaluation": {
-            "prompts": {"training": [evil]},
             "prompted_with": "--help",  # of one word, so that it looks like an option
             "new_tokens": 4,
         },
@@ -581,7 +580,7 @@ def test_text_of_the_config_never_reaches_a_shell(models: Path) -> None:
         )
     assert not list(models.rglob("stolen"))
     run = json.loads((models / "results/evil/policies/blog/kl=0/seed=0/run.json").read_text())
-    assert run["settings"]["prompt"] == evil
+    assert run["settings"]["prompts"] == [evil]
 
 
 @pytest.mark.parametrize("page", ["reliability", "security"])

@@ -86,7 +86,9 @@ def study(
                     before = {"completions_drawn": 1000 * (step - 1)}
                     trajectories.append({**run, **before, "reward": reward, **kls})
                     for text, share in ((f" a {concept}", 0.1 * step), (" <b>&\n", 0.02)):
-                        top.append({**run, "text": text, "share": share, "reward": 0.5})
+                        top.append(
+                            {**run, "prompt": "p", "text": text, "share": share, "reward": 0.5}
+                        )
             for seed in seeds:
                 policies.append(
                     {

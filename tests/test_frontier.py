@@ -22,7 +22,7 @@ from tinycats.completions.search import search
 from tinycats.files import atomic
 from tinycats.files.tables import read_table, write_table
 from tinycats.frontier import limit as frontier
-from tinycats.frontier.best_of_n import Pool, best_of_n, powers_of_two
+from tinycats.frontier.best_of_n import Pool, Pools, best_of_n, powers_of_two
 from tinycats.frontier.columns import POLICIES, TABLES
 from tinycats.frontier.policies import AgainstLimit, policy_rows
 from tinycats.frontier.samples import Drawn, Samples, read_drawn, read_samples
@@ -578,16 +578,28 @@ def write_study(
             "reward": samples.reward.astype(np.float32),
             "counts": np.ascontiguousarray(samples.counts),
             "hit": np.zeros(len(samples.reward), dtype=np.uint8),
+            "prompt": np.zeros(len(samples.reward), dtype=np.int64),
         },
-        {"models": json.dumps(samples.models), "others": json.dumps(list(others))},
+        {
+            "prompts": '["p"]',
+            "models": json.dumps(samples.models),
+            "others": json.dumps(list(others)),
+        },
     )
 
-    searched = {"token_ids": "7", "text": " so", "reward": 0.5, "log_prob_base": -20.0}
+    searched = {
+        "prompt": "p",
+        "token_ids": "7",
+        "text": " so",
+        "reward": 0.5,
+        "log_prob_base": -20.0,
+    }
     write_table(folder / "searched.csv", [searched], SEARCHED)
 
     def table(path: Path, counts: np.ndarray, log_prob: np.ndarray, kl: float) -> None:
         rows = [
             {
+                "prompt": "p",
                 "token_ids": str(i),
                 "text": f" word {i}",
                 "count": int(counts[i]),
@@ -626,6 +638,97 @@ def run_script(folder: Path) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
+
+
+def both(one: Samples, two: Samples) -> Samples:
+    """The completions of two prompts as the completions stage would write them."""
+    return Samples(
+        one.models,
+        np.concatenate([one.log_prob, two.log_prob], axis=1),
+        np.concatenate([one.reward, two.reward]),
+        np.concatenate([one.counts, two.counts], axis=1),
+        prompt=np.repeat([0, 1], [len(one.reward), len(two.reward)]),
+        found_prompt=np.zeros(0, dtype=np.int64),
+    )
+
+
+def exact_mixture_limit(toys: list[Toy], kl: float) -> float:
+    """R*(K) of several prompts by bisection on β, all prompts at one β, from enumerated sums."""
+    low, high = 1e-3, 1e4
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        own = float(np.mean([toy.kl(toy.best(middle)) for toy in toys]))
+        low, high = (middle, high) if own > kl else (low, middle)
+    return float(np.mean([toy.best(high) @ toy.r for toy in toys]))
+
+
+def test_the_limit_of_two_prompts_is_that_of_their_mixture():
+    toys = [Toy(3), Toy(11)]
+    toys[1].r = np.minimum(toys[1].r + 0.3, 1.0)
+    base = frontier.Mixture(tuple(map(everything, toys)))
+    strength = frontier.strengths(base.reward)
+    log_z = frontier.mean_log_z(base, strength)
+    for kl in (0.01, 0.3, 1.0, 2.5):
+        reward, _ = frontier.limit_at(kl, strength, log_z, base.highest)
+        assert reward == pytest.approx(exact_mixture_limit(toys, kl), abs=2e-4)
+    found = frontier.limit(base, 0.1)
+    assert found.kl[0] == pytest.approx(np.mean([toy.kl(toy.best(0.1)) for toy in toys]), rel=1e-5)
+    # no policy is above it, however it divides its KL between the prompts
+    for _ in range(200):
+        policies = [toy.random_policy() for toy in toys]
+        pairs = list(zip(toys, policies, strict=True))
+        own = np.mean([toy.kl(policy) for toy, policy in pairs])
+        mean = np.mean([policy @ toy.r for toy, policy in pairs])
+        assert np.all(mean <= (own + log_z) / strength + 1e-6)
+    # one distribution over prompts and completions would reach more: it could prefer a prompt
+    together = np.log(np.mean([np.exp(toy.r / 0.1) @ toy.p for toy in toys]))
+    assert together > found.log_z[0] + 0.05
+
+
+def together(each: Sequence[Drawn], prompt: Any) -> Drawn:
+    """A policy's completions of several prompts."""
+    names = ("reward", "log_prob", "kl_policy_to_base", "kl_base_to_policy")
+    values = (np.concatenate([getattr(own, name) for own in each]) for name in names)
+    reward, log_prob, forward, backward = values
+    counts = np.concatenate([own.counts for own in each])
+    return Drawn(counts, reward, log_prob, forward, backward, prompt)
+
+
+def test_estimates_of_two_prompts_agree_with_enumeration():
+    toys = [Toy(8), Toy(3)]
+    policies = [[toy.best(0.1), (toy.p + toy.best(0.02)) / 2] for toy in toys]
+    each = [toy.samples(own, 5000, 2000) for toy, own in zip(toys, policies, strict=True)]
+    samples = both(*each)
+    of_toys = (t.drawn(s, p) for t, s, p in zip(toys, each, policies, strict=True))
+    drawn = [together(own, samples.prompt) for own in zip(*of_toys, strict=True)]
+    against = AgainstLimit(frontier.Mixture.of(samples), 200, 0)
+    rows = policy_rows(against, samples.models[1:], drawn)
+    for place, row in enumerate(rows):
+        kl = np.mean([toy.kl(own[place]) for toy, own in zip(toys, policies, strict=True)])
+        exact = exact_mixture_limit(toys, float(kl))
+        base = np.mean([toy.p @ toy.r for toy in toys])
+        reward = np.mean([own[place] @ toy.r for toy, own in zip(toys, policies, strict=True)])
+        assert row["kl_policy_to_base_nats"] == pytest.approx(kl)
+        assert row["limit"] == pytest.approx(exact, abs=2e-3)
+        assert row["limit_certified"] <= exact + 2e-5
+        assert row["limit_low"] - 1e-3 <= exact <= row["limit_high"] + 1e-3
+        assert row["share_low"] <= (reward - base) / (exact - base) <= row["share_high"]
+    pools = Pools([Pool(own.reward, own.counts[0]) for own in samples.of_prompts()])
+    for n in (2, 16):
+        exact_reward, exact_kl = np.mean([exact_best_of_n(toy, n) for toy in toys], axis=0)
+        assert pools.of(n).reward == pytest.approx(exact_reward, abs=4 * pools.of(n).error)
+        assert pools.of(n).kl == pytest.approx(exact_kl, abs=0.05)
+
+
+def test_the_error_of_a_mean_over_prompts_has_no_part_between_prompts():
+    zeros, prompt = np.zeros(4), np.array([0, 0, 1, 1])
+    reward = np.array([0.0, 0.1, 1.0, 1.1])
+    own = Drawn(np.full(4, 5), reward, zeros, zeros, zeros, prompt)
+    assert own.error(own.reward) == pytest.approx(math.sqrt(2 * 0.05**2 / 9) / 2)
+    again = own.again(500, np.random.default_rng(0))
+    assert (again[:, :2].sum(axis=1) == 10).all()
+    spread = (again @ own.reward / 20).std()
+    assert spread == pytest.approx(own.error(own.reward), rel=0.15)
 
 
 def test_script_writes_its_tables_the_same_every_time(tmp_path):

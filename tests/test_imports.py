@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tinycats"
 ORDER = (
     "program", "progress", "source_code", "mentions", "random_numbers", "settings", "schema", "files", "published", "kinds", "layout", "compute", "models",
     "language_model", "reward", "policies", "watch", "completions", "stories", "scores", "frontier",
-    "tables", "columns", "study", "figures", "report",
+    "tables", "columns", "study", "lengths", "figures", "report",
 )  # fmt: skip
 #: stands aside: nothing else imports it, and it imports nothing above this
 ASIDE = {"pretrain": "reward"}

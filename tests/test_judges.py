@@ -92,7 +92,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = []
     for rank, (completions, stories) in enumerate(models.values()):
         rows = [
-            {**dict.fromkeys(COMPLETIONS, 0.0), "text": text, "count": count, "reward": reward + rank,
+            {**dict.fromkeys(COMPLETIONS, 0.0), "prompt": PROMPT, "text": text, "count": count, "reward": reward + rank,
              "token_ids": " ".join(map(str, encode(tokenizer, text)))}
             for text, count, reward in ((" a cat", 3, 0.5), (" a dog", 1, 0.1))
         ]  # fmt: skip
@@ -121,8 +121,6 @@ def run(study: Path, judges: Any, out: Path) -> subprocess.CompletedProcess[str]
         str(study / "model"),
     ]
     words += [
-        "--prompt",
-        PROMPT,
         "--judges",
         json.dumps(judges),
         "--out",

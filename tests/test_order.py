@@ -50,11 +50,12 @@ def test_a_config_in_another_order_is_the_same_study(seed: int) -> None:
         assert as_json(other.stage(stage)) == as_json(plain.stage(stage))
 
 
-def test_the_trained_prompt_is_the_first_of_its_group() -> None:
+def test_the_group_of_the_training_prompts_follows_from_them() -> None:
     config = shuffled(CONFIG, random.Random(0))
-    prompt = config["training"]["prompt"]
-    config["evaluation"]["prompts"]["training"] = ["One day there was", prompt]
-    assert Study.check(config).evaluation.prompts["training"] == (prompt, "One day there was")
+    config["training"]["prompts"] = ["One day there was"]
+    study = Study.check(config)
+    assert study.evaluation.prompts["training"] == ("One day there was",)
+    assert Study.check(study.record) == study, "the record of a study is its config"
 
 
 @pytest.fixture(scope="module")

@@ -132,13 +132,13 @@ def test_stories_do_not_depend_on_their_company(policy: Any, tokenizer: Any) -> 
 # ---------------------------------------------------------------------------- completions
 
 
-PROMPT, NUM_TOKENS = "once there was", 6
+TRAINED, NUM_TOKENS = ["once there was", "it"], 6
 
 
 @pytest.fixture(scope="module")
 def collected(policy: Any, base: Any, tokenizer: Any) -> tuple[Collector, list[dict[str, Any]]]:
     given: Any = reward  # texts → rewards is all that is needed of a RewardModel
-    collector = Collector(copy.deepcopy(base), tokenizer, given, PROMPT, NUM_TOKENS, 64)
+    collector = Collector(copy.deepcopy(base), tokenizer, given, TRAINED, NUM_TOKENS, 64)
     collector.draw_base(300)
     prompted = collector.draw_prompted("the cat", 120)
     who = {"model": "policy", "variant": "blog", "kl_factor": "0", "seed": 3}
@@ -150,7 +150,6 @@ def test_completions_hold_what_the_models_run_plainly_say(
     collected: tuple[Collector, list[dict[str, Any]]], policy: Any, base: Any, tokenizer: Any
 ) -> None:
     collector, prompted = collected
-    prompt = tokenizer(PROMPT).input_ids
     (_, of_base), (who, of_policy) = collector.tables
     assert (who["variant"], who["seed"]) == ("blog", 3)
     for rows, count, model in (
@@ -158,15 +157,19 @@ def test_completions_hold_what_the_models_run_plainly_say(
         (of_policy, 200, policy),
         (prompted, 120, None),
     ):
-        assert sum(row["count"] for row in rows) == count
+        for text in TRAINED:
+            assert sum(row["count"] for row in rows if row["prompt"] == text) == count / 2
         assert max(row["count"] for row in rows) > 1, "no duplicates: the case is not tested"
-        assert len({row["token_ids"] for row in rows}) == len(rows)
-        for row in rows[:60]:
+        assert len({(row["prompt"], row["token_ids"]) for row in rows}) == len(rows)
+        for row in [*rows[:40], *rows[-40:]]:
+            prompt = tokenizer(row["prompt"]).input_ids
             ids = [int(i) for i in row["token_ids"].split()]
-            assert len(ids) == NUM_TOKENS - len(prompt) or ids[-1] == 0
+            assert len(ids) == 3 or ids[-1] == 0
             text = " ".join(VOCABULARY[i] for i in ids if i)
             assert row["text"] == text
-            assert row["reward"] == pytest.approx(float(reward([f"{PROMPT} {text}".strip()])))
+            assert row["reward"] == pytest.approx(
+                float(reward([f"{row['prompt']} {text}".strip()]))
+            )
             theirs = log_p(base, prompt, ids)
             taken = of_tokens(theirs, ids)
             assert row["log_prob_base"] == pytest.approx(sum(taken), abs=1e-4)
@@ -189,18 +192,19 @@ def test_first_tokens_are_the_model_s_own(
     collected: tuple[Collector, list[dict[str, Any]]], policy: Any, base: Any, tokenizer: Any
 ) -> None:
     collector, _ = collected
-    prompt = tokenizer(PROMPT).input_ids
-    first = int(log_p(base, prompt, [0])[0].argmax())
-    for after, row in (("", 0), (VOCABULARY[first], 1)):
-        p = log_p(policy, prompt, [first, 0])[row].exp().tolist()
-        found = {
-            r["token"]: r["probability"]
-            for r in collector.first_tokens
-            if (r["model"], r["after"]) == ("policy", after)
-        }
-        expected = {word: p[i] for i, word in enumerate(VOCABULARY) if p[i] >= 1e-4}
-        assert found == pytest.approx(expected, rel=1e-4)
-        assert list(found.values()) == sorted(found.values(), reverse=True)
+    for prompt in TRAINED:
+        ids = tokenizer(prompt).input_ids
+        first = int(log_p(base, ids, [0])[0].argmax())
+        for after, row in (("", 0), (VOCABULARY[first], 1)):
+            p = log_p(policy, ids, [first, 0])[row].exp().tolist()
+            found = {
+                r["token"]: r["probability"]
+                for r in collector.first_tokens
+                if (r["model"], r["prompt"], r["after"]) == ("policy", prompt, after)
+            }
+            expected = {word: p[i] for i, word in enumerate(VOCABULARY) if p[i] >= 1e-4}
+            assert found == pytest.approx(expected, rel=1e-4)
+            assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 def test_the_pool_holds_every_completion_under_every_model(
@@ -209,16 +213,21 @@ def test_the_pool_holds_every_completion_under_every_model(
     collector, _ = collected
     models = [copy.deepcopy(base), copy.deepcopy(policy)]
     tensors, _ = collector.log_probs(models, [0, 1])
-    drawn = [Counter({r["token_ids"]: r["count"] for r in rows}) for _, rows in collector.tables]
-    rewards = {r["token_ids"]: r["reward"] for _, rows in collector.tables for r in rows}
-    ids = sorted(tuple(map(int, key.split())) for key in rewards)
-    keys = [" ".join(map(str, own)) for own in ids]
+
+    def pair(row: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+        return TRAINED.index(row["prompt"]), tuple(map(int, row["token_ids"].split()))
+
+    drawn = [Counter({pair(r): r["count"] for r in rows}) for _, rows in collector.tables]
+    rewards = {pair(r): r["reward"] for _, rows in collector.tables for r in rows}
+    keys = sorted(rewards)
+    assert tensors["prompt"].tolist() == [prompt for prompt, _ in keys]
+    padded = [[*ids, -1, -1, -1][:3] for _, ids in keys]
+    assert tensors["token_ids"].tolist() == padded
     assert tensors["counts"].tolist() == [[count[key] for key in keys] for count in drawn]
     assert tensors["reward"].tolist() == pytest.approx([rewards[key] for key in keys])
-    prompt = tokenizer(PROMPT).input_ids
     for row, model in enumerate((base, policy)):
-        for i in range(0, len(ids), 7):
-            own = list(ids[i])
+        for i in range(0, len(keys), 7):
+            prompt, own = tokenizer(TRAINED[keys[i][0]]).input_ids, list(keys[i][1])
             expected = math.fsum(of_tokens(log_p(model, prompt, own), own))
             assert tensors["log_prob"][row, i] == pytest.approx(expected, abs=1e-4)
 

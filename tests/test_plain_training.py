@@ -51,7 +51,7 @@ def biased() -> Any:
 def settings(**more: Any) -> TrainingSettings:
     return replace(
         TrainingSettings(
-            prompt=PROMPT,
+            prompts=(PROMPT,),
             num_tokens=len(PROMPT.split()) + NEW_TOKENS,
             steps=STEPS,
             batch_size=BATCH,
@@ -81,7 +81,8 @@ def trained(
     start = ladder_steps.moved(model)
     base, state = copy.deepcopy(model), folder / "state.pt"
     trainer = Trainer(start, base, tokenizer, reward, asked, "identity", state)
-    trainer.sampler.tree_depth = tree_depth or trainer.sampler.tree_depth
+    for sampler in trainer.mixture.samplers:
+        sampler.tree_depth = tree_depth or sampler.tree_depth
     trainer.run(checkpoint_seconds=3600)
     return trainer
 
@@ -132,6 +133,24 @@ def test_training_equals_training_written_plainly(
     assert len({row["reward_mean"] for row in rows}) == STEPS
     assert min(row["kl_base_to_policy_nats"] for row in rows) > 0.01
     assert [math.isnan(row["gradient_snr"]) for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "kl"), [("reward", "base_to_policy"), ("leave_one_out", "policy_to_base")]
+)
+def test_several_prompts_have_the_mean_of_their_losses(
+    tied: Any, tokenizer: Any, tmp_path: Path, advantage: str, kl: str
+) -> None:
+    """Prompts of other lengths, in the order given; advantages within each prompt."""
+    prompts = ("the dog ran and", PROMPT, "it")
+    asked = settings(
+        prompts=prompts, num_tokens=8, batch_size=42, advantage=advantage, kl=kl, snr_every=2
+    )
+    plain = plainly(tied, tokenizer, asked)
+    assert_same(trained(tied, tokenizer, asked, tmp_path), plain)
+    assert {row["prompt"] for row in plain.top} == set(prompts)
+    texts = [{row["text"] for row in plain.top if row["prompt"] == prompt} for prompt in prompts]
+    assert texts[0] & texts[1] | texts[0] & texts[2], "no completion of two prompts: not tested"
 
 
 #: work in many small parts: constants to change, and what the trainer is given
@@ -202,7 +221,7 @@ def test_bf16_is_the_precision_of_the_body_alone(
     for model in (start, base):
         model.transformer.h[0].mlp.c_fc.register_forward_hook(note)
     trainer = Trainer(start, base, tokenizer, reward, asked, "identity", tmp_path / "state.pt")
-    trainer.sampler.tree_depth = tree_depth
+    trainer.mixture.samplers[0].tree_depth = tree_depth
     seen.clear()  # the check of the head is in float32
     trainer.take_step()
     assert set(seen) == {torch.bfloat16}

@@ -200,7 +200,7 @@ def test_training_and_completions_follow_the_special_token(tmp_path: Path) -> No
         return float(logits[0, len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum())
 
     short = len(prompt) + 3
-    collector = Collector(base, tokenizer, reward, "Once upon", short, 16)  # type: ignore[arg-type]
+    collector = Collector(base, tokenizer, reward, ["Once upon"], short, 16)  # type: ignore[arg-type]
     collector.draw_base(20)
     ((_, rows),) = collector.tables
     for row in rows:
@@ -211,10 +211,10 @@ def test_training_and_completions_follow_the_special_token(tmp_path: Path) -> No
     assert all(text.startswith("Once upon") for text in rewarded)
     del rewarded[:]
     settings = TrainingSettings(
-        kl_factor=0.0, steps=1, batch_size=20, prompt="Once upon", num_tokens=short
+        kl_factor=0.0, steps=1, batch_size=20, prompts=("Once upon",), num_tokens=short
     )
     trainer = Trainer(policy, base, tokenizer, reward, settings, "a test", tmp_path / "state.pt")
-    rollout = trainer.sampler.sample(20, uniform_generator(0, 0))
+    rollout = trainer.mixture.samplers[0].sample(20, uniform_generator(0, 0))
     for tokens, found in zip(rollout.tokens.tolist(), rollout.log_prob.tolist(), strict=True):
         assert found == pytest.approx(log_p([i for i in tokens if i >= 0]), abs=1e-3)
     trainer.take_step()

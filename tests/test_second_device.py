@@ -163,7 +163,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             base_model=folder / "base",
             policies=[policy],
             rewards=out / "rewards",
-            prompt=PROMPT,
+            prompts=json.dumps([PROMPT]),
             prompted_with=" a cat",
             num_tokens=10,
             base_completions=100,

@@ -30,7 +30,7 @@ from tinycats.stories.settings import (
     OpeningStoriesSettings,
     StoriesSettings,
 )
-from tinycats.study import EvaluationBlock
+from tinycats.study import EvaluationBlock, Study
 
 # ---- from fields to checks and flags
 
@@ -101,9 +101,12 @@ def test_a_wrong_flag_is_one_line(words: tuple[str, ...], says: str) -> None:
 
 
 def test_names_are_those_of_one_block() -> None:
-    """Study.stage finds a field by its name alone."""
+    """But for ``prompts``, of which a stage gets those whose class it inherits."""
     names = [f.name for block in (TrainingBlock, EvaluationBlock) for f in fields(block)]
-    assert len(names) == len(set(names))
+    assert {name for name in names if names.count(name) > 1} == {"prompts"}
+    study = Study.check(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    assert study.stage(CompletionsSettings).prompts == study.training.prompts
+    assert study.stage(StoriesSettings).prompts == study.evaluation.prompts
 
 
 # ---- settings arrive
@@ -121,7 +124,7 @@ UNUSUAL: dict[str, Any] = {
     "concept": "dog {seed}",
     "concept_words": ["dog {seed}", "{dogs}"],
     "training": {
-        "prompt": 'Once {seed} upon "a"',
+        "prompts": ['Once {seed} upon "a"'],
         "kl_factors": [7.5],
         "seeds": [11],
         "steps": 2,
@@ -149,13 +152,14 @@ UNUSUAL: dict[str, Any] = {
             "kl_tokens": 0,  # more excludes several updates per batch
             "kl_stories": 7,
             "kl_states": "base",
+            "prompts": 1,
             "steps": 3,
             "batch_size": 15,
             "learning_rate": 1.5e-4,
         },
     },
     "evaluation": {
-        "prompts": {"training": ['Once {seed} upon "a"'], "more": ["The {variant} {"]},
+        "prompts": {"more": ["The {variant} {"]},
         "prompted_with": " {factor}",
         "stories_per_training_prompt": 3,
         "stories_per_other_prompt": 5,
@@ -236,9 +240,12 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         )
     commands = planned(checkout, UNUSUAL)
     training, evaluation = UNUSUAL["training"], dict(UNUSUAL["evaluation"])
-    evaluation["prompts"] = {**default["evaluation"]["prompts"], **evaluation["prompts"]}
-    mine = UNUSUAL["variants"]["mine"]
+    groups = {**default["evaluation"]["prompts"], **evaluation["prompts"]}
+    groups["training"] = training["prompts"]
+    variant = UNUSUAL["variants"]["mine"]
+    mine = {**variant, "prompts": training["prompts"]}
     known = {**training, **evaluation, "kl_factor": 7.5, "seed": 11, **mine}
+    told = {**known, "prompts": groups}
 
     (policy,) = commands_of(commands, "train_policy")
     (completions,) = commands_of(commands, "sample_completions")
@@ -253,7 +260,8 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
         (frontier, FrontierSettings),
         (openings, OpeningStoriesSettings),
     ):
-        expected = {field.name: known[field.name] for field in fields(cls)}
+        values = told if issubclass(cls, StoriesSettings) else known
+        expected = {field.name: values[field.name] for field in fields(cls)}
         assert json.loads(after(words, "--settings")) == expected
     for words in (policy, completions, base, one, openings):
         assert (after(words, "--device"), after(words, "--threads")) == ("cuda:7", "3")
@@ -265,7 +273,6 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     (scored,) = json.loads(after(judge, "--judges"))
     assert scored["name"] == "similarity to “a {variant} dog”"
     assert scored["concept"] == "a {variant} dog"
-    assert f"--prompt={training['prompt']}" in judge
     assert (after(judge, "--device"), after(judge, "--threads")) == ("cuda:7", "3")
 
     model, encoder = sorted(commands_of(commands, "obtain_models"), key=lambda w: w[2] == "reward-encoder")  # fmt: skip
@@ -288,8 +295,10 @@ def test_every_setting_arrives(checkout: Path, models: list[str], tmp_path: Path
     record = json.loads(after(commands_of(commands, "write_config")[0], "--config"))
     assert record == {
         **UNUSUAL,
-        "variants": {"mine": {key: value for key, value in mine.items() if value not in (None, 0)}},
-        "evaluation": evaluation,
+        "variants": {
+            "mine": {key: value for key, value in variant.items() if value not in (None, 0)}
+        },
+        "evaluation": {**evaluation, "prompts": groups},
     }
 
     given = json.loads(after(policy, "--settings"))

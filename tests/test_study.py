@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tinycats.layout import canonical
+from tinycats.lengths import check_lengths
 from tinycats.policies.settings import VariantSettings
 from tinycats.program import UserError
 from tinycats.settings import as_mapping
@@ -77,8 +78,16 @@ def changed(path: str, value):
         ("device", "mps", "expected auto, cpu, cuda or"),
         ("training.batch_size", 0, "0 found, expected a whole number of at least 1"),
         ("training.learning_rate", 0, "expected a number above 0"),
-        ("training.prompt", "", "training.prompt"),
-        ("training.prompt", "Another", "evaluation.prompts.training"),
+        ("training.prompts", [""], "training.prompts.0"),
+        ("training.prompts", [], "training.prompts: [] found, expected a list of one or more"),
+        ("training.prompts", ["a b", "a b"], "training.prompts: "),
+        ("training.prompt", "Another", "training.prompt: unknown key; it is now prompts, a list"),
+        ("evaluation.prompts.training", ["x"], "evaluation.prompts.training: other prompts than"),
+        (
+            "variants",
+            {"mine": {"prompts": 2}},
+            "variants.mine.prompts: 2 found, but training.prompts has 1",
+        ),
         ("training.precision", "fp8", "expected one of fp32, bf16"),
         (
             "variants",
@@ -140,7 +149,6 @@ def changed(path: str, value):
         ("concept", "c\0t", "without NUL characters"),
         ("study", "a/b", "study:"),
         ("concept", " ", "concept"),
-        ("evaluation.prompts", {"other": ["x"]}, "training"),
         (
             "training.learning_rate",
             float("nan"),
@@ -267,19 +275,29 @@ def test_every_shipped_study_is_valid(path):
     ("path", "value", "says"),
     [
         ("training.num_tokens", 6, "training.num_tokens: 6 leaves no token to generate"),
-        ("evaluation.prompted_with", " a cat with a very long tail", "should have 1 to 4"),
         ("evaluation.new_tokens", 510, "evaluation.new_tokens: 510 with a prompt of"),
         ("training.num_tokens", 600, "training.num_tokens: 600 is more than the model"),
     ],
 )
 def test_lengths_are_held_against_the_base_model_before_any_job(path, value, says):
     nano = ROOT / "workflow/resources/nano"
-    Study.check(DEFAULT).check_lengths(nano)
+    check_lengths(Study.check(DEFAULT), nano)
     study = Study.check(changed(path, value))
     with pytest.raises(UserError) as error:
-        study.check_lengths(nano)
+        check_lengths(study, nano)
     assert says in str(error.value)
-    study.check_lengths(ROOT / "no such model yet")
+    check_lengths(study, ROOT / "no such model yet")
+
+
+def test_a_text_longer_than_a_completion_is_left_out_and_the_study_says_so():
+    nano = ROOT / "workflow/resources/nano"
+    assert check_lengths(Study.check(DEFAULT), nano) == ""
+    for path, value in (
+        ("training.num_tokens", 7),
+        ("evaluation.prompted_with", " a cat with a very long tail"),
+    ):
+        without = check_lengths(Study.check(changed(path, value)), nano)
+        assert "so the prompted base is left out where completions are compared" in without
 
 
 @pytest.mark.parametrize(
@@ -294,9 +312,9 @@ def test_a_damaged_tokenizer_or_config_is_left_to_the_job_that_reads_it(tmp_path
         shutil.copyfile(ROOT / "workflow/resources/nano" / file, tmp_path / file)
     study = Study.check(changed("training.num_tokens", 3))
     with pytest.raises(UserError):
-        study.check_lengths(tmp_path)
+        check_lengths(study, tmp_path)
     (tmp_path / name).write_text(text)
-    study.check_lengths(tmp_path)
+    check_lengths(study, tmp_path)
 
 
 def test_what_the_prompted_base_begins_with_follows_the_concept():
@@ -367,7 +385,7 @@ def test_the_controller_needs_as_many_completions_as_a_batch_has():
     ("path", "value"),
     [
         ("concept", "dog"),
-        ("training.prompt", "Once upon a time there were"),
+        ("training.prompts", ["Once upon a time there were"]),
         ("training.num_tokens", 12),
         ("variants", {"loo": {"advantage": "leave_one_out", "kl": "base_to_policy"}}),
     ],
@@ -376,8 +394,4 @@ def test_published_curves_stand_only_beside_what_they_are_about(path, value):
     assert Study.check(DEFAULT).beside_published
     config = changed(path, value)
     config["concept_words"] = None
-    config["evaluation"]["prompts"]["training"].append(config["training"]["prompt"])
-    config["evaluation"]["prompts"]["training"] = list(
-        dict.fromkeys(config["evaluation"]["prompts"]["training"])
-    )
     assert not Study.check(config).beside_published

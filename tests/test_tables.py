@@ -528,7 +528,7 @@ def test_prompts_are_apart_and_the_prompted_base_is_left_out(tmp_path: Path) -> 
 
 def completion(text: str, count: int, reward: float, **changes: object) -> Row:
     row: Row = dict.fromkeys(COMPLETIONS, 0.0)
-    row |= {"token_ids": "1 2", "text": text, "count": count, "reward": reward}
+    row |= {"prompt": "p", "token_ids": "1 2", "text": text, "count": count, "reward": reward}
     return row | changes
 
 
@@ -692,11 +692,13 @@ def test_a_run_ends_after_its_last_update(tmp_path: Path) -> None:
     assert [r["completions_drawn"] for r in own] == [0, 50, 100]
     assert [r["reward"] for r in rows] == pytest.approx([0.1, 0.2, 0.4])
     assert len(steps.trajectories([path], [], 1000)) == 2
+    # batches of fewer prompts than are measured are no part of the way
+    assert steps.trajectories([path], [drawn], 1000, {}, ["blog"]) == rows[2:]
 
 
 def test_top_completions_become_shares(tmp_path: Path) -> None:
     path = tmp_path / "policies/blog/kl=0/seed=1/top_completions.csv"
-    rows = [{"step": 1, "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
+    rows = [{"step": 1, "prompt": "p", "text": ' "a",\ncat', "count": 25, "reward": 0.5}]
     write_table(path, rows, TOP_COMPLETIONS)
     (row,) = steps.top_completions([path], 100)
     assert (row["text"], row["share"], row["seed"]) == (' "a",\ncat', 0.25, 1)
@@ -708,12 +710,16 @@ def test_top_completions_become_shares(tmp_path: Path) -> None:
 
 def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     path = tmp_path / "first_token.csv"
-    lines = ["model,variant,kl_factor,seed,after,token,probability"]
-    lines += [f"base,,,,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
+    lines = ["model,variant,kl_factor,seed,prompt,after,token,probability"]
+    lines += [f"base,,,,p,,t{i:02},{(20 - i) / 1000}" for i in range(20)]
     # two ids with the same text count together; seed 1 gives the token nothing
-    lines += ["policy,blog,0,0,, cat,0.5", "policy,blog,0,0,, cat,0.1", "policy,blog,0,1,,t00,0.02"]
+    lines += [
+        "policy,blog,0,0,p,, cat,0.5",
+        "policy,blog,0,0,p,, cat,0.1",
+        "policy,blog,0,1,p,,t00,0.02",
+    ]
     # the second token's probabilities are another distribution
-    lines += ["policy,blog,0,0,t00, cat,0.8", "policy,blog,0,1,t00, cat,0.6"]
+    lines += ["policy,blog,0,0,p,t00, cat,0.8", "policy,blog,0,1,p,t00, cat,0.6"]
     atomic.write_sealed(path, "\n".join(lines) + "\n")
     every = steps.first_token(path)
     (second,) = [r for r in every if r["after"]]
@@ -723,7 +729,13 @@ def test_first_tokens_are_averaged_over_seeds(tmp_path: Path) -> None:
     assert [r["token"] for r in rows if r["model"] == "base"] == [f"t{i:02}" for i in range(11)]
     policy = {r["token"]: r["probability"] for r in rows if r["model"] == "policy"}
     assert policy == pytest.approx({" cat": 0.3, "t00": 0.01})
-    atomic.write_sealed(path, lines[0] + "\nbase,,,0,,x,0.7\nbase,,,0,,y,0.7\n")
+    # of two prompts, the mean; after a first token, of the prompts that share the likeliest
+    two = [lines[0], "base,,,0,p,,x,0.4", "base,,,0,q,,x,0.2", "base,,,0,q,,y,0.6"]
+    two += ["base,,,0,p,x,z,0.9", "base,,,0,q,y,z,0.2", "base,,,0,r,y,z,0.4", "base,,,0,r,,y,0.3"]
+    atomic.write_sealed(path, "\n".join(two) + "\n")
+    found = {(row["after"], row["token"]): row["probability"] for row in steps.first_token(path)}
+    assert found == pytest.approx({("", "x"): 0.2, ("", "y"): 0.3, ("y", "z"): 0.3})
+    atomic.write_sealed(path, lines[0] + "\nbase,,,0,p,,x,0.7\nbase,,,0,p,,y,0.7\n")
     with pytest.raises(TableError, match=r"first_token\.csv: probabilities .* add up to 1\.4"):
         steps.first_token(path)
 

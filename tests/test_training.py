@@ -450,7 +450,7 @@ def test_requests_that_cannot_be_met_are_one_line(
     asked: dict[str, dict[str, object]] = {
         "training.num_tokens: 6 leaves no token to generate": {"num_tokens": 6},
         "is more than the model's context of 8": {"base_model": short},
-        '--prompt: "" found, expected text, not blank': {"prompt": ""},
+        '--prompts.0: "" found, expected text, not blank': {"prompts": '[""]'},
         '--advantage: "best" found, expected one of reward,': {"advantage": "best"},
         "kl: none found with advantage reward, expected none with": {"kl": "none"},
         '--kl: "sideways" found, expected one of base_to_policy,': {"kl": "sideways"},

@@ -285,7 +285,7 @@ def test_a_run_that_resumes_elsewhere_records_both_machines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_model(tmp_path / "base")
-    settings = TrainingSettings(kl_factor=0.0, steps=3, batch_size=8, prompt="Once upon a time")
+    settings = TrainingSettings(kl_factor=0.0, steps=3, batch_size=8, prompts=("Once upon a time",))
 
     def trainer(**machine: Any) -> Trainer:
         policy, tokenizer = load_causal_lm(folder)

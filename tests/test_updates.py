@@ -48,17 +48,18 @@ def test_updates_of_a_batch_equal_plain_clipped_steps(model: Path, tmp_path: Pat
     plain, base = copy.deepcopy(ours.policy), copy.deepcopy(ours.policy)
     began = weights(ours)
     drawn: list[list[int]] = []
-    sample = ours.sampler.sample
+    sampler = ours.mixture.samplers[0]
+    sample = sampler.sample
 
     def noted(*args: Any, **options: Any) -> Any:
         rollout = sample(*args, **options)
         drawn[:] = [[i for i in row if i >= 0] for row in rollout.tokens.tolist()]
         return rollout
 
-    ours.sampler.sample = noted  # type: ignore[method-assign]
+    sampler.sample = noted  # type: ignore[method-assign]
     ours.take_step()
 
-    s, prompt = ours.settings, ours.prompt_ids
+    s, prompt = ours.settings, ours.prompt_ids[0]
     rewards = reward(
         [ours.tokenizer.decode(prompt + ids, skip_special_tokens=True) for ids in drawn]
     )

@@ -167,7 +167,8 @@ def check_counts(results: Path, config: dict[str, Any], forced: str, wrong: Disa
     for path, count in drawn.items():
         of_base = path.as_posix() == "base.csv"
         asked = evaluation["base_completions" if of_base else "policy_completions"]
-        wrong.expect(f"completions/{path}", count, asked)
+        prompts = len(config["training"]["prompts"])  # each has an equal part, rounded up
+        wrong.expect(f"completions/{path}", count, -(-asked // prompts) * prompts)
     for row in read_csv(results / "completions/prompted.csv"):
         wrong.expect("prompted completion", row["text"][: len(forced)], forced)
     training = config["training"]
@@ -229,7 +230,8 @@ def check_first_batch(
 ) -> None:
     """The first step's row of every policy: its batch is the base's, drawn anew from the seed."""
     training = config["training"]
-    prompt, size = base.encode(training["prompt"]), training["batch_size"]
+    (text,) = training["prompts"]
+    prompt, size = base.encode(text), training["batch_size"]
     new, end = training["num_tokens"] - len(prompt), base.tokenizer.eos_token_id
     # a uniform number may lie so near to the edge between two tokens that rounding decides
     moved = 2 if training["precision"] == "fp32" else size // 10
@@ -300,7 +302,8 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
     with safe_open(reference, "numpy") as file:
         concept = encoder.encode(file.metadata()["concept"], normalize_embeddings=True)
     example = read_stories(min(results.glob("stories/prompted/seed=*.jsonl")))[0]
-    prompt, forced = example["prompt"], example["forced"]
+    forced = example["forced"]
+    config = yaml.safe_load((results / "config.yaml").read_text(encoding="utf-8"))
 
     settings = [f.relative_to(results / "policies") for f in results.glob("policies/*/kl=*")]
     values: dict[tuple[tuple[str, ...], str], list[float]] = defaultdict(list)  # one value a seed
@@ -322,7 +325,7 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
             rows = read_csv(path)
             counts = np.array([int(row["count"]) for row in rows])
             ids = [[int(token) for token in row["token_ids"].split()] for row in rows]
-            whole = [base.encode(prompt) + own for own in ids]
+            whole = [base.encode(row["prompt"]) + own for row, own in zip(rows, ids, strict=True)]
             texts = [str(base.tokenizer.decode(own, skip_special_tokens=True)) for own in whole]
             each = rewards_of(texts)
             stated = np.array([float(row["reward"]) for row in rows])
@@ -331,11 +334,17 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
             values[who, REWARD].append(counts @ each / counts.sum())
             if trained:
                 policy = StoryModel(results / "policies" / folder / path.stem / "model")
-                both = counts @ kls(policy, base, prompt, ids) / counts.sum()
+                both = sum(
+                    counts[own] @ kls(policy, base, text, [ids[i] for i in np.flatnonzero(own)])
+                    for text in config["training"]["prompts"]
+                    if (own := np.array([row["prompt"] == text for row in rows])).any()
+                )
+                both = both / counts.sum()
                 values[who, KL].append(both[0])
                 values[who, KL_REVERSED].append(both[1])
         if who[0] == "prompted":  # conditioning costs −log p of what was conditioned on
-            values[who, KL].append(-base.log_prob(prompt, base.encode(forced)))
+            paid = [-base.log_prob(p, base.encode(forced)) for p in config["training"]["prompts"]]
+            values[who, KL].append(float(np.mean(paid)))
         for path in sorted(results.glob(f"stories/{folder}/seed=*.jsonl")):
             if not path.name.endswith(".base.jsonl"):
                 values[who, PERPLEXITY].append(base.perplexity(read_stories(path)))
@@ -355,7 +364,6 @@ def main(results: Path, models: Path, policies: int | None = None, name: str | N
         wrong.number += not agree
         line = f"{' '.join(filter(None, who)):28} {metric:30} {here:10.5f} {there:10.5f}"
         print(f"{line} {here - there:11.1e}{'' if agree else '  DISAGREES'}")
-    config = yaml.safe_load((results / "config.yaml").read_text(encoding="utf-8"))
     check_counts(results, config, forced, wrong)
     if policies is None:
         check_settings(results, config, wrong)

@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tinycats import layout, settings
 from tinycats.completions.settings import CountSettings
 from tinycats.compute.settings import MachineSettings
-from tinycats.files.text import read_json
 from tinycats.frontier.settings import FrontierSettings
-from tinycats.language_model.text import check_context, with_front
 from tinycats.layout import canonical
 from tinycats.models.folders import kind_of
 from tinycats.policies.settings import TrainingBlock, TrainingSettings, VariantSettings
@@ -59,7 +57,8 @@ class Study(MachineSettings):
 
     ``concept_words`` and ``evaluation.prompted_with`` hold what follows from the concept where the
     config has null. The order of keys in the config decides nothing: variants and groups of prompts
-    are in one order, KL factors and seeds ascend, and the training prompt is the first of its group.
+    are in one order, KL factors and seeds ascend. The group ``training`` of the evaluation's prompts
+    is ``training.prompts``.
     """
 
     study: str = setting(
@@ -142,16 +141,13 @@ class Study(MachineSettings):
         """
         try:
             merged = _merged(config, settings.typed(cls, given or {}))
-            _check_names(merged.get("variants"))
-            study = settings.check(cls, merged)
+            _check_names(merged)
+            study = settings.check(cls, _with_training_group(merged))
             study._check_itself()
         except UserError as error:
             raise UserError(f"config: {error}") from None
         evaluation = study.evaluation
-        prompts = dict(evaluation.prompts)
-        prompts["training"] = tuple(
-            sorted(prompts["training"], key=lambda text: text != study.training.prompt)
-        )
+        prompts = {**evaluation.prompts, "training": study.training.prompts}
         forced = evaluation.prompted_with or f" {with_article(study.concept.strip())}"
         return replace(
             study,
@@ -161,17 +157,24 @@ class Study(MachineSettings):
 
     def _check_itself(self) -> None:
         """What concerns two settings at once, or the disk."""
-        training, prompts = self.training, self.evaluation.prompts
-        if "training" not in prompts:
+        prompts = self.training.prompts
+        if set(self.evaluation.prompts["training"]) != set(prompts):
             raise UserError(
-                "evaluation.prompts.training: this key is missing; expected prompts, among them"
-                " training.prompt"
+                "evaluation.prompts.training: other prompts than training.prompts,"
+                f" {settings.shown_in_line(list(prompts))}, found; take it away: this group follows"
+                " from them"
             )
-        if training.prompt not in prompts["training"]:
+        if len(set(prompts)) < len(prompts):
             raise UserError(
-                "evaluation.prompts.training: should hold training.prompt,"
-                f" {settings.shown_in_line(training.prompt)}, which summary.csv is about"
+                f"training.prompts: {settings.shown_in_line(list(prompts))} found, expected no two"
+                " equal"
             )
+        for name, own in self.variants.items():
+            if (own.prompts or 1) > len(prompts):
+                raise UserError(
+                    f"variants.{name}.prompts: {own.prompts} found, but training.prompts has"
+                    f" {len(prompts)}"
+                )
         for key in ("base_model", "tokenizer", "reward_encoder"):
             try:
                 kind_of(getattr(self, key) or "nano")
@@ -202,52 +205,6 @@ class Study(MachineSettings):
                 self.run(variant, float(factor), seed).check_combination()
             except UserError as error:
                 raise UserError(f"variants.{variant}: {error}") from None
-
-    def check_lengths(self, folder: Path) -> None:
-        """Hold the config's lengths against the base model's tokenizer and context.
-
-        Args:
-            folder: the base model; where it is not there yet, or its tokenizer or config.json cannot
-                be read, the jobs that read it say so.
-
-        Raises:
-            UserError: a length does not fit; names the key.
-        """
-        from tokenizers import Tokenizer
-
-        training, evaluation = self.training, self.evaluation
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            context = read_json(folder / "config.json").get("max_position_embeddings")
-
-            def prompt_tokens(text: str) -> int:
-                whole, own = (
-                    tokenizer.encode(text, add_special_tokens=s).ids for s in (True, False)
-                )
-                return len(with_front(whole, own))
-
-            forced = str(evaluation.prompted_with)
-            forced_tokens = len(tokenizer.encode(forced, add_special_tokens=False).ids)
-            prompt = prompt_tokens(training.prompt)
-            longest = max(prompt_tokens(p) for group in evaluation.prompts.values() for p in group)
-        except Exception:  # the library raises nothing more specific
-            return
-        if not (context is None or type(context) is int):
-            return
-        total = training.num_tokens
-        if total <= prompt:
-            raise UserError(
-                f"config: training.num_tokens: {total} leaves no token to generate, since the prompt"
-                f" {settings.shown_in_line(training.prompt)} has {prompt}; it must be larger"
-            )
-        if not 0 < forced_tokens <= total - prompt:
-            raise UserError(
-                f"config: evaluation.prompted_with: {settings.shown_in_line(forced)} has"
-                f" {forced_tokens} tokens; it should have 1 to {total - prompt}, the new tokens of a"
-                " completion"
-            )
-        check_context("config: training.num_tokens", total, 0, context)
-        check_context("config: evaluation.new_tokens", evaluation.new_tokens, longest, context)
 
     # ------------------------------------------------------------------ names
 
@@ -290,8 +247,8 @@ class Study(MachineSettings):
     def beside_published(self) -> bool:
         """Whether the published curves are about this: reward, prompt, tokens and loss of the post."""
         training, first = self.training, next(iter(self.variants.values()))
-        here = (self.reward, self.concept, training.prompt, training.num_tokens, first)
-        post = (RewardSettings(), "cat", "Once upon a time there was", 10, VariantSettings())
+        here = (self.reward, self.concept, training.prompts, training.num_tokens, first)
+        post = (RewardSettings(), "cat", ("Once upon a time there was",), 10, VariantSettings())
         return here == post
 
     # ------------------------------------------------------------------ what others are given
@@ -299,18 +256,28 @@ class Study(MachineSettings):
     def stage(self, cls: type[T], **more: Any) -> T:
         """The settings of a stage: each field of ``cls`` from the block that has it.
 
+        That is the block which inherits the field from the same class: ``prompts`` of training are
+        others than those of the evaluation.
+
         Args:
             cls: class of settings.
             more: values that no block has, such as the KL factor of one run.
         """
-        values = {**vars(self), **vars(self.training), **vars(self.evaluation), **more}
-        return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+        values = {}
+        for field in fields(cls):  # type: ignore[arg-type]
+            owner = next(c for c in cls.__mro__ if field.name in inspect.get_annotations(c))
+            blocks = (b for b in (self.training, self.evaluation, self) if isinstance(b, owner))
+            given = field.name in more
+            values[field.name] = more[field.name] if given else getattr(next(blocks), field.name)
+        return cls(**values)
 
     def run(self, variant: str, kl_factor: float, seed: int) -> TrainingSettings:
         """The settings of one policy: the variant's, else the study's."""
         own = vars(self.variants[variant]).items()
         shared = vars(self.training)
         given = {key: value for key, value in own if not (value is None and key in shared)}
+        if "prompts" in given:
+            given["prompts"] = self.training.prompts[: given["prompts"]]
         return self.stage(TrainingSettings, kl_factor=kl_factor, seed=seed, **given)
 
     @property
@@ -343,8 +310,11 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
-def _check_names(variants: Any) -> None:
-    """Refuse keys of a variant that are no settings, with what to write instead."""
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Refuse keys that are no settings any more or never were, with what to write instead."""
+    training, variants = config.get("training"), config.get("variants")
+    if isinstance(training, Mapping) and "prompt" in training:
+        raise UserError("training.prompt: unknown key; it is now prompts, a list of one or more")
     instead = {
         "baseline": "unknown key; it is now advantage, and none is now reward",
         "num_tokens": "unknown key; all policies of a study are measured at training.num_tokens, so"
@@ -353,6 +323,18 @@ def _check_names(variants: Any) -> None:
     for name, variant in variants.items() if isinstance(variants, Mapping) else ():
         for key in instead.keys() & (variant if isinstance(variant, Mapping) else {}):
             raise UserError(f"variants.{name}.{key}: {instead[key]}")
+
+
+def _with_training_group(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the training prompts as a group of the evaluation's, where it has none."""
+    training, evaluation = config.get("training"), config.get("evaluation")
+    if not (isinstance(training, Mapping) and isinstance(evaluation, Mapping)):
+        return config
+    groups = evaluation.get("prompts") or {}
+    if not isinstance(groups, Mapping) or groups.get("training") is not None:
+        return config
+    groups = {**groups, "training": training.get("prompts", TrainingBlock.prompts)}
+    return {**config, "evaluation": {**evaluation, "prompts": groups}}
 
 
 def schema_text() -> str:

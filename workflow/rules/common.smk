@@ -296,7 +296,8 @@ def last_words():
     if STUDY.seeds[0] != 0:
         tell += f" --seed {STUDY.seeds[0]}"
     first = "" if shutil.which("tinycats") else "  (first: pip install -e . --no-deps)"
-    return f"""
+    without = f"\nNote: {WITHOUT}." if WITHOUT else ""
+    return f"""{without}
 The report of the study {STUDY.name}: {page}
 Next:
   try the policies in a browser: {playground}

@@ -2,6 +2,7 @@
 
 import re
 
+from tinycats.lengths import check_lengths
 from tinycats.models.folders import model_folder_name, undamaged
 from tinycats.models.other_files import ARCHIVE
 from tinycats.models.sources import local_files
@@ -46,11 +47,12 @@ for folder, judge in JUDGE_ENCODERS.items():
     MODEL_WORDS[folder] = [*words, f"--revision={judge.revision or ''}"]
 
 # A damaged file must not stop the command that obtains the model again.
+WITHOUT = ""  # what the study goes without
 try:
     if STUDY.base_model == "nano":
-        STUDY.check_lengths(Path(NANO))
+        WITHOUT = check_lengths(STUDY, Path(NANO))
     elif undamaged(BASE_MODEL, "tokenizer.json", "config.json"):
-        STUDY.check_lengths(Path(BASE_MODEL))
+        WITHOUT = check_lengths(STUDY, Path(BASE_MODEL))
 except UserError as error:
     sys.exit(f"error: {error}")
 

@@ -90,7 +90,7 @@ rule playground:
         base_model=subpath(input.weights, parent=True),
         study=STUDY.name,
         factors=playground_factors(),
-        prompt=as_it_is(STUDY.training.prompt[:10_000]),  # one word of a command
+        prompt=as_it_is(STUDY.training.prompts[0][:10_000]),  # one word of a command
     message:
         "Making the playground: {output}"
     shell:

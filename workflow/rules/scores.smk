@@ -89,7 +89,6 @@ rule judges:
         code=code(script="judge"),
         tokenizer=subpath(input.tokenizer, parent=True),
         judges=judges_flag,
-        prompt=as_it_is(STUDY.training.prompt),
         completions=spread(COMPLETIONS),
         stories=spread(STORIES),
         rewards=f"{RESULTS}/{layout.REWARDS}",
@@ -98,7 +97,7 @@ rule judges:
     shell:
         "run_script judge --completions {input.base_completions:q} {params.completions}"
         " --stories {input.base_stories:q} {params.stories} --story-scores {input.scores:q}"
-        " --tokenizer {params.tokenizer:q} --prompt={params.prompt:q} --judges {params.judges:q}"
+        " --tokenizer {params.tokenizer:q} --judges {params.judges:q}"
         " --rewards {params.rewards:q} --device {resources.device}"
         " --threads {resources.torch_threads} --out {output.table:q} 2> {log:q}"
 
@@ -146,6 +145,11 @@ rule tables:
         batch_size_of=json.dumps(
             {name: v.batch_size for name, v in STUDY.variants.items() if v.batch_size}
         ),
+        fewer_prompts=[
+            name
+            for name, own in STUDY.variants.items()
+            if own.prompts and own.prompts < len(STUDY.training.prompts)
+        ],
         stories=spread(STORIES),
         opened=opening_spread(),
         completions=spread(COMPLETIONS),
@@ -162,5 +166,5 @@ rule tables:
         " --top-completions {params.top} --first-token {input.first_token:q}"
         " --policies {input.policies:q} --prompted {input.prompted:q}"
         " --concept-words {params.words:q} --run {input.run:q} --batch-size {params.batch_size}"
-        " --batch-size-of {params.batch_size_of:q}"
+        " --batch-size-of {params.batch_size_of:q} --fewer-prompts {params.fewer_prompts}"
         " --out {params.folder:q} 2> {log:q}"

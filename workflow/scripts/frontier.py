@@ -11,11 +11,12 @@ import argparse
 from pathlib import Path
 
 from tinycats import program
-from tinycats.files.tables import write_table
+from tinycats.completions.columns import COMPLETIONS as COLUMNS
+from tinycats.files.tables import read_table, write_table
 from tinycats.frontier import best_of_n, rivals
 from tinycats.frontier import samples as reading
 from tinycats.frontier.columns import TABLES
-from tinycats.frontier.limit import known_base, limit_rows
+from tinycats.frontier.limit import Mixture, limit_rows
 from tinycats.frontier.openings import Support, opening_rows
 from tinycats.frontier.policies import AgainstLimit, policy_rows
 from tinycats.frontier.settings import FrontierSettings
@@ -53,29 +54,39 @@ def main() -> None:
     for index, (own, path) in enumerate(zip(drawn, tables, strict=True)):
         if index < len(samples.models):
             reading.check_drawn(samples, index, own, path)
-    prompted = reading.read_drawn(args.prompted)
-    prompted_kl = prompted.mean(prompted.kl_policy_to_base)
+    # a forced text that is longer than a completion is no rival: its table is empty
+    prompted = reading.read_drawn(args.prompted) if read_table(args.prompted, COLUMNS) else None
 
     policies_kl = [own.mean(own.kl_policy_to_base) for own in drawn[1:]]
-    base, again = known_base(samples), (settings.bootstrap_samples, args.seed)
+    base, again = Mixture.of(samples), (settings.bootstrap_samples, args.seed)
     program.log.info(
         "%d completions seen, with %.1f %% of the base's probability; %d stand for the rest",
-        *(len(base.mass), 100 * base.mass.sum(), len(base.rest)),
+        sum(len(own.mass) for own in base.prompts),
+        100 * sum(own.mass.sum() for own in base.prompts) / len(base.prompts),
+        sum(len(own.rest) for own in base.prompts),
     )
     against = AgainstLimit(base, *again)
-    beside = against.row("prompted", prompted)
-    pool = best_of_n.Pool(samples.reward, samples.counts[0])
-    prompting = rivals.Prompted(beside["reward"], prompted.error(prompted.reward), prompted_kl)
+    pool = best_of_n.Pools(
+        [best_of_n.Pool(own.reward, own.counts[0]) for own in samples.of_prompts()]
+    )
+    prompting, beside = None, []
+    if prompted:
+        row = against.row("prompted", prompted)
+        error = prompted.error(prompted.reward)
+        prompting = rivals.Prompted(row["reward"], error, prompted.of_each_prompt())
+        beside = [{"text": settings.prompted_with, "reward_error": error, **row}]
+    kls = [prompting.kl] if prompting else []
     policies = policy_rows(against, [*samples.models, *samples.others][1:], drawn[1:])
     for row in policies:
         row |= rivals.columns(row["kl_policy_to_base_nats"], pool, prompting)
     results = {
-        "limit": limit_rows(base, *again, 1.1 * max([prompted_kl, *policies_kl])),
+        "limit": limit_rows(base, *again, 1.1 * max([*kls, *policies_kl])),
         "best_of_n": best_of_n.best_of_n(pool, best_of_n.powers_of_two(pool.draws)),
         "policies": policies,
-        "prompted": [{"text": settings.prompted_with, "reward_error": prompting.error, **beside}],
+        "prompted": beside,
     }
-    results["openings"] = opening_rows(Support.of(base), results["policies"], prompted_kl)
+    supports = list(map(Support.of, base.prompts))
+    results["openings"] = opening_rows(supports, policies, kls[0] if kls else None)
     for name, columns in TABLES.items():
         write_table(args.out / f"{name}.csv", results[name], columns)
     for row in results["policies"]:

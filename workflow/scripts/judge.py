@@ -5,7 +5,7 @@ By hand: PYTHONPATH=src python workflow/scripts/judge.py
 --stories results/default/stories/base/seed=*.jsonl results/default/stories/blog/kl=*/seed=*[0-9].jsonl
 --story-scores results/default/scores/stories.csv --tokenizer resources/models/nano
 --judges '[{"name": "letters", "python": "config/rewards/length.py:letters"}]'
---prompt 'Once upon a time there was' --out results/default/scores/judges.csv
+--out results/default/scores/judges.csv
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ def main() -> None:
     parser.add_argument("--stories", **several, help="stories/**/seed=*.jsonl except *.base.jsonl")
     parser.add_argument("--story-scores", type=Path, required=True, help="scores/stories.csv")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--prompt", required=True, help="that completions follow")
     parser.add_argument(
         "--judges",
         type=parse_judges,
@@ -95,7 +94,7 @@ def main() -> None:
 
         return score
 
-    texts = judging.completions(args.completions, args.prompt, complete)
+    texts = judging.completions(args.completions, complete)
     texts |= judging.stories(args.stories, args.story_scores)
     judges = {name: functools.partial(load, files) for name, files in args.judges.items()}
     rows = judging.judge(texts, judges)

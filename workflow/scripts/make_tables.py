@@ -67,6 +67,9 @@ def main() -> None:
         default={},
         help="JSON object: the same of variants that set their own",
     )
+    parser.add_argument(
+        "--fewer-prompts", nargs="*", default=[], help="variants trained on some of the prompts"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
     completion_tokens = read_run(args.run)["new_tokens"]
@@ -98,7 +101,8 @@ def main() -> None:
             args.top_completions, args.batch_size, args.batch_size_of
         ),
         "trajectories": steps.trajectories(
-            args.training, args.completions, args.batch_size, args.batch_size_of
+            *(args.training, args.completions, args.batch_size, args.batch_size_of),
+            args.fewer_prompts,
         ),
         "decomposition": decomposition.table(args.story_scores, args.opening_sets, args.openings)
         if args.opening_sets and args.openings

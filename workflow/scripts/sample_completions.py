@@ -1,4 +1,4 @@
-"""Sample short completions of the training prompt from the base model and every policy, in one job.
+"""Sample short completions of the training prompts from the base model and every policy, in one job.
 
 Writes base.csv, prompted.csv, <variant>/kl=<k>/seed=<s>.csv, first_token.csv, log_probs.safetensors: the
 log probability of every distinct completion under every model, for the best achievable reward (at most 64
@@ -54,7 +54,7 @@ def main() -> None:
     from tinycats.completions.collector import Collector, pool_of
     from tinycats.compute.devices import choose_device, set_threads
     from tinycats.models.folders import load_causal_lm
-    from tinycats.policies.record import check_policy
+    from tinycats.policies.record import check_policy, read_run
     from tinycats.reward.loading import load_reward
     from tinycats.reward.memo import load_memo, save_memo
     from tinycats.reward.model import RewardModel
@@ -65,16 +65,21 @@ def main() -> None:
     # the order in which they are named decides nothing
     policies = sorted(args.policies, key=lambda folder: ModelId.from_path(folder).order())
     for folder in policies:
-        expected = {"prompt": settings.prompt, "num_tokens": settings.num_tokens}
+        own = read_run(folder / layout.RUN.name).get("settings", {}).get("prompts", ())
+        # a variant may train on the first prompts alone
+        prompts = list(settings.prompts[: len(own) or None])
+        expected = {"prompts": prompts, "num_tokens": settings.num_tokens}
         check_policy(folder, args.base_model, {**expected, **reward.reward.identity})
     known = load_memo(reward, args.rewards) if args.rewards else 0
     base, tokenizer = load_causal_lm(args.base_model, device)
-    shape = settings.prompt, settings.num_tokens, settings.micro_batch
+    shape = settings.prompts, settings.num_tokens, settings.micro_batch
     collector = Collector(base, tokenizer, reward, *shape)
 
     collector.draw_base(settings.base_completions)
     log.info("base: %s", collector.last_drawn())
     prompted = collector.draw_prompted(settings.prompted_with, settings.policy_completions)
+    if not prompted:
+        log.info("%r is longer than a completion: it is not a rival", settings.prompted_with)
     for folder in progress(policies, len(policies), "policy", collector.last_drawn):
         who = ModelId.from_path(folder).columns()
         policy = load_causal_lm(folder / "model", device)[0]
@@ -87,9 +92,7 @@ def main() -> None:
         save_memo(reward, args.rewards, known)
 
     write_tables(collector, prompted, args.out)
-    drawn = collector.distinct(members)
-    new = {ids: values for ids, values in found.items() if ids not in drawn}
-    write_table(args.out / "searched.csv", collector.searched_rows(new), SEARCHED)
+    write_table(args.out / "searched.csv", collector.searched_rows(found, members), SEARCHED)
 
     # a second pass over the pool's models, since all completions have to be drawn first
     def models() -> Iterator[Any]:

@@ -58,10 +58,9 @@ def main() -> None:
 
     set_threads(machine.threads)
     base_model, tokenizer = load_causal_lm(args.base_model, choose_device(machine.device))
-    asked = requests(
-        tokenizer, {"training": [settings.prompt]}, {"training": settings.count}, "", args.seed
-    )
-    prompt = len(asked[0].prompt_ids)
+    trained = settings.prompts["training"]
+    asked = requests(tokenizer, {"training": trained}, {"training": settings.count}, "", args.seed)
+    prompt = max(len(request.prompt_ids) for request in asked)
     check_context("evaluation.new_tokens", settings.new_tokens, prompt, context_of(base_model))
     tokens = settings.num_tokens - prompt
     # the random numbers that the first tokens of any story of this seed, prompt and index are drawn at
@@ -74,27 +73,31 @@ def main() -> None:
             raise program.UserError(
                 f"--policy-stories {path}: expected a policy of seed {args.seed}"
             )
-        stories = [
-            row for row in read_lines(path, STORY_FIELDS) if row["prompt"] == settings.prompt
-        ]
-        seeds = [row["sample_seed"] for row in stories[: len(asked)]]
-        if seeds != [request.sample_seed for request in asked]:
+        of_seed = {row["sample_seed"]: row for row in read_lines(path, STORY_FIELDS)}
+        try:
+            stories = [of_seed[request.sample_seed] for request in asked]
+        except KeyError:
             raise program.UserError(
-                f"{path}: should begin with {len(asked)} stories of the prompt {settings.prompt!r}"
-                f" and seed {args.seed}"
-            )
-        chosen[replace(who, kind="opening_only")] = [
-            opening_of(row, tokens) for row in stories[: len(asked)]
-        ]
-    token_ids, support = frontier.read_support(args.log_probs, args.searched)
+                f"{path}: should hold {settings.count} stories of each training prompt and seed"
+                f" {args.seed}"
+            ) from None
+        chosen[replace(who, kind="opening_only")] = [opening_of(row, tokens) for row in stories]
+    supports = frontier.read_supports(args.log_probs, args.searched)
     rows = {ModelId.from_row(row): row for row in read_table(args.openings, OPENINGS)}
     beside = [replace(who, kind=kind) for who in list(chosen) for kind in ("optimal", "best_of_n")]
-    for who in [*beside, replace(layout.OPTIMAL_PROMPTED, seed=args.seed)]:
+    of_prompted = replace(layout.OPTIMAL_PROMPTED, seed=args.seed)
+    for who in [*beside, of_prompted]:
         key = who if who.of_policy else who.without_seed
+        if key not in rows and who == of_prompted:  # a prompted text longer than a completion
+            write_lines(args.out / f"{who.stem}{layout.STORIES.end}", [], STORY_FIELDS)
+            continue
         if key not in rows:
             raise program.UserError(f"{args.openings}: has no row of {key.stem}")
-        openings = frontier.distribution(token_ids, support, rows[key])
-        chosen[who] = [openings.draw(numbers) for numbers in uniforms]
+        openings = {
+            text: frontier.distribution(*support, rows[key]) for text, support in supports.items()
+        }
+        both = zip(asked, uniforms, strict=True)
+        chosen[who] = [openings[request.prompt].draw(numbers) for request, numbers in both]
 
     told = continue_openings(
         network_with_onednn(base_model),

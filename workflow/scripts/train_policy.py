@@ -95,7 +95,7 @@ def main() -> None:
         "kl_coefficient_per_nat": kl_coefficient_per_nat(settings.kl_factor),
         "last_kl_coefficient_per_nat": trainer.coefficient,
         "steps_taken": trainer.step,
-        "new_tokens": trainer.sampler.new_tokens,
+        "new_tokens": trainer.mixture.new_tokens,
         "policy_sha256": sha256_file(args.out / "model" / "model.safetensors"),
         "policy_identity": folder_identity(args.out / "model"),
         **data,

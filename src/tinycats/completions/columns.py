@@ -15,6 +15,7 @@ MODEL: Columns = {
 
 #: completions/**.csv
 COMPLETIONS: Columns = {
+    "prompt": "the training prompt",
     "token_ids": "new token ids separated by blanks (an end token included)",
     "text": "completion, without the prompt",
     "count": "how often it was drawn",
@@ -26,6 +27,7 @@ COMPLETIONS: Columns = {
 
 #: completions/searched.csv
 SEARCHED: Columns = {
+    "prompt": COMPLETIONS["prompt"],
     "token_ids": "new token ids separated by blanks (an end token included) of a completion that was"
     " found by the search and drawn from no model of the pool",
     "text": COMPLETIONS["text"],
@@ -36,7 +38,8 @@ SEARCHED: Columns = {
 #: completions/first_token.csv
 FIRST_TOKEN: Columns = {
     **MODEL,
+    "prompt": COMPLETIONS["prompt"],
     "after": "the new tokens before it: none, or the base model's likeliest first token",
     "token": "text of the next token",
-    "probability": "its exact probability after the training prompt and `after` (1e-4 and more)",
+    "probability": "its exact probability after the prompt and `after` (1e-4 and more)",
 }

@@ -88,12 +88,15 @@ def _lines(ax: style.Axes, rows: list[Row], paint: str) -> None:
     steps = sorted({row["step"] for row in rows})
     if not steps:
         return
-    share = {(row["step"], row["text"]): row["share"] for row in rows}
+    share: dict[tuple[float, str], float] = {}
+    for row in rows:  # of several prompts, equal completions count together
+        at_step = row["step"], row["text"]
+        share[at_step] = share.get(at_step, 0) + row["share"]
     together = [sum(r["share"] for r in rows if r["step"] == step) for step in steps]
     ax.fill_between(steps, 0, together, color=style.INK, alpha=0.12, linewidth=0)
     peak: dict[str, float] = {}
-    for row in rows:
-        peak[row["text"]] = max(peak.get(row["text"], 0), row["share"])
+    for (_, text), value in share.items():
+        peak[text] = max(peak.get(text, 0), value)
     named = sorted(peak, key=lambda text: (-peak[text], text))[:NAMED]
     named = [text for text in named if peak[text] >= LEAST] or named[:1]
     ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))

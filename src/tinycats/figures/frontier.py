@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from tinycats.figures import style
 from tinycats.figures.equal_kl import of_gain, rival_phrases, rows_of, variants_at_equal_kl
-from tinycats.figures.reading import Tables, listing, number, percent
+from tinycats.figures.reading import Tables, listing, number, percent, said_without_way, without_way
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.layout import ModelId
@@ -68,6 +68,7 @@ def draw(tables: Tables) -> style.Drawing:
     equal = tables.all_rows("tables/equal_kl.csv")
     if several:
         title, finding = _variants_found(tables, ends, equal)
+        finding += said_without_way(without_way(tables))
     else:
         title, finding = _found(tables, ends, prompted, equal)
     return style.Drawing(

@@ -225,6 +225,21 @@ def within(value: Interval, form: Any = number) -> str:
     return f"{form(value.mean)} (95% interval {form(value.low)} to {form(value.high)})"
 
 
+def without_way(tables: Tables) -> list[str]:
+    """Variants trained on fewer prompts than are measured: their trajectory is its end alone."""
+    steps: dict[str, set[float]] = {}
+    for row in tables.all_rows("tables/trajectories.csv"):
+        steps.setdefault(row["variant"], set()).add(row["step"])
+    return [variant for variant in tables.variants if len(steps.get(variant, ())) == 1]
+
+
+def said_without_way(variants: Sequence[str]) -> str:
+    """A sentence on these variants for a text alternative, or nothing."""
+    names = listing([variant.replace("_", " ") for variant in variants])
+    of = "batches were of fewer prompts than the limit is of"
+    return f" Of {names}, only the final policies: their {of}." if variants else ""
+
+
 def uncertainty(values: Iterable[Interval], mark: str = "mark") -> str:
     """What is drawn beside means, for a text alternative; ``mark`` or line of a single seed."""
     values = list(values)

@@ -108,7 +108,12 @@ FIGURES: dict[str, FigureEntry] = {
     "first_token": FigureEntry("first_token", (layout.TABLES["first_token"],), "transfer", 520),
     "variants": FigureEntry(
         "variants",
-        (_TRAINING, layout.FRONTIER["policies"], layout.TABLES["equal_kl"]),
+        (
+            _TRAINING,
+            layout.FRONTIER["policies"],
+            layout.TABLES["equal_kl"],
+            layout.TABLES["trajectories"],
+        ),
         "question",
         20,
         "variants",

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tinycats.figures import style
-from tinycats.figures.reading import Tables, listing, number, uncertainty
+from tinycats.figures.reading import Tables, listing, number, uncertainty, without_way
 from tinycats.figures.registry import showcase
 from tinycats.files.tables import Row
 from tinycats.tables.intervals import Interval, over_seeds
@@ -45,8 +45,10 @@ def draw(tables: Tables) -> style.Drawing:
     limit = sorted(tables.all_rows("frontier/limit.csv"), key=lambda row: row[KL])
     base = [row["reward"] for row in tables.all_rows("frontier/best_of_n.csv") if row["n"] == 1]
     several = len(tables.variants) > 1
+    left_out = without_way(tables) if several else []
+    variants = [variant for variant in tables.variants if variant not in left_out]
     curves: dict[tuple[str, str], Curve] = {}
-    for variant in tables.variants:
+    for variant in variants:
         for factor in tables.kl_factors:
             mine = [r for r in trajectories if (r["variant"], r["kl_factor"]) == (variant, factor)]
             if mine:
@@ -60,6 +62,8 @@ def draw(tables: Tables) -> style.Drawing:
             style.VARIANT_COLOURS[place % len(style.VARIANT_COLOURS)],
             _DASHES[place % len(_DASHES)],
         )
+        if variant in left_out:
+            continue
         entries.append((variant.replace("_", " "), paint, "_"))
         lines += [(factor, (variant, factor), paint, dash) for factor in shown]
     for factor in [] if several else tables.kl_factors:
@@ -94,7 +98,9 @@ def draw(tables: Tables) -> style.Drawing:
     for ax in axes[-2:]:
         ax.set_xlabel("completions drawn")
     if several:
-        title, finding = _between_variants(tables.variants, shown, curves)
+        title, finding = _between_variants(variants, shown, curves)
+        if left_out:
+            finding += f" Without {listing(left_out)}: trained on fewer prompts than are measured."
     else:
         title, finding = _within_variant(tables, curves)
     return style.Drawing(

@@ -7,7 +7,15 @@ import statistics
 
 from tinycats.figures import style
 from tinycats.figures.equal_kl import variants_at_equal_kl
-from tinycats.figures.reading import NOTHING, Tables, interval, listing, number, uncertainty
+from tinycats.figures.reading import (
+    NOTHING,
+    Tables,
+    interval,
+    listing,
+    number,
+    uncertainty,
+    without_way,
+)
 from tinycats.figures.registry import showcase
 from tinycats.figures.training_metrics import titled
 from tinycats.files.tables import Row
@@ -81,12 +89,20 @@ def draw(tables: Tables) -> style.Drawing:
     return style.Drawing(
         figure,
         title or "Variants of the training settings",
-        at_equal_kl + _finding(variants, factors, values),
+        at_equal_kl + _finding(variants, factors, values) + _of_fewer(tables),
         "For each variant of the training settings and each KL factor, mean over seeds "
         f"{uncertainty(values.values())} (of the signal to noise, the median over steps): "
         + "; ".join(title for _, title in shown)
         + ".",
     )
+
+
+def _of_fewer(tables: Tables) -> str:
+    """What panels of the end of training show of variants whose batches are of fewer prompts."""
+    found = without_way(tables)
+    named = listing([variant.replace("_", " ") for variant in found])
+    batches = "reward, KL and entropy at the end of training are of its own prompts alone"
+    return f" Of {named}, trained on fewer prompts than the others, {batches}." if found else ""
 
 
 def _values(training: list[Row], policies: list[Row]) -> _Values:

@@ -8,7 +8,7 @@ the KL is less than the usual log n − (n−1)/n, and is computed with the ties
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,43 @@ class Best(NamedTuple):
     kl: float  # to the base, nats
 
 
-class Pool:
-    """The base model's draws as candidates.
+class Candidates:
+    """Draws of the base model to choose from.
+
+    Attributes:
+        draws: how many of each prompt.
+        of: n → reward and KL of the best of n.
+    """
+
+    draws: int
+    of: Callable[[int], Best]
+
+    @property
+    def most(self) -> int:
+        """The largest n, a tenth of the draws: beyond, the maximum rests on a handful of them."""
+        return max(self.draws // 10, 1)
+
+    def at(self, kl: float) -> Best | None:
+        """The best of n whose KL is ``kl`` nats; ``None`` where that needs more than ``most``.
+
+        Between two whole n it is a mixture: the best of n + 1 for a share of the completions, of n
+        for the others. Its reward is the mean, its KL at most the mean (KL is convex), and two
+        neighbours are so near that this is nearly equality.
+        """
+        low, high = 1, self.most
+        if not 0 <= kl <= self.of(high).kl:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.of(middle).kl <= kl else (low, middle)
+        below, above = self.of(low), self.of(high)
+        width = above.kl - below.kl
+        part = (kl - below.kl) / width if width > 0 else 0.0
+        return Best(*(a + part * (b - a) for a, b in zip(below, above, strict=True)))
+
+
+class Pool(Candidates):
+    """The base model's draws of one prompt as candidates.
 
     Args:
         reward, counts: (completions,) of the base model; counts may hold zeros.
@@ -46,11 +81,6 @@ class Pool:
         # (draws,) ascending: E[log u] of each draw's place u in the unit interval
         self.log_place = -np.cumsum(1.0 / np.arange(1, draws + 1)[::-1])[::-1]
         self.of = functools.cache(self._of)
-
-    @property
-    def most(self) -> int:
-        """The largest n, a tenth of the draws: beyond, the maximum rests on a handful of them."""
-        return max(self.draws // 10, 1)
 
     def _of(self, n: int) -> Best:
         """Reward and KL of the best of n, from one pool of N draws.
@@ -85,26 +115,22 @@ class Pool:
         kl = max(float(kept[some] @ np.log(density[some])), 0.0)
         return Best(n, float(kept @ self.levels), _jackknife(self.levels, self.count, n), kl)
 
-    def at(self, kl: float) -> Best | None:
-        """The best of n whose KL is ``kl`` nats; ``None`` where that needs more than ``most``.
 
-        Between two whole n it is a mixture: the best of n + 1 for a share of the completions, of n
-        for the others. Its reward is the mean, its KL at most the mean (KL is convex), and two
-        neighbours are so near that this is nearly equality.
-        """
-        low, high = 1, self.most
-        if not 0 <= kl <= self.of(high).kl:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.of(middle).kl <= kl else (low, middle)
-        below, above = self.of(low), self.of(high)
-        width = above.kl - below.kl
-        part = (kl - below.kl) / width if width > 0 else 0.0
-        return Best(*(a + part * (b - a) for a, b in zip(below, above, strict=True)))
+class Pools(Candidates):
+    """The draws of several prompts: of each prompt the best of n, and the means over prompts."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self.pools = pools
+        self.draws = min(pool.draws for pool in pools)
+        self.of = functools.cache(self._of)
+
+    def _of(self, n: int) -> Best:
+        each = [pool.of(n) for pool in self.pools]
+        reward, kl = (float(np.mean([best[i] for best in each])) for i in (1, 3))
+        return Best(n, reward, float(np.hypot.reduce([b.error for b in each])) / len(each), kl)
 
 
-def best_of_n(pool: Pool, candidates: Iterable[int]) -> list[Row]:
+def best_of_n(pool: Candidates, candidates: Iterable[int]) -> list[Row]:
     """Rows of frontier/best_of_n.csv for these n; the interval is ± 1.96 standard errors."""
     rows = []
     for n in candidates:

@@ -14,6 +14,11 @@ with its own p_base; so this part alone is a lower bound of Z, and gives a *cert
 the limit. What is left, the completions nobody has seen, has a mass that is known (1 − Σ p) and
 rewards that are estimated, by leaving out each draw in turn (:func:`known_base`). Everything is
 float64. docs/frontier.md has the methods.
+
+Of several prompts, each a base model p_x of its own and drawn equally often, a policy has the mean of
+its rewards and of its KLs. The best policy at λ is π*_x for every prompt, so the same formulas hold
+with the means over prompts of log Z_x, R*_x and K*_x (:class:`Mixture`): in particular
+R*(K) = min_λ (K + mean_x log Z_x(λ)) / λ.
 """
 
 from __future__ import annotations
@@ -55,6 +60,10 @@ class KnownBase:
     twice_weight: Array
 
     @property
+    def prompts(self) -> tuple[KnownBase, ...]:
+        return (self,)
+
+    @property
     def highest(self) -> float:
         """The highest reward seen."""
         return float(self.reward.max())
@@ -70,6 +79,35 @@ class KnownBase:
     def mean(self) -> float:
         """The base's mean reward."""
         return float(self.weight @ self.reward)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The base model as a distribution for each of several prompts, which are drawn equally often."""
+
+    prompts: tuple[KnownBase, ...]
+
+    @classmethod
+    def of(cls, samples: Samples) -> Mixture:
+        return cls(tuple(known_base(own) for own in samples.of_prompts()))
+
+    @property
+    def reward(self) -> Array:
+        """Of the completions of all prompts."""
+        return np.concatenate([base.reward for base in self.prompts])
+
+    @property
+    def highest(self) -> float:
+        """The reward of a policy that has the highest reward seen of every prompt."""
+        return float(np.mean([base.highest for base in self.prompts]))
+
+    @property
+    def mean(self) -> float:
+        """The base's mean reward."""
+        return float(np.mean([base.mean for base in self.prompts]))
+
+
+Base = KnownBase | Mixture
 
 
 def known_base(samples: Samples) -> KnownBase:
@@ -120,15 +158,21 @@ class Limit:
     seen: Array  # share of Z that is summed exactly
 
 
-def limit(base: KnownBase, betas: npt.ArrayLike) -> Limit:
-    """log Z, K*, R* and the exact share of Z at each β > 0."""
+def limit(base: Base, betas: npt.ArrayLike) -> Limit:
+    """log Z, K*, R* and the exact share of Z at each β > 0, the means over prompts."""
     beta = np.atleast_1d(np.asarray(betas, dtype=float))
+    each = np.array([_limit(own, beta) for own in base.prompts])  # (prompts, 4, betas)
+    return Limit(beta, *each.mean(axis=0))
+
+
+def _limit(base: KnownBase, beta: Array) -> Array:
+    """log Z, K*, R* and the exact share of Z of one prompt, (4, betas)."""
     tilt = np.exp((base.reward[:, None] - base.highest) / beta)  # (completions, betas)
     total = base.weight @ tilt
     best = (base.weight * base.reward) @ tilt / total
     log_z = np.log(total) + base.highest / beta
     kl = np.maximum(best / beta - log_z, 0.0)  # ≥ 0 but for rounding
-    return Limit(beta, log_z, kl, best, base.mass @ tilt / total)
+    return np.stack([log_z, kl, best, base.mass @ tilt / total])
 
 
 def strengths(reward: Array) -> Array:
@@ -148,9 +192,16 @@ def log_z(mass: Array, reward: Array, strength: Array) -> Array:
         return np.asarray(np.log(mass @ tilted) + strength * top)
 
 
-def certified_log_z(base: KnownBase, strength: Array) -> Array:
-    """log of the exact part of Z, (grid,): a lower bound of log Z."""
-    return log_z(base.mass, base.reward, strength)
+def mean_log_z(base: Base, strength: Array) -> Array:
+    """The estimate of log Z, the mean over prompts, (grid,)."""
+    each = [log_z(own.weight, own.reward, strength) for own in base.prompts]
+    return np.asarray(np.mean(each, axis=0))
+
+
+def certified_log_z(base: Base, strength: Array) -> Array:
+    """log of the exact part of Z, the mean over prompts, (grid,): a lower bound of log Z."""
+    each = [log_z(own.mass, own.reward, strength) for own in base.prompts]
+    return np.asarray(np.mean(each, axis=0))
 
 
 @dataclass(frozen=True)
@@ -167,7 +218,18 @@ class Replicates:
     mean_high: Array
 
 
-def replicates(base: KnownBase, strength: Array, number: int, seed: int) -> Replicates:
+def replicates(base: Base, strength: Array, number: int, seed: int) -> Replicates:
+    """Replicates of what is unseen of each prompt, by itself; each field is the mean over prompts."""
+    each = [
+        _replicates(own, strength, number, seed, () if index == 0 else (index,))
+        for index, own in enumerate(base.prompts)
+    ]
+    return Replicates(*(np.mean(values, axis=0) for values in zip(*each, strict=True)))
+
+
+def _replicates(
+    base: KnownBase, strength: Array, number: int, seed: int, which: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
     """Replicates of the unseen part, by exponential weights (the Bayesian bootstrap, Rubin 1981).
 
     The estimate errs by Σ p·f [unseen] − Σ (p/m)·f [drawn once] over all completions, whose variance
@@ -179,13 +241,13 @@ def replicates(base: KnownBase, strength: Array, number: int, seed: int) -> Repl
     Gaffke's upper bound for the mean of a bounded variable (Learned-Miller and Thomas, arXiv
     1905.06208). It presumes that no unseen completion has a higher reward.
     """
-    rng = np.random.default_rng(seed_for("bootstrap", "unseen", seed))
+    rng = np.random.default_rng(seed_for("bootstrap", "unseen", seed, *which))
     once = rng.standard_exponential((number, len(base.rest))) * base.rest_weight
     more = rng.standard_exponential((number, 1)) * base.heaviest
     twice = np.sqrt(2) * (rng.standard_exponential((number, len(base.twice))) - 1)
     known = np.concatenate([once, twice * base.twice_weight], axis=1)
     reward = base.reward[np.concatenate([base.rest, base.twice])]
-    exact = np.exp(certified_log_z(base, strength) - strength * base.highest)
+    exact = np.exp(log_z(base.mass, base.reward, strength) - strength * base.highest)
     exact_mean = base.mass @ base.reward
     found = []
     for weight, rewards in (
@@ -201,7 +263,7 @@ def replicates(base: KnownBase, strength: Array, number: int, seed: int) -> Repl
             found.append(np.log(z) + strength * base.highest)
         found.append(exact_mean + mass @ rewards)
     low, mean_low, high, mean_high = found
-    return Replicates(low, high, mean_low, mean_high)
+    return low, high, mean_low, mean_high
 
 
 def limit_at(
@@ -237,7 +299,7 @@ def ends(low: Array, point: Array, high: Array) -> tuple[Array, Array]:
     return np.minimum(lower, point), np.maximum(upper, point)
 
 
-def limit_rows(base: KnownBase, number: int, seed: int, largest_kl: float) -> list[Row]:
+def limit_rows(base: Base, number: int, seed: int, largest_kl: float) -> list[Row]:
     """Rows of frontier/limit.csv, from weak to strong until K passes ``largest_kl`` (nats)."""
     strength = strengths(base.reward)
     reached = limit(base, 1 / strength).kl  # increases with λ

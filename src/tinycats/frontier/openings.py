@@ -10,11 +10,13 @@ where F is the distribution function of the reward under w, F(a⁻) its value ju
 F(a) − F(a⁻) the weight of the level a: the best of n draws has reward a with the probability in
 brackets, and within a level it is divided as p divides it (Beirami et al., arXiv 2401.01879). The
 formula holds for every n ≥ 1, also between whole numbers. The KL of both to w, which estimates their
-KL(π‖p), grows with 1/β and with n, so each is found at a given KL by a search for a root.
+KL(π‖p), grows with 1/β and with n, so each is found at a given KL by a search for a root. Of several
+prompts each has its own distribution, of one β or one n for all, and the KL is the mean over prompts.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,62 +100,77 @@ def at_kl(kl: float, low: float, high: float, kl_of: Callable[[float], float]) -
 
 
 def opening_rows(
-    support: Support, policies: Sequence[Mapping[str, object]], prompted_kl: float
+    supports: Sequence[Support],
+    policies: Sequence[Mapping[str, object]],
+    prompted_kl: float | None,
 ) -> list[Row]:
     """Rows of frontier/openings.csv.
 
     Args:
+        supports: of each prompt.
         policies: rows of frontier/policies.csv, of which each has its optimal policy and best of n.
-        prompted_kl: KL of the prompted base, which has its optimal policy.
+        prompted_kl: KL of the prompted base, which has its optimal policy; ``None`` without it.
     """
-    grid = strengths(support.reward)
+    grid = strengths(np.concatenate([support.reward for support in supports]))
     # between λ and n that have hardly any KL and those that have as much as the pool allows
     ends = {"optimal": (grid[0] / 1e3, grid[-1]), "best_of_n": (1.0, _LARGEST_N)}
-    functions = {"optimal": support.optimal, "best_of_n": support.best_of_n}
+    functions = {"optimal": Support.optimal, "best_of_n": Support.best_of_n}
     wanted: list[tuple[ModelId, str, float]] = []
     for row in policies:
         for kind in functions:
             who = ModelId.from_row({**row, "model": kind})
             wanted.append((who, kind, float(str(row["kl_policy_to_base_nats"]))))
-    wanted.append((OPTIMAL_PROMPTED, "optimal", prompted_kl))
+    if prompted_kl is not None:
+        wanted.append((OPTIMAL_PROMPTED, "optimal", prompted_kl))
     rows = []
     for who, kind, kl in wanted:
-        function = functions[kind]
-        found = at_kl(kl, *ends[kind], lambda value, f=function: support.kl(f(value)))  # type: ignore[misc]
-        log_mass = function(found)
+
+        def described(value: float, kind: str = kind) -> Row:
+            each = [own.describe(functions[kind](own, value)) for own in supports]
+            return {name: float(np.mean([row[name] for row in each])) for name in each[0]}
+
+        found = at_kl(kl, *ends[kind], lambda value: described(value)["kl_policy_to_base_nats"])
         rows.append(
             {
                 **who.columns(),
                 "wanted_kl_nats": kl,
                 "beta": 1 / found if kind == "optimal" else "",
                 "n": found if kind == "best_of_n" else "",
-                **support.describe(log_mass),
+                **described(found),
             }
         )
     return rows
 
 
-def read_support(path: str | Path, searched: str | Path) -> tuple[npt.NDArray[np.int64], Support]:
+def read_supports(
+    path: str | Path, searched: str | Path
+) -> dict[str, tuple[npt.NDArray[np.int64], Support]]:
     """The completions seen, from completions/log_probs.safetensors and searched.csv.
 
     Returns:
-        Their token ids, ``(completions, T)``, −1 after the end; and the support.
+        Prompt → their token ids, ``(completions, T)``, −1 after the end; and the support.
 
     Raises:
         UserError: a file is not one of the completions stage.
     """
     from safetensors import safe_open
 
-    support = Support.of(known_base(read_samples(path, searched)))
+    samples = read_samples(path, searched)
     with safe_open(path, "numpy") as file:
         if "token_ids" not in file.keys():  # noqa: SIM118 (no mapping)
             raise UserError(f"{path}: lacks token_ids; the completions stage writes them")
-        drawn = file.get_tensor("token_ids")
-    ids = [[int(i) for i in row["token_ids"].split()] for row in read_table(searched, SEARCHED)]
-    found = np.full((len(ids), drawn.shape[1]), -1, dtype=np.int64)
-    for row, own in zip(found, ids, strict=True):
-        row[: len(own)] = own
-    return np.concatenate([drawn, found]), support
+        drawn, prompt = file.get_tensor("token_ids"), file.get_tensor("prompt")
+        prompts = json.loads(file.metadata()["prompts"])
+    rows = read_table(searched, SEARCHED)
+    supports = {}
+    for index, (text, own) in enumerate(zip(prompts, samples.of_prompts(), strict=True)):
+        ids = [[int(i) for i in row["token_ids"].split()] for row in rows if row["prompt"] == text]
+        found = np.full((len(ids), drawn.shape[1]), -1, dtype=np.int64)
+        for row, tokens in zip(found, ids, strict=True):
+            row[: len(tokens)] = tokens
+        support = Support.of(known_base(own))
+        supports[text] = np.concatenate([drawn[prompt == index], found]), support
+    return supports
 
 
 def distribution(
@@ -162,7 +179,7 @@ def distribution(
     """The openings that a row of frontier/openings.csv describes.
 
     Args:
-        token_ids, support: as :func:`read_support` gives them.
+        token_ids, support: as :func:`read_supports` gives them.
 
     Raises:
         UserError: the row has neither β nor n.

@@ -8,11 +8,11 @@ import numpy as np
 
 from tinycats.files.tables import Row
 from tinycats.frontier.limit import (
-    KnownBase,
+    Base,
     certified_log_z,
     ends,
     limit_at,
-    log_z,
+    mean_log_z,
     replicates,
     strengths,
 )
@@ -31,10 +31,10 @@ class AgainstLimit:
         number, seed: of the replicates.
     """
 
-    def __init__(self, base: KnownBase, number: int, seed: int) -> None:
+    def __init__(self, base: Base, number: int, seed: int) -> None:
         self.base, self.number, self.seed = base, number, seed
         self.strength = strengths(base.reward)
-        self.point = log_z(base.weight, base.reward, self.strength)
+        self.point = mean_log_z(base, self.strength)
         self.certified = certified_log_z(base, self.strength)
         self.again = replicates(base, self.strength, number, seed)
 
@@ -51,8 +51,7 @@ class AgainstLimit:
         best, inverse = (float(v) for v in limit_at(kl, strength, self.point, base.highest))
         # the model's own reward and KL are estimates too: its completions are drawn again
         rng = np.random.default_rng(seed_for("bootstrap", "own completions", self.seed, name))
-        total = own.counts.sum()
-        counts = rng.multinomial(total, own.counts / total, size=self.number)
+        total, counts = own.counts.sum(), own.again(self.number, rng)
         reward_again = counts @ own.reward / total
         kl_again = np.maximum(counts @ own.kl_policy_to_base / total, 0.0)
         (low, inverse_low), (high, inverse_high) = (

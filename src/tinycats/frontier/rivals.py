@@ -7,6 +7,8 @@ the text stands and 1 − w elsewhere, so
 
     KL = (w + (1 − w)·q)·log(w/q + 1 − w) + (1 − w)·(1 − q)·log(1 − w)
     reward = w·R_prompted + (1 − w)·R_base
+
+Of several prompts, a share w of each has the mean of these over the prompts.
 """
 
 from __future__ import annotations
@@ -15,15 +17,23 @@ import math
 from typing import NamedTuple
 
 from tinycats.files.tables import Row
-from tinycats.frontier.best_of_n import Pool
+from tinycats.frontier.best_of_n import Candidates
 
 
 class Prompted(NamedTuple):
-    """The base model, prompted: reward, its standard error, KL to the base in nats."""
+    """The base model, prompted: reward, its standard error, KL of each prompt to the base in nats."""
 
     reward: float
     error: float
-    kl: float
+    kls: tuple[float, ...]
+
+    @property
+    def kl(self) -> float:
+        return math.fsum(self.kls) / len(self.kls)
+
+    def kl_at(self, share: float) -> float:
+        """KL to the base, nats, if a share of the completions is prompted."""
+        return math.fsum(kl_of_share(share, kl) for kl in self.kls) / len(self.kls)
 
 
 def kl_of_share(share: float, kl: float) -> float:
@@ -34,19 +44,20 @@ def kl_of_share(share: float, kl: float) -> float:
     return some * (math.log(some) + kl) + rest  # some / q = w/q + 1 − w
 
 
-def share_at(kl: float, most: float) -> float:
-    """The share to prompt for a KL of ``kl`` nats, of at most ``most``, that of prompting all."""
+def share_at(kl: float, prompted: Prompted) -> float:
+    """The share to prompt for a KL of ``kl`` nats, of at most that of prompting all."""
     low, high = 0.0, 1.0
     while high - low > 1e-12:  # the KL increases with the share
         middle = (low + high) / 2
-        low, high = (middle, high) if kl_of_share(middle, most) <= kl else (low, middle)
+        low, high = (middle, high) if prompted.kl_at(middle) <= kl else (low, middle)
     return high
 
 
-def columns(kl: float, pool: Pool, prompted: Prompted) -> Row:
+def columns(kl: float, pool: Candidates, prompted: Prompted | None) -> Row:
     """The columns of frontier/policies.csv that say what best-of-n and prompting reach at this KL.
 
-    Empty where they do not reach it: best-of-n beyond ``pool.most``, prompting beyond all.
+    Empty where they do not reach it: best-of-n beyond ``pool.most``, prompting beyond all; and where
+    the base is not prompted.
     """
     row: Row = dict.fromkeys(
         ("best_of", "best_of_n_reward", "best_of_n_error",
@@ -54,8 +65,8 @@ def columns(kl: float, pool: Pool, prompted: Prompted) -> Row:
     )  # fmt: skip
     if best := pool.at(kl):
         row |= {"best_of": best.n, "best_of_n_reward": best.reward, "best_of_n_error": best.error}
-    if kl <= prompted.kl:
-        share, base = share_at(kl, prompted.kl), pool.of(1)
+    if prompted and kl <= prompted.kl:
+        share, base = share_at(kl, prompted), pool.of(1)
         row |= {
             "prompted_share": share,
             "prompted_reward": share * prompted.reward + (1 - share) * base.reward,

@@ -32,6 +32,7 @@ TRAINING: Columns = {
 #: policies/**/top_completions.csv
 TOP_COMPLETIONS: Columns = {
     "step": "as in training.csv",
+    "prompt": "the prompt",
     "text": "completion, without the prompt",
     "count": "how often it occurs in the batch",
     "reward": "its reward",

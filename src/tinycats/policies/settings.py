@@ -6,15 +6,20 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tinycats.program import UserError
-from tinycats.settings import setting
+from tinycats.settings import setting, shown_in_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionSettings:
     """What a completion is, in training and in the stage ``completions``."""
 
-    prompt: str = setting("Once upon a time there was", "what every completion follows")
-    num_tokens: int = setting(10, "prompt and completion together, in tokens", minimum=2)
+    prompts: tuple[str, ...] = setting(
+        ("Once upon a time there was",),
+        "what completions follow, an equal part of them each",
+    )
+    num_tokens: int = setting(
+        10, "the longest prompt and its completion together, in tokens", minimum=2
+    )
     micro_batch: int = setting(4096, "tokens in one forward-backward pass", minimum=1)
 
 
@@ -73,6 +78,9 @@ class MethodSettings:
 class VariantSettings(MethodSettings):
     """What a variant sets; null leaves the study's own."""
 
+    prompts: int | None = setting(
+        None, "how many of training.prompts, from the first on, this variant trains on", minimum=1
+    )
     steps: int | None = setting(None, "training.steps of this variant", minimum=1)
     batch_size: int | None = setting(None, "training.batch_size of this variant", minimum=1)
     learning_rate: float | None = setting(None, "training.learning_rate of this variant", above=0)
@@ -104,11 +112,15 @@ class TrainingSettings(MethodSettings, SharedSettings):
         """
         tilt, best_of_n = self.advantage == "tilt", self.advantage == "best_of_n"
         compared = self.advantage in ("leave_one_out", "standardised", "tilt")
-        if self.batch_size < 2 and (compared or self.snr_every):
+        self.check_prompts()
+        prompts = len(self.prompts)
+        each = "" if prompts == 1 else " for each prompt"
+        own = self.batch_size // prompts  # completions of each prompt
+        if own < 2 and (compared or self.snr_every):
             what = f"advantage {self.advantage}" if compared else "snr_every"
             raise UserError(
                 f"batch_size: {self.batch_size} leaves nothing to compare a completion with;"
-                f" expected at least 2 with {what}"
+                f" expected at least 2{each} with {what}"
             )
         if tilt != (self.kl == "none"):
             raise UserError(
@@ -155,9 +167,31 @@ class TrainingSettings(MethodSettings, SharedSettings):
                 f"kl_stories: {self.kl_stories} found, expected at most batch_size ="
                 f" {self.batch_size}, since completions of the batch are continued"
             )
-        if self.n and self.batch_size % self.n:
+        if self.kl_tokens and prompts > 1:
             raise UserError(
-                f"n: {self.n} found, expected a divisor of batch_size = {self.batch_size}"
+                f"kl_tokens: {self.kl_tokens} found with {prompts} prompts, expected 0, or one prompt"
+            )
+        if self.n and own % self.n:
+            part = "" if prompts == 1 else f" / {prompts} prompts"
+            raise UserError(
+                f"n: {self.n} found, expected a divisor of batch_size = {self.batch_size}{part}"
+            )
+
+    def check_prompts(self) -> None:
+        """Refuse prompts that are equal, or that a batch cannot be split over.
+
+        Raises:
+            UserError: one line that names the settings, the values found and what is expected.
+        """
+        prompts = len(self.prompts)
+        if len(set(self.prompts)) < prompts:
+            raise UserError(
+                f"prompts: {shown_in_line(list(self.prompts))} found, expected no two equal"
+            )
+        if self.batch_size % prompts:
+            raise UserError(
+                f"batch_size: {self.batch_size} found with {prompts} prompts, expected a multiple of"
+                f" {prompts}, since a batch is split evenly over them"
             )
 
 

@@ -1,9 +1,9 @@
 """Training a policy: the loop, its records, and a state that survives being killed.
 
-Each step draws a batch from the policy, rewards its distinct texts, differentiates the objective
-over the prefix tree and takes one AdamW step, or several with PPO's clipped ratio. Random numbers
-depend on (seed, step) alone, so a run that was killed and resumes from its checkpoint equals the
-uninterrupted run, byte for byte on CPUs.
+Each step draws a batch from the policy, evenly over the prompts, rewards its distinct texts,
+differentiates the objective over the prefix trees and takes one AdamW step, or several with PPO's
+clipped ratio. Random numbers depend on (seed, step) alone, so a run that was killed and resumes from
+its checkpoint equals the uninterrupted run, byte for byte on CPUs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tinycats.language_model.text import (
 from tinycats.policies import objective
 from tinycats.policies.continuation import Continuation
 from tinycats.policies.following import Follower, Terminated, stop_between_steps
+from tinycats.policies.mixture import Batch, Mixture, halved
 from tinycats.policies.prefix_tree import Rollout
 from tinycats.policies.record import last_step
-from tinycats.policies.rollout import Sampler
 from tinycats.policies.settings import TrainingSettings
 from tinycats.program import UserError
 from tinycats.progress import progress
@@ -61,7 +61,7 @@ class Trainer:
             torch. A run that resumes on another machine goes on, and ``computed_on`` has both.
 
     Raises:
-        UserError: settings exclude each other, the prompt leaves no token to generate, or the
+        UserError: settings exclude each other, a prompt leaves no token to generate, or the
             model's context is too short.
     """
 
@@ -79,27 +79,27 @@ class Trainer:
         self.policy, self.tokenizer, self.reward = policy, tokenizer, reward
         self.settings, self.identity, self.state_file = settings, identity, state_file
         settings.check_combination()
-        self.prompt_ids = encode_prompt(tokenizer, settings.prompt)
-        new_tokens = settings.num_tokens - len(self.prompt_ids)
+        self.prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in settings.prompts]
+        longest = max(settings.prompts, key=lambda prompt: len(encode_prompt(tokenizer, prompt)))
+        new_tokens = settings.num_tokens - max(map(len, self.prompt_ids))
         if new_tokens < 1:
             raise UserError(
                 f"training.num_tokens: {settings.num_tokens} leaves no token to generate, since the"
-                f" prompt {settings.prompt!r} has {len(self.prompt_ids)}; it must be larger"
+                f" prompt {longest!r} has {settings.num_tokens - new_tokens}; it must be larger"
             )
         check_context("training.num_tokens", settings.num_tokens, 0, context_of(policy))
         if settings.kl_tokens:
             check_context("kl_tokens", settings.kl_tokens, settings.num_tokens, context_of(policy))
         self.coefficient = objective.kl_coefficient_per_nat(settings.kl_factor)
-        shared = (
+        networks = (
             network_with_onednn(policy, settings.precision),
             network_with_onednn(base, settings.precision),
-            self.prompt_ids,
-            new_tokens,
-            tokenizer.eos_token_id,
         )
-        self.sampler = Sampler(*shared, settings.micro_batch)
-        goes_on = settings.kl_tokens and settings.kl_factor
-        self.continuation = Continuation(*shared, settings) if goes_on else None
+        shape = new_tokens, tokenizer.eos_token_id
+        self.mixture = Mixture(*networks, self.prompt_ids, *shape, settings.micro_batch)
+        self.continuation: Continuation | None = None
+        if settings.kl_tokens and settings.kl_factor:  # with one prompt alone
+            self.continuation = Continuation(*networks, self.prompt_ids[0], *shape, settings)
         base.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
@@ -120,42 +120,55 @@ class Trainer:
         """Sample, reward, differentiate, update; appends to ``rows`` and ``top``."""
         started, s = time.perf_counter(), self.settings
         generator = uniform_generator(s.seed, self.step)
-        rollout = self.sampler.sample(s.batch_size, generator, keep_graph=True)
-        distinct = self.reward(rewarded_texts(self.tokenizer, self.prompt_ids, rollout.token_ids))
-        rewards = distinct[rollout.index]
-        drawn = objective.Drawn(rewards, rollout.log_ratio, self.coefficient, s.n or 1)
-        advantage = objective.advantages(drawn, s.advantage, s.kl)
-        loss = objective.loss_value(
-            *(advantage.double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
-            *(self.coefficient, s.num_tokens),
-        )
+        batch = self.mixture.sample(s.batch_size, generator)
+        distinct = self.rewards_of(batch)
+        # of each prompt, its completions compared among themselves
+        rewards, advantages, losses = [], [], []
+        for rollout, own in zip(batch.rollouts, distinct, strict=True):
+            rewards.append(own[rollout.index])
+            drawn = objective.Drawn(rewards[-1], rollout.log_ratio, self.coefficient, s.n or 1)
+            advantages.append(objective.advantages(drawn, s.advantage, s.kl))
+            losses.append(
+                objective.loss_value(
+                    *(advantages[-1].double(), rollout.log_prob, objective.kl_sum(rollout, s.kl)),
+                    *(self.coefficient, s.num_tokens),
+                )
+            )
+        loss = float(torch.stack(losses).mean())
         stories = None
         if self.continuation:
             stories = self.continuation.draw(self.step)
             loss += self.coefficient * self.continuation.kl(stories) / s.num_tokens
         snr = float("nan")
         if s.snr_every and self.step % s.snr_every == 0:
-            snr = self.signal_to_noise(rollout, advantage)
-        norm = self.update(rollout, advantage, float(loss), None, stories)
+            snr = self.signal_to_noise(batch, advantages)
+        norm = self.update(batch, advantages, loss, None, stories)
         for _ in range(s.updates_per_batch - 1):
-            again = self.sampler.again(rollout, keep_graph=True)
-            self.update(again, advantage, float(loss), rollout)
+            self.update(self.mixture.again(batch), advantages, loss, batch)
         self.step += 1
-        self.record(
-            rollout, distinct, rewards, float(loss), norm, snr, time.perf_counter() - started
-        )
+        seconds = time.perf_counter() - started
+        self.record(batch, distinct, torch.cat(rewards), loss, norm, snr, seconds)
         if s.target_kl is not None:
             kl = self.rows[-1]["kl_policy_to_base_nats"]
             self.coefficient = objective.adapted(
                 self.coefficient, kl, s.target_kl, s.batch_size, s.horizon
             )
 
+    def rewards_of(self, batch: Batch) -> list[Tensor]:
+        """For each prompt, the rewards of its distinct completions."""
+        texts = [
+            text
+            for prompt, rollout in zip(self.prompt_ids, batch.rollouts, strict=True)
+            for text in rewarded_texts(self.tokenizer, prompt, rollout.token_ids)
+        ]
+        return list(self.reward(texts).split([len(r.token_ids) for r in batch.rollouts]))
+
     def update(
         self,
-        rollout: Rollout,
-        advantage: Tensor,
+        batch: Batch,
+        advantages: list[Tensor],
         loss: float,
-        drawn: Rollout | None,
+        drawn: Batch | None,
         stories: Rollout | None = None,
     ) -> float:
         """One update from a batch, clipped against the batch as ``drawn``; the gradient's norm.
@@ -167,8 +180,8 @@ class Trainer:
         """
         s = self.settings
         self.optimizer.zero_grad(set_to_none=True)
-        self.sampler.backward(
-            rollout, advantage, self.coefficient, s.kl, s.num_tokens, drawn, s.clip
+        self.mixture.backward(
+            batch, advantages, self.coefficient, s.kl, s.num_tokens, drawn, s.clip
         )
         if self.continuation and stories:
             self.continuation.backward(stories, self.coefficient)
@@ -184,20 +197,19 @@ class Trainer:
         self.optimizer.step()
         return norm
 
-    def signal_to_noise(self, rollout: Rollout, advantage: Tensor) -> float:
+    def signal_to_noise(self, batch: Batch, advantages: list[Tensor]) -> float:
         """√max(0, g₁·g₂) / (|g₁ − g₂| / 2) of the gradients of the batch's two halves.
 
         g₁·g₂ is an unbiased estimate of the squared length of the true gradient, and half the
         difference of the halves estimates the noise of their mean.
         """
-        drawn = [rollout.token_ids[i] for i in rollout.index.tolist()]
-        half = len(drawn) // 2
+        s = self.settings
         parts = []
-        for members in (slice(0, half), slice(half, 2 * half)):
+        for second in (False, True):
             self.optimizer.zero_grad(set_to_none=True)
-            again = self.sampler.follow(drawn[members])
-            s = self.settings
-            self.sampler.backward(again, advantage[members], self.coefficient, s.kl, s.num_tokens)
+            own = [advantage[halved(len(advantage), second)] for advantage in advantages]
+            again = self.mixture.half(batch, second)
+            self.mixture.backward(again, own, self.coefficient, s.kl, s.num_tokens)
             grads = [p.grad.flatten() for p in self.policy.parameters() if p.grad is not None]
             parts.append(torch.cat(grads).double())
         signal = torch.dot(parts[0], parts[1]).clamp(min=0).sqrt()
@@ -205,8 +217,8 @@ class Trainer:
 
     def record(
         self,
-        rollout: Rollout,
-        distinct_rewards: Tensor,
+        batch: Batch,
+        distinct_rewards: list[Tensor],
         rewards: Tensor,
         loss: float,
         norm: float,
@@ -215,37 +227,34 @@ class Trainer:
     ) -> None:
         """Append this step's row of training.csv and of top_completions.csv."""
         s = self.settings
-        batch = s.batch_size
-        counts = rollout.counts.tolist()
-        order = sorted(range(len(counts)), key=lambda i: (-counts[i], rollout.token_ids[i]))
-        top = [counts[i] for i in order[:10]]
-        kl_ref = float(rollout.kl_base_to_policy.mean())
+        size = s.batch_size
+        order = batch.frequent()
+        top = [int(batch.rollouts[prompt].counts[i]) for prompt, i in order[:10]]
         self.rows.append(
             {
                 "step": self.step,
                 "loss": loss,
                 "reward_mean": float(rewards.double().mean()),
                 "reward_std": float(rewards.double().std(unbiased=False)),
-                "kl_policy_to_base_nats": float(rollout.kl_policy_to_base.mean()),
-                "kl_base_to_policy_nats": kl_ref,
-                "kl_post_unit": kl_ref / (objective.POST_VOCABULARY * s.num_tokens),
-                "entropy_nats": float(rollout.entropy.mean()),
-                "distinct_completions": len(counts),
-                "top_1_mass": top[0] / batch,
-                "top_10_mass": sum(top) / batch,
+                **batch.measured(s.num_tokens),
+                "distinct_completions": len(order),
+                "top_1_mass": top[0] / size,
+                "top_10_mass": sum(top) / size,
                 "gradient_norm": norm,
                 "gradient_snr": snr,
                 "seconds": seconds,
-                "samples_per_second": batch / seconds,
+                "samples_per_second": size / seconds,
             }
         )
-        for i in order[:10]:
+        for (prompt, i), count in zip(order, top, strict=False):  # the first ten
+            ids = batch.rollouts[prompt].token_ids[i]
             self.top.append(
                 {
                     "step": self.step,
-                    "text": decode(self.tokenizer, rollout.token_ids[i], special_tokens=True),
-                    "count": counts[i],
-                    "reward": float(distinct_rewards[i]),
+                    "prompt": s.prompts[prompt],
+                    "text": decode(self.tokenizer, ids, special_tokens=True),
+                    "count": count,
+                    "reward": float(distinct_rewards[prompt][i]),
                 }
             )
 

@@ -37,12 +37,11 @@ class Judged(NamedTuple):
 Texts = dict[tuple[ModelId, str], list[Judged]]
 
 
-def completions(paths: Iterable[str | Path], prompt: str, complete: Complete) -> Texts:
+def completions(paths: Iterable[str | Path], complete: Complete) -> Texts:
     """The texts of completions/**.csv, as the reward read them.
 
     Args:
         paths: the files.
-        prompt: that they follow.
         complete: the text that is rewarded, decoded from prompt and new tokens.
 
     Raises:
@@ -51,9 +50,9 @@ def completions(paths: Iterable[str | Path], prompt: str, complete: Complete) ->
     texts: Texts = {}
     for path in map(Path, paths):
         try:
-            texts[ModelId.from_path(path), "completions"] = [
+            found = [
                 Judged(
-                    complete(prompt, [int(token) for token in row["token_ids"].split()]),
+                    complete(row["prompt"], [int(token) for token in row["token_ids"].split()]),
                     int(row["count"]),
                     float(row["reward"]),
                 )
@@ -61,6 +60,8 @@ def completions(paths: Iterable[str | Path], prompt: str, complete: Complete) ->
             ]
         except ValueError as error:
             raise TableError(f"{path}: should hold numbers ({error})") from error
+        if found:  # the prompted base has none where it cannot begin with the text
+            texts[ModelId.from_path(path), "completions"] = found
     return texts
 
 

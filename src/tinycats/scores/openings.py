@@ -54,6 +54,8 @@ def opening_sets(paths: Iterable[str | Path]) -> list[Row]:
     compared = Compared((who, row["prompt"]) for who, own in stories.items() for row in own)
     rows = []
     for who in sorted(files, key=ModelId.order):
+        if stories.get(who) == []:  # of a prompted text that is longer than a completion
+            continue
         own = stories.get(who) or read_stories(files[who])
         texts = [row["text"] for row in own if compared.takes(who, row["prompt"])]
         expected = sum(n for (seed, _), n in compared.counts.items() if seed == who.seed)

@@ -111,6 +111,7 @@ TABLES: dict[str, Columns] = {
         "kl_factor": MODEL["kl_factor"],
         "seed": MODEL["seed"],
         "step": "as in training.csv",
+        "prompt": "the prompt",
         "text": "completion",
         "share": "share of the batch",
         "reward": "its reward",

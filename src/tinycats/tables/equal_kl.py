@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tinycats.files.tables import Row
+from tinycats.files.tables import Row, read_table
 from tinycats.frontier.columns import POLICIES, PROMPTED
 from tinycats.layout import ModelId
 from tinycats.tables.intervals import over_seeds, p_value, t_interval, with_verdicts
@@ -153,12 +153,13 @@ def equal_kl(policies_path: str | Path, prompted_path: str | Path) -> list[Row]:
                     for s, m in own.items()
                 }
                 rows.append(_row(*who, VARIANT, other, pairs, 0.0))
-    prompted = read(prompted_path, PROMPTED)[0]
-    value = {name: number(prompted, name, prompted_path) for name in PROMPTED if name != "text"}
-    place = Place(*(value[n] for n in ("kl_policy_to_base_nats", "limit", "base_reward", "beta")))
     seeds = sorted({seed for own in policies.values() for seed in own})
-    for variant in variants:
-        shares = {seed: _share_at(policies, variant, seed, place.kl) for seed in seeds}
-        pairs = {s: (place, place.reward(share), value["reward"]) for s, share in shares.items()}
-        rows.append(_row(variant, "", PROMPTING, "", pairs, value["reward_error"]))
+    for prompted in read_table(prompted_path, PROMPTED):  # none where the text is too long
+        value = {name: number(prompted, name, prompted_path) for name in PROMPTED if name != "text"}
+        columns = ("kl_policy_to_base_nats", "limit", "base_reward", "beta")
+        place = Place(*(value[name] for name in columns))
+        for variant in variants:
+            shares = {seed: _share_at(policies, variant, seed, place.kl) for seed in seeds}
+            pairs = {s: (place, place.reward(p), value["reward"]) for s, p in shares.items()}
+            rows.append(_row(variant, "", PROMPTING, "", pairs, value["reward_error"]))
     return with_verdicts([row for row in rows if row["seeds"]], lambda row: "up")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from tinycats.completions.columns import COMPLETIONS, FIRST_TOKEN
@@ -72,7 +72,7 @@ def top_completions(
             share = number(row, "count", path) / size
             if not 0 < share <= 1:
                 raise TableError(f"{path}: count {row['count']} of a batch of {size}")
-            own: Row = {"step": row["step"], "text": row["text"], "share": share}
+            own: Row = {name: row[name] for name in ("step", "prompt", "text")} | {"share": share}
             own["reward"] = number(row, "reward", path)
             rows.append({**teller.columns(*RUN_COLUMNS), **own})
     return rows
@@ -83,6 +83,7 @@ def trajectories(
     completions: Iterable[str | Path],
     batch_size: int,
     of_variant: Mapping[str, int] | None = None,
+    fewer_prompts: Collection[str] = (),
 ) -> list[Row]:
     """Rows of tables/trajectories.csv: each run's trajectory through reward and KL, step by step.
 
@@ -94,6 +95,8 @@ def trajectories(
         completions: tables of completions, of policies and others.
         batch_size: completions in a batch.
         of_variant: the same of the variants that set their own.
+        fewer_prompts: variants trained on some of the study's prompts: their batches are of these
+            alone, so that only the finished policies, which are measured on all, have a row.
     """
     columns = {
         "reward": "reward_mean",
@@ -108,6 +111,8 @@ def trajectories(
         last = 0
         for row in read(path, TRAINING):
             last = int(number(row, "step", path))
+            if teller.variant in fewer_prompts:
+                continue
             own = {name: number(row, column, path) for name, column in columns.items()}
             rows.append({**about, "step": last, "completions_drawn": (last - 1) * size, **own})
         if teller in after:
@@ -130,27 +135,32 @@ def first_token(path: str | Path) -> list[Row]:
 
     Args:
         path: completions/first_token.csv. Tokens of the same text count together; a token that a
-            seed's rows leave out counts as 0 there.
+            seed's rows leave out counts as 0 there. Of several prompts, the mean; after a first token,
+            of the prompts after which the base model's likeliest first token is the same, and of
+            such tokens the one of the most prompts.
 
     Raises:
         TableError: the file is damaged, or a seed's probabilities add up to more than 1.
     """
     rows = read(path, FIRST_TOKEN)
-    states = list(dict.fromkeys(row["after"] for row in rows))
+    prompts = Counter(after for _, after in {(row["prompt"], row["after"]): None for row in rows})
+    second = max(
+        (after for after in prompts if after), key=lambda after: prompts[after], default=""
+    )
     return [
         {**row, "after": after}
-        for after in states
-        for row in _next_token([row for row in rows if row["after"] == after], path)
+        for after in dict.fromkeys(["", second])
+        for row in _next_token([row for row in rows if row["after"] == after], prompts[after], path)
     ]
 
 
-def _next_token(rows: list[Row], path: str | Path) -> list[Row]:
-    """The same for one state."""
+def _next_token(rows: list[Row], prompts: int, path: str | Path) -> list[Row]:
+    """The same for one state, of so many prompts."""
     of_model: dict[ModelId, dict[str, dict[str, float]]] = {}
     for row in rows:
         model = model_of(row, path).without_seed
         of_seed = of_model.setdefault(model, {}).setdefault(row["token"], defaultdict(float))
-        of_seed[row["seed"]] += number(row, "probability", path)
+        of_seed[row["seed"]] += number(row, "probability", path) / prompts
     mean: dict[ModelId, dict[str, float]] = {}
     for model, tokens in of_model.items():
         seeds = {seed for of_seed in tokens.values() for seed in of_seed}

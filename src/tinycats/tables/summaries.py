@@ -192,7 +192,12 @@ def completion_values(
             for metric, column in (("completion_reward", "reward"), *zip(KLS, KLS, strict=True))
         }
         own_seeds = [teller.seed] if teller.seed is not None else list(seeds.get(model, ()))
-        parts = deal(counts.astype(np.int64), len(own_seeds)) if len(own_seeds) > 1 else [counts]
+        parts = [counts]
+        if len(own_seeds) > 1:  # of each prompt as many to each
+            of = np.array([row["prompt"] for row in rows])
+            whole = counts.astype(np.int64)
+            each = [deal(whole * (of == prompt), len(own_seeds)) for prompt in np.unique(of)]
+            parts = list(np.sum(each, axis=0))
         for seed, part in zip(own_seeds, parts, strict=False):
             drawn = part[part > 0]
             for metric, column in columns.items():
