@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mutation_run import read_list
 
 from tinycats.columns import markdown
 
@@ -245,3 +246,15 @@ def test_committed_svgs_have_a_white_background() -> None:
     for path in sorted(ROOT.glob("docs/**/*.svg")):
         beginning = path.read_text(encoding="utf-8")[:3000]
         assert "#ffffff" in beginning, path
+
+
+def test_every_mistake_of_the_mutation_run_has_its_place_and_its_tests():
+    texts_of_files = texts()
+    for mutant in read_list():
+        assert texts_of_files[mutant.file].count(mutant.code) == 1, mutant.place
+        assert mutant.code != mutant.mutant, mutant.place
+        for test in mutant.tests:
+            name, _, function = test.partition("::")
+            wanted = rf"^def {re.escape(function.partition('[')[0])}\("
+            assert not function or re.search(wanted, texts_of_files[name], re.M), mutant.place
+        assert mutant.tests or mutant.equivalent, mutant.place
