@@ -747,6 +747,18 @@ def test_script_writes_its_tables_the_same_every_time(tmp_path):
         (prompted,) = csv.DictReader(file)
     assert prompted["text"] == " a cat"
     assert float(prompted["kl_policy_to_base_nats"]) == 1.5
+    at_equal_kl = [row for row in rows if row["prompted_share"]]
+    assert at_equal_kl
+    drawn = read_drawn(tmp_path / "base.csv")
+    base = drawn.mean(drawn.reward)
+    for row in at_equal_kl:  # some completions prompted, the others the base's own
+        share = float(row["prompted_share"])
+        assert float(row["prompted_reward"]) == pytest.approx(
+            share * float(prompted["reward"]) + (1 - share) * base, abs=1e-6
+        )
+    with open(tmp_path / "out" / "limit.csv", newline="") as file:
+        kls = [float(row["kl_policy_to_base_nats"]) for row in csv.DictReader(file)]
+    assert max(kls) >= max(1.5, *(float(row["kl_policy_to_base_nats"]) for row in rows))
     run_script(tmp_path)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
 

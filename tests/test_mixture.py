@@ -68,3 +68,11 @@ def test_at_the_optimal_policy_the_weights_of_tilt_are_equal_within_each_prompt_
 
 def test_halves_have_as_many_of_every_prompt() -> None:
     assert [list(range(7))[halved(7, second)] for second in (False, True)] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_batch_is_split_evenly_over_the_prompts() -> None:
+    model = ladder_steps.gpt_neo(vocabulary=4)
+    networks = network_with_onednn(model), network_with_onednn(model)
+    mixture = Mixture(*networks, PROMPTS, NEW_TOKENS, ladder_steps.END, 4096)
+    batch = mixture.sample(12, torch.Generator().manual_seed(0))
+    assert [len(rollout.index) for rollout in batch.rollouts] == [6, 6]
