@@ -44,7 +44,7 @@ STUDY = {
         "checkpoint_seconds": 0,
     },
     "evaluation": {
-        "prompts": {"training": ["Once upon a time there was"], "other": ["One day, a bird"]},
+        "prompts": {"other": ["One day, a bird"]},
         "stories_per_training_prompt": 2,
         "stories_per_other_prompt": 1,
         "new_tokens": 20,
@@ -315,14 +315,11 @@ DAMAGES: dict[str, tuple[str, Any, str, str]] = {
 }
 
 
-FIGURES = tuple(f"{RESULTS}/figures/{name}.svg" for name in ("scores_by_kl", "by_prompt"))
-
-
 @pytest.fixture(scope="module")
 def commands(study: Path) -> Callable[[str], str]:
     """The shell command of the job that makes a file: the one with the longest part of its path."""
-    said = snakemake(study, "-n", "-p", "--forceall", *TARGETS, *FIGURES)
-    listed = re.findall(r"^Shell command: (.* --out(?:-prefix)? (\S+).*)", said, re.M)
+    said = snakemake(study, "-n", "-p", "--forceall", *TARGETS, DAMAGES["table"][2])
+    listed = re.findall(r"^Shell command: (.* --out (\S+).*)", said, re.M)
     by_place = {place: command for command, place in listed}
 
     def command(path: str) -> str:

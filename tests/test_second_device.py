@@ -192,7 +192,6 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             stories=[base],
             story_scores=out / "scores/stories.csv",
             tokenizer=folder / "base",
-            prompt=PROMPT,
             judges=json.dumps([judge]),
             out=out / "scores/judges.csv",
         )

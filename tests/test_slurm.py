@@ -33,7 +33,7 @@ WORKFLOW = (
 )
 CONFIGURATION = "config/smoke.yaml tests/slurm_study.yaml"
 STEPS = 16
-NUMBERS = ("completions", "scores", "frontier", "tables")
+NUMBERS = ("completions", "frontier")
 PATIENCE = 900  # seconds; a machine with nothing else to do needs a tenth
 
 pytestmark = [
@@ -179,9 +179,9 @@ def copy(tmp_path_factory, slurm) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(copy) -> dict[str, str]:
-    """The study's numbers from this machine alone."""
-    ends = ("tables/summary.csv", "frontier/limit.csv", "scores/judges.csv")
-    target = " ".join(f"results/undisturbed/{end}" for end in ends)
+    """The numbers of the study's jobs with a GPU, from this machine alone."""
+    stories = (f"stories/blog/kl=6000/seed={seed}.jsonl" for seed in (0, 1))
+    target = " ".join(f"results/undisturbed/{end}" for end in (*stories, "frontier/limit.csv"))
     Run(copy, LAPTOP, "undisturbed", target, ["--resources", "gpu=2"]).succeeds()
     return content(copy / "results/undisturbed")
 
@@ -309,9 +309,9 @@ def test_both_disturbed_policies_went_on_from_their_state(disturbed, copy):
 def test_the_cluster_gives_what_one_machine_gives_to_the_byte(disturbed, undisturbed):
     results, _ = disturbed
     there = content(results)
-    assert len(undisturbed) > 20
-    assert there.keys() == undisturbed.keys()
-    assert [name for name in there if there[name] != undisturbed[name]] == []
+    assert len(undisturbed) > 15
+    assert there.keys() >= undisturbed.keys()
+    assert [name for name in undisturbed if there[name] != undisturbed[name]] == []
 
 
 def test_a_group_of_policies_is_one_job_with_one_gpu(others):
