@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib import pyplot
 
@@ -306,6 +307,31 @@ def test_every_figure_fits_a_page_and_is_redrawn_alike(
     assert before == after
 
 
+def assert_numbers_are_beside_their_own_panel(figure: style.Figure) -> None:
+    for ax in figure.axes:
+        low, high = sorted(ax.yaxis.get_view_interval())
+        ticks = [t for t in ax.yaxis.get_major_ticks() if low <= t.get_loc() <= high]
+        for label in (tick.label1 for tick in ticks if tick.label1.get_visible()):
+            for other in {*figure.axes} - {ax}:
+                assert not label.get_window_extent().overlaps(other.get_window_extent()), label
+
+
+def test_long_numbers_reach_into_no_other_panel(results: Path) -> None:
+    """Shares that hardly differ."""
+    from tinycats.figures import writing
+
+    style.apply("what_broke_more")
+    tables = reading.Tables.read("what_broke_more", results, "cat", kl_factors=["0", "6000"])
+    shares = iter(np.linspace(0.93, 0.975, 10))
+    for row in tables.contents["tables/summary.csv"]:
+        if row["metric"] == "distinct_2":
+            row |= {"mean": next(shares), "low": math.nan, "high": math.nan, "each": ""}
+    figure = writing.draw("what_broke_more", tables).figure
+    figure.draw_without_rendering()
+    assert_numbers_are_beside_their_own_panel(figure)
+    pyplot.close(figure)
+
+
 @pytest.mark.parametrize("name", sorted({*ALL} - {"stories"}))  # whose text is broken to fit
 def test_no_text_is_cut_off(name: str, results: Path) -> None:
     from tinycats.figures import writing
@@ -330,6 +356,7 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
         if text.get_visible() and text.get_text():
             inside = box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
             assert inside, f"{text.get_text()!r} at {box.bounds} of {width:.0f} × {height:.0f}"
+    assert_numbers_are_beside_their_own_panel(figure)
     pyplot.close(figure)
 
 

@@ -46,7 +46,7 @@ def draw(tables: Tables, metrics: Sequence[str]) -> tuple[style.Figure, list[str
         (who.label(), style.colour(who), style.marker(who, tables.kl_factors)) for who in policies
     ]
     columns = 2 if len(shown) < 5 else 3  # landscape
-    left, between, right = 0.75, 0.85 if columns == 2 else 0.62, 0.15
+    left, between, right = 0.75, 0.85, 0.15
     width = (style.WIDTH - left - (columns - 1) * between - right) / columns
     titles = {m: style.wrap(title(m), min(left, between) - 0.15 + width) for m in shown}
     deepest = max([text.count("\n") + 1 for text in titles.values()], default=1)
