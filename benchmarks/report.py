@@ -157,7 +157,8 @@ def policies(about: dict[str, Any], whole: dict[str, Any]) -> list[str]:
         "`TINYCATS_SECOND_DEVICE=cuda pytest tests/test_second_device.py` on this card: training is as on"
         " the CPU, in `training.csv` within 0.1 % and in weights within 1e-4. In pretraining, weights"
         " differ by up to 2.6e-3 after 8 steps of Adam; another order of sums on one CPU moves them by up to"
-        " 4.9e-3, with a validation loss that is equal to 1e-6 bits per byte. Stories, completions and scores were not compared there.",
+        " 4.9e-3, with a validation loss that is equal to 1e-6 bits per byte. Stories, completions and scores"
+        " are as on the CPU.",
         "",
     ]
 
@@ -167,13 +168,14 @@ def studies(about: dict[str, Any]) -> list[str]:
     m, found = about["machine"], about["studies"]
     jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
     whole = [divmod(round(study["seconds"]), 60) for study in found]
+    gpu = m.get("gpu")
     lines = [
-        "## A whole study",
+        f"## A whole study{', on a GPU' if gpu else ''}",
         "",
         "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
-        f" `PYTHONPATH=src python benchmarks/study_time.py`; {m['cpu']}, {m['threads']} threads;"
-        f" commit {m['commit']}. Models are obtained once for both. Seconds of all jobs of a stage, and"
-        " the number of jobs in brackets:",
+        f" `PYTHONPATH=src python benchmarks/study_time.py`; {gpu or m['cpu']}, {m['threads']} threads;"
+        f" commit {m['commit']}.{'' if gpu else ' Models are obtained once for both.'} Seconds of all jobs"
+        " of a stage, and the number of jobs in brackets:",
         "",
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
         "|---" * (len(found) + 1) + "|",
@@ -302,9 +304,10 @@ def write(results: Path, docs: Path) -> None:
     path = results / "operations.json"
     if path.exists():
         lines += operations(json.loads(path.read_text()))
-    path = results / "cpu-studies.json"
-    if path.exists():
-        lines += studies(json.loads(path.read_text()))
+    for device in ("cpu", "cuda"):
+        path = results / f"{device}-studies.json"
+        if path.exists():
+            lines += studies(json.loads(path.read_text()))
     if figure_of is not None:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]

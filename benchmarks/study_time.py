@@ -3,7 +3,9 @@
     PYTHONPATH=src python benchmarks/study_time.py
 
 runs the default and the smoke study in a fresh clone of this repository's last commit, and writes
-benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. The machine should be idle otherwise.
+benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. On a machine with a GPU, the default
+study alone, 8 GPU jobs at a time, into benchmarks/results/cuda-studies.json. The machine should be idle
+otherwise.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import report
 import run
+import torch
 
 from tinycats import program
 from tinycats.compute.devices import set_threads
@@ -28,15 +31,21 @@ from tinycats.report.reading import stage_times
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "snakemake --cores 1 --resources gpu=1"
-STUDIES = {"default": COMMAND, "smoke": f"{COMMAND} --configfile config/smoke.yaml"}
+STUDIES = {
+    "cpu": {"default": COMMAND, "smoke": f"{COMMAND} --configfile config/smoke.yaml"},
+    # greedy: plans without a solver, which not every machine has
+    "cuda": {
+        "default": "snakemake --cores 16 --resources gpu=8 --config threads=1 --scheduler greedy"
+    },
+}
 
 
-def measure(study: str, folder: Path) -> dict[str, Any]:
+def measure(study: str, command: str, folder: Path) -> dict[str, Any]:
     """Wall time of one study in the clone ``folder``, and of its jobs by stage, in seconds."""
     # use the packages of the current interpreter
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     started = time.monotonic()
-    subprocess.run(STUDIES[study].split(), cwd=folder, env={**os.environ, "PATH": path}, check=True)
+    subprocess.run(command.split(), cwd=folder, env={**os.environ, "PATH": path}, check=True)
     seconds = time.monotonic() - started
     stages = [
         {"stage": name, "jobs": jobs, "seconds": spent}
@@ -44,21 +53,22 @@ def measure(study: str, folder: Path) -> dict[str, Any]:
             [folder / "logs/models", folder / f"results/{study}/benchmarks"], study
         )
     ]
-    return {"study": study, "command": STUDIES[study], "seconds": seconds, "stages": stages}
+    return {"study": study, "command": command, "seconds": seconds, "stages": stages}
 
 
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    machine = run.machine(argparse.Namespace(device="cpu", threads=set_threads(0)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = run.machine(argparse.Namespace(device=device, threads=set_threads(0)))
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "tinycats"
         subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-        studies = [measure(study, clone) for study in STUDIES]
+        studies = [measure(study, command, clone) for study, command in STUDIES[device].items()]
     about = {"machine": machine, "studies": studies}
     results = Path(__file__).parent / "results"
-    write_text(results / "cpu-studies.json", json.dumps(about, indent=1) + "\n")
+    write_text(results / f"{device}-studies.json", json.dumps(about, indent=1) + "\n")
     report.write(results, ROOT / "docs")
 
 

@@ -221,6 +221,13 @@ def test_pretraining(run: Run, folder: Path) -> None:
     outs = {device: folder / f"pretrained-{device}" for device in ("cpu", SECOND)}
     for device, out in outs.items():
         run("pretrain", device, **texts, **recipe, out=out)
-    assert_same_weights(
-        outs["cpu"] / "model", outs[SECOND] / "model", rtol=1e-3, atol=10 * ABSOLUTE
+    ours, theirs = (
+        [float(row["validation_bits_per_byte"]) for row in rows(out / "curve.csv")]
+        for out in outs.values()
     )
+    assert ours
+    assert theirs == pytest.approx(ours, rel=1e-5)
+    # Adam's step is whole where a gradient is rounding alone: another order of sums on one CPU moves
+    # weights by up to 4.9e-3 in these 8 steps, at a loss that is equal to 1e-6
+    absolute = 1e-4 if SIMULATED else 5e-3
+    assert_same_weights(outs["cpu"] / "model", outs[SECOND] / "model", rtol=1e-3, atol=absolute)

@@ -83,7 +83,7 @@ def draw(tables: Tables) -> style.Drawing:
         finding,
         "Change from the base model's stories against KL(policy‖base), split into stacked bands: "
         "necessary, off the frontier and spillover; the whole "
-        f"{uncertainty(s.parts['whole'] for s in found.values())}, cut off where it leaves the bands by far; "
+        f"{uncertainty(s.parts['whole'] for s in found.values())}, cut off where it leaves the seeds by far; "
         "a dashed line for best of n and a star for the prompted base, which have no spillover: "
         + "; ".join(METRICS[m].label for m in shown)
         + ".",
@@ -140,14 +140,15 @@ def bands(
         style.bar(ax, split.kl, split.parts["whole"], style.PROMPTED_COLOUR)
         ax.plot(split.kl, split.parts["whole"].mean, "*", color=style.PROMPTED_COLOUR,
                 markersize=13, clip_on=False)  # fmt: skip
-    _limits(ax, [0.0, *(s.up_to(part) for s in policies for part in PARTS),
+    seeds = [value for split in policies for value in split.parts["whole"].each]
+    _limits(ax, [0.0, *seeds, *(s.up_to(part) for s in policies for part in PARTS),
                  *(s.parts["whole"].mean for s in best)])  # fmt: skip
 
 
-def _limits(ax: style.Axes, means: Sequence[float]) -> None:
-    """The vertical axis is by the bands: whiskers and seeds may be far wider and are cut off."""
-    low, high = min(means), max(means)
-    pad = 0.2 * (high - low or 1)
+def _limits(ax: style.Axes, values: Sequence[float]) -> None:
+    """The vertical axis is by the bands and the seeds: an interval may be far wider and is cut off."""
+    low, high = min(values), max(values)
+    pad = 0.08 * (high - low or 1)
     ax.set_ylim(low - pad, high + pad)
 
 
@@ -162,35 +163,39 @@ def words(
     """Title and finding: the parts at the last showcased KL factor, said with their intervals."""
     factors = showcase(tables.kl_factors)
     factor = factors[-1] if factors else ""
-    parts, title = [], "What training changed, and what of it had to change"
-    for variant in variants:
-        for metric in metrics:
+    found_of, title = [], "What training changed, and what of it had to change"
+    for metric in metrics:
+        parts = []
+        for variant in variants:
             split = found.get(("policy", variant, factor, metric))
             if split is None:
                 continue
-            whole = split.parts["whole"]
-            of = f" ({variant.replace('_', ' ')})" if len(variants) > 1 else ""
+            whole, of = split.parts["whole"], ""
+            if len(variants) > 1:
+                of = f"{variant.replace('_', ' ')} "
             if whole.known and not sure(whole):
-                parts.append(f"{METRICS[metric].label}{of} {signed(whole)}, which may be chance")
+                parts.append(f"{of}{signed(whole)}, which may be chance")
                 continue
             if not whole.mean:  # no change that the parts could be shares of
-                parts.append(f"{METRICS[metric].label}{of} {signed(whole)}")
+                parts.append(f"{of}{signed(whole)}")
                 continue
             each = [f"{share(split, part)} {name}" for part, (name, _) in PARTS.items()]
             parts.append(
-                f"{METRICS[metric].label}{of} {signed(whole)}: {listing(each)},"
-                f" {signed(split.parts['spillover'])}"
+                f"{of}{signed(whole)}: {listing(each)}, {signed(split.parts['spillover'])}"
             )
             if title.startswith("What") and sure(split.parts["spillover"]):
                 title = (
                     f"At KL factor {factor}, {share(split, 'necessary')} of the change in"
-                    f" {METRICS[metric].label} was necessary, {share(split, 'spillover')} is spillover"
+                    f" {METRICS[metric].label} was necessary, {share(split, 'spillover')} was spillover"
                 )
+        if parts:
+            joint = ": " if len(variants) > 1 else " "
+            found_of.append(f"{METRICS[metric].label}{joint}{'; '.join(parts)}")
     known = any(split.parts["whole"].known for split in found.values())
     aside = " (95% intervals over seeds)" if known else " (means over seeds)"
-    if not parts:
+    if not found_of:
         return title, f"No policy of KL factor {factor} was split."
-    return title, f"At KL factor {factor}{aside}, {'; '.join(parts)}."
+    return title, f"At KL factor {factor}{aside}, {'; '.join(found_of)}."
 
 
 def share(split: Split, part: str) -> str:
