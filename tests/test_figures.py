@@ -430,7 +430,10 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
                 "frontier and 40% spillover, −0.040 (−0.060 to −0.020); self-BLEU",
             ],
         ),
-        ("decomposition_variants", ["within a story: blog −0.10", "; other −0.10", "across stories: blog"]),
+        (
+            "decomposition_variants",
+            ["within a story: blog −0.10", "; other −0.10", "across stories: blog"],
+        ),
     ],
 )
 def test_findings_state_the_numbers_of_the_tables(
