@@ -16,6 +16,7 @@ from matplotlib import pyplot
 from tinycats.columns import COLUMNS
 from tinycats.figures import (
     completion_mass,
+    damage,
     decomposition,
     fonts,
     reading,
@@ -28,7 +29,7 @@ from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
 from tinycats.scores.columns import METRICS
 from tinycats.stories.columns import STORY_FIELDS
-from tinycats.tables.intervals import Interval, t_interval
+from tinycats.tables.intervals import Interval, over_seeds, t_interval
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "workflow" / "resources" / "published_curves.csv"
@@ -430,6 +431,14 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
                 "frontier and 40% spillover, −0.040 (−0.060 to −0.020); self-BLEU",
             ],
         ),
+        # 3 nats: 0.10 of which 0.05 is off the frontier or spillover
+        (
+            "damage",
+            [
+                "bigrams within a story: blog −0.10 (−0.12 to −0.080) at 3.0 nats, of which −0.050 (",
+                "beyond the optimal policy; other −0.10",
+            ],
+        ),
         (
             "decomposition_variants",
             ["within a story: blog −0.10", "; other −0.10", "across stories: blog"],
@@ -523,6 +532,18 @@ def test_a_split_of_no_change_has_no_shares(results: Path) -> None:
     tables = reading.Tables.read("decomposition", results, "cat", kl_factors=["6000"])
     finding = decomposition.words(tables, found, ["blog"], ["self_bleu"])[1]
     assert "self-BLEU across stories 0.0 (seeds: −0.10, 0.10)" in finding
+
+
+def test_what_lies_beyond_the_optimal_policy_is_summed_seed_by_seed() -> None:
+    """Parts that vary against each other leave a narrow sum."""
+    parts = {
+        "off_frontier": over_seeds([0.3, 0.2, 0.1, 0.0]),
+        "spillover": over_seeds([0.11, 0.2, 0.31, 0.4]),
+    }
+    found = damage.avoidable(decomposition.Split(1.0, parts))
+    assert found.each == pytest.approx([0.41, 0.4, 0.41, 0.4])
+    # t(3) · s/√4
+    assert found.high - found.mean == pytest.approx(3.1824 * 0.0057735 / 2, rel=1e-3)
 
 
 def test_the_fewest_completions_are_those_of_one_variant_alone() -> None:

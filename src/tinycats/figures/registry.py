@@ -98,6 +98,7 @@ FIGURES: dict[str, FigureEntry] = {
     "decomposition_variants": FigureEntry(
         "decomposition_variants", (_DECOMPOSITION,), "broke", 405, "variants", True
     ),
+    "damage": FigureEntry("damage", (_DECOMPOSITION,), "broke", 403, "variants", True),
     "judge_vs_reward": FigureEntry("judge_vs_reward", (layout.SCORES["stories"],), "broke", 410),
     "judges": FigureEntry("judges", (layout.JUDGES,), "broke", 411, "judges"),
     "completion_mass": FigureEntry(
