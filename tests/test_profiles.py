@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tinycats.compute.devices import usable_cpus
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -67,3 +69,25 @@ def test_snakemake_takes_the_profile(name):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^policy +4$", done.stdout + done.stderr, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        pytest.param(["--cores", "1"], None, id="one job takes all cores"),
+        pytest.param(["--cores", "4", "--resources", "gpu=4"], 4, id="four jobs share them"),
+        pytest.param(["--cores", "9", "--resources", "gpu=1"], None, id="one GPU job at a time"),
+        pytest.param(["--executor", "cluster-generic", "--jobs", "9"], None, id="on a cluster"),
+    ],
+)
+def test_jobs_that_run_at_a_time_on_one_machine_share_its_cores(words, share):
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--nolock", *words]
+    command += ["--configfile", "config/smoke.yaml", "--config", "study=shares"]
+    if "--executor" in words:
+        command += ["--cluster-generic-submit-cmd", "sh", "--workflow-profile", "none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = set(re.findall(r"--threads (\d+)", done.stdout + done.stderr))
+    # 0: all that the program may use
+    assert found == {str(max(1, usable_cpus() // share)) if share else "0"}

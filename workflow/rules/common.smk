@@ -12,6 +12,7 @@ from snakemake.iocontainers import InputFiles
 
 from tinycats import layout
 from tinycats.columns import STUDY_TABLES
+from tinycats.compute.devices import usable_cpus
 from tinycats.files.atomic import checksum_file, write_text
 from tinycats.kinds import OPENED
 from tinycats.program import UserError
@@ -77,6 +78,18 @@ shell.prefix(f"set -euo pipefail; {_function}")
 def code(*modules, script):
     """Digest of a stage's code as a parameter: a change of the code reruns the stage."""
     return lambda wildcards: digest(ROOT / f"workflow/scripts/{script}.py", *modules)
+
+
+def torch_threads(wildcards):
+    """The config's `threads`. For 0, jobs that run at a time on this machine share its cores; a job
+    alone, or on a cluster, takes all that it may use, which is 0 for its program.
+    """
+    if STUDY.threads or workflow.non_local_exec or workflow.remote_exec:
+        return STUDY.threads
+    given = [workflow.global_resources.get(name) for name in ("_cores", "gpu")]
+    totals = [total.value for total in given if total is not None]
+    at_once = min(int(total) for total in totals if total is not None)
+    return max(1, usable_cpus() // at_once) if at_once > 1 else 0
 
 
 # Memory and time of a job on a cluster: from the size of the models that it reads, times the number of
