@@ -279,7 +279,7 @@ def test_a_study_of_kl_0_opens_with_the_collapse(study):
     policy = ModelId("policy", "blog", "0")
     lead = gain.lead_sentence(summary, [], "cat", policy, ["blog"])
     assert lead.startswith("Without a KL penalty, ")
-    assert "of 1000 completions are distinct (the base model: " in lead
+    assert re.search(r"y, \d+ of 1000 completions are distinct \(the base model: \d+\)", lead)
     assert "of the stories mention a cat" in lead
     assert "With KL factor" not in lead
 

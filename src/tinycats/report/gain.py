@@ -183,12 +183,12 @@ def lead_sentence(
     if len(variants) > 1:
         who = f"the variant {policy.variant} with {who}"
     start = f"With {who}, "
-    counts = [mean(model, "distinct_completions") for model in (policy, BASE)]
+    counts = [found.get((model, "distinct_completions")) for model in (policy, BASE)]
     if policy == free and all(counts):  # a study of what training without a penalty leads to
-        of, before = counts
+        kept, had = (f"{number(row['mean']):.0f}" for row in counts if row)
         start = ""
         parts.append(
-            f"Without a KL penalty, {of} of 1000 completions are distinct (the base model: {before})"
+            f"Without a KL penalty, {kept} of 1000 completions are distinct (the base model: {had})"
         )
     metric = "completion_reward" if reward else "mentions_concept"
     before, after = mean(BASE, metric), mean(policy, metric)
