@@ -49,9 +49,7 @@ def measure(study: str, command: str, folder: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     stages = [
         {"stage": name, "jobs": jobs, "seconds": spent}
-        for name, spent, jobs, _ in stage_times(
-            [folder / "logs/models", folder / f"results/{study}/benchmarks"], study
-        )
+        for name, spent, jobs, _ in stage_times([folder / f"results/{study}/benchmarks"], study)
     ]
     return {"study": study, "command": command, "seconds": seconds, "stages": stages}
 

@@ -393,7 +393,6 @@ def test_figures_are_copied_beside_a_markdown_elsewhere(study, tmp_path):
     [
         ("results/small/benchmarks/policies/kl=0/seed=0.jsonl", "policies"),
         ("benchmarks/small/score.jsonl", "score"),
-        ("logs/models/base_model.benchmark.jsonl", "models"),
         ("score.jsonl", "score"),
     ],
 )

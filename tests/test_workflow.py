@@ -215,6 +215,17 @@ def test_a_seed_or_a_factor_less_makes_no_policy_or_story_again(study):
         assert not {"reference", "policy", "base_stories", "stories"} & set(jobs)
 
 
+def test_without_its_logs_a_study_can_be_changed_as_with_them(study):
+    """logs/ may be deleted: nothing that is made again depends on it."""
+    (study / "logs").rename(study / "away")
+    try:
+        found = jobs_in(snakemake(study, "-n", "--forcerun", "tables"))
+    finally:
+        (study / "away").rename(study / "logs")
+    assert "tables" in found
+    assert not found.keys() & {"base_model", "reward_encoder", "policy", "stories"}
+
+
 def test_a_seed_more_makes_only_its_own_policies_and_stories(study):
     with edited(study / "config/smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]"):
         jobs = planned(study)

@@ -29,15 +29,15 @@ def figures_of(variant, *kinds):
 
 
 def benchmark_files():
-    """The benchmarks of all jobs before the report."""
+    """The benchmarks of all jobs before the report. Models have none: where it was lost, they and all that
+    is made from them would be made again.
+    """
     jobs = [(layout.STORIES, layout.BASE.kind), (layout.STORIES, layout.POLICY)]
     jobs += [(layout.POLICY_FOLDER, layout.POLICY)]
     patterns = [file.benchmark.pattern(kind) for file, kind in jobs]
     stages = ["completions", "scores", "frontier", "tables", "playground"]
     stages += ["judges"] * bool(STUDY.judges)
     stages += ["reference"] * (STUDY.reward.form == "similarity")
-    models = ["base_model", *CLASSIFIERS, *JUDGE_ENCODERS]
-    models += ["reward_encoder"] * (f"{REWARD_ENCODER}/manifest.json" in manifests())
     figures = [layout.FIGURE.format(name=name) for name in FIGURE_NAMES]
     figures += [
         layout.FIGURE.format(name=f"of={variant}") for variant in VARIANT_FIGURES
@@ -46,8 +46,7 @@ def benchmark_files():
     own += [path for pattern in patterns for path in per_policy(pattern)]
     own += [f"stories/openings/seed={seed}.jsonl" for seed in STUDY.seeds]
     folder = f"{RESULTS}/{layout.BENCHMARKS}"
-    found = [f"logs/models/{name}.benchmark.jsonl" for name in models]
-    return list(dict.fromkeys([*found, *(f"{folder}/{path}" for path in own)]))
+    return list(dict.fromkeys(f"{folder}/{path}" for path in own))
 
 
 def figure_tables(wildcards):

@@ -15,8 +15,6 @@ rule base_model:
         manifest=f"{BASE_MODEL}/manifest.json",
     log:
         "logs/models/base_model.log",
-    benchmark:
-        "logs/models/base_model.benchmark.jsonl"
     retries: 2
     localrule: True
     conda:
@@ -46,8 +44,6 @@ rule reward_encoder:
         manifest=f"{REWARD_ENCODER}/manifest.json",
     log:
         "logs/models/reward_encoder.log",
-    benchmark:
-        "logs/models/reward_encoder.benchmark.jsonl"
     retries: 2
     localrule: True
     conda:
@@ -75,8 +71,6 @@ rule classifier:
         manifest="resources/models/{folder}/manifest.json",
     log:
         "logs/models/{folder}.log",
-    benchmark:
-        "logs/models/{folder}.benchmark.jsonl"
     wildcard_constraints:
         folder="|".join(map(re.escape, CLASSIFIERS)) or "(?!)",  # else nothing matches
     retries: 2
@@ -109,8 +103,6 @@ rule judge_encoder:
         manifest="resources/models/{folder}/manifest.json",
     log:
         "logs/models/{folder}.log",
-    benchmark:
-        "logs/models/{folder}.benchmark.jsonl"
     wildcard_constraints:
         folder="|".join(map(re.escape, JUDGE_ENCODERS)) or "(?!)",
     retries: 2

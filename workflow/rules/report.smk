@@ -46,14 +46,12 @@ rule report:
         code=code(script="render_report"),
         results=subpath(output.page, parent=True),
         models=lambda wildcards, input: Path(input.manifests[0]).parents[1],
-        times=lambda wildcards, input: Path(input.benchmarks[0]).parent,
         command=as_it_is(study_command()),
     message:
         "Writing the report: {output.page}"
     shell:
         "run_script render_report --results {params.results:q}"
         " --models {params.models:q} --command {params.command:q}"
-        " --benchmarks {params.times:q} {params.results:q}/benchmarks"
         " --out {output.page:q} --markdown {output.markdown:q} 2> {log:q}"
 
 
@@ -157,6 +155,5 @@ rule publish:
         " cp {input.hero:q} {params.folder:q}/figures;"
         " run_script render_report --results {params.results:q}"
         " --models resources/models --command {params.command:q} --out {output.page:q}"
-        " --benchmarks logs/models {params.results:q}/benchmarks"
         " --markdown {output.markdown:q} --copy-figures {params.folder:q}/figures"
         " --record-code {params.folder:q}/code.json) 2> {log:q}"

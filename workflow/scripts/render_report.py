@@ -23,12 +23,6 @@ def main() -> None:
     )
     parser.add_argument("--concept", help="default: the one in the study's config.yaml")
     parser.add_argument(
-        "--benchmarks",
-        type=Path,
-        nargs="*",
-        help="Snakemake's benchmark files or folders of them; default: benchmarks/ in the results",
-    )
-    parser.add_argument(
         "--command", help="what regenerates the study; default: one with its config"
     )
     parser.add_argument("--out", type=Path, help="the page; default: report.html in the results")
@@ -43,7 +37,7 @@ def main() -> None:
         "--record-code", type=Path, metavar="FILE", help="write digests of every stage's code here"
     )
     args = parser.parse_args()
-    study = read_study(args.results, args.models, args.concept, args.benchmarks)
+    study = read_study(args.results, args.models, args.concept)
     again = f"snakemake --cores 1 --resources gpu=1 --configfile {args.results / 'config.yaml'}"
     command = args.command or again
     out = args.out or args.results / "report.html"

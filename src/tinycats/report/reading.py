@@ -211,10 +211,10 @@ def _tables(folder: Path, judges: bool) -> tuple[dict[str, list[dict[str, str]]]
 
 
 def stage_of(path: Path, study: str) -> str:
-    """The stage of a benchmark file: what follows ``benchmarks/`` or ``logs/`` in its path."""
+    """The stage of a benchmark file: what follows ``benchmarks/`` in its path."""
     parts = list(path.parts)
     for place in range(len(parts) - 2, -1, -1):
-        if parts[place] in ("benchmarks", "logs"):
+        if parts[place] == "benchmarks":
             parts = parts[place + 1 :]
             break
     else:
@@ -288,16 +288,13 @@ def _check_base_model(
             )
 
 
-def read_study(
-    folder: Path, models: Path, concept: str | None = None, benchmarks: Sequence[Path] | None = None
-) -> Study:
+def read_study(folder: Path, models: Path, concept: str | None = None) -> Study:
     """Read a study.
 
     Args:
         folder: results/<study>.
         models: resources/models, for the manifests of its models.
         concept: the concept; default: the one in the config.
-        benchmarks: Snakemake's benchmark files or folders of them; default: ``folder/benchmarks``.
 
     Raises:
         UserError: a file is missing or damaged; the line names it.
@@ -341,7 +338,7 @@ def read_study(
         runs=runs,
         manifests=manifests,
         benchmarks=stage_times(
-            benchmarks or [folder / layout.BENCHMARKS],
+            [folder / layout.BENCHMARKS],
             name,
             lambda file: is_own(file, models_used, [*figures, *(f"of={v}" for v in further)]),
         ),
