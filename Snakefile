@@ -48,6 +48,14 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/pretrain.smk"
 
 
+onstart:
+    # Snakemake limits how many jobs start in a second: each that has started makes it look at all waiting
+    # jobs again, every second, to the end. After 50 jobs this takes a core. On one machine nothing needs
+    # the limit.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 onsuccess:
     print(last_words(), end="", file=sys.stderr)
 

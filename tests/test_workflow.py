@@ -57,9 +57,18 @@ def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("copy") / "tinycats"
     copy_tracked(folder)
     started = time.monotonic()
-    snakemake(folder)
+    said = snakemake(folder, "--verbose")
     print(f"smoke study: {time.monotonic() - started:.0f} s")
+    (folder / "said.txt").write_text(said)
     return folder
+
+
+def test_snakemake_looks_for_jobs_only_when_one_has_ended(study):
+    """Left alone, it looks once a second for each job that has started, which takes a core."""
+    said = (study / "said.txt").read_text()
+    jobs = said.count("Finished jobid")
+    assert jobs > 30
+    assert said.count("Ready jobs:") < 3 * jobs
 
 
 def test_report_shows_the_numbers_of_this_run(study):
