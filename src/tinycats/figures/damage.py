@@ -14,7 +14,7 @@ from tinycats.figures.decomposition import (
     splits,
     sure,
 )
-from tinycats.figures.reading import Tables, listing, number, uncertainty
+from tinycats.figures.reading import Tables, number, uncertainty
 from tinycats.figures.registry import showcase
 from tinycats.layout import PROMPTED
 from tinycats.scores.columns import METRICS
@@ -116,33 +116,32 @@ def avoidable(split: Split) -> Interval:
 def _words(
     tables: Tables, found: Splits, variants: Sequence[str], shown: Sequence[str]
 ) -> tuple[str, str]:
-    """Title and finding: what was avoidable at the last showcased KL factor."""
-    factors = showcase(tables.kl_factors)
-    factor = factors[-1] if factors else ""
-    sentences, beyond = [], []
+    """Title and finding: what was avoidable at the first showcased KL factor."""
+    factor = next(iter(showcase(tables.kl_factors)), "")
+    sentences: list[str] = []
+    times: list[tuple[float, str]] = []
     for metric in shown:
         parts = []
         for variant in variants:
             split = found.get(("policy", variant, factor, metric))
             if split is None:
                 continue
-            more = avoidable(split)
+            whole, necessary = split.parts["whole"], split.parts["necessary"]
             name = variant.replace("_", " ")
             parts.append(
-                f"{name} {signed(split.parts['whole'])} at {number(split.kl)} nats, of which"
-                f" {signed(more)} beyond the optimal policy"
+                f"{name} {signed(whole)} at {number(split.kl)} nats, of which"
+                f" {signed(avoidable(split))} beyond the optimal policy"
             )
-            if metric == shown[0] and sure(more):
-                beyond.append(name)
+            if metric == shown[0] and sure(necessary):
+                times.append((whole.mean / necessary.mean, name))
         if parts:
             sentences.append(f"{METRICS[metric].label}: {'; '.join(parts)}")
     title = "What each variant changes, beside the optimal policy of its KL"
-    if beyond:
-        who = "all variants" if len(beyond) == len(variants) > 1 else listing(beyond)
-        verb = "change" if len(beyond) > 1 else "changes"
+    if len(times) == len(variants) > 1:
+        (least, first), (most, last) = min(times), max(times)
         title = (
-            f"At KL factor {factor}, {who} {verb} {METRICS[shown[0]].label} more than the optimal"
-            " policy of the same KL"
+            f"At KL factor {factor}, {last} changes {METRICS[shown[0]].label} {number(most)} times as"
+            f" much as the optimal policy of its KL, {first} {number(least)} times"
         )
     known = any(split.parts["whole"].known for split in found.values())
     aside = " (95% intervals over seeds)" if known else " (means over seeds)"
