@@ -1,0 +1,203 @@
+"""Every number of docs/findings.md is the published tables', and its claims have intervals without 0."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from tinycats.figures.damage import avoidable
+from tinycats.figures.decomposition import Split, Splits, share, signed, splits, sure
+from tinycats.figures.reading import number, percent
+from tinycats.scores.columns import METRICS
+from tinycats.tables.intervals import Interval, over_seeds
+
+ROOT = Path(__file__).parents[1]
+TEXT = {"model", "variant", "kl_factor", "metric", "part", "each"}
+#: two scores of repetition, three of variety
+SCORES = ("distinct_2", "repeated_4_grams", "self_bleu", "vendi_score", "compression_ratio")
+SHOWN = {"distinct_2": "distinct bigrams", "self_bleu": "self-BLEU", "vendi_score": "Vendi score"}
+VARIANTS = ("blog", "blog_goes_on", "formula", "formula_base_stories", "formula_goes_on")
+FACTOR = "1500"
+
+
+def rows(study: str, table: str) -> list[dict[str, str]]:
+    with open(ROOT / f"docs/{study}-study/{table}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def splits_of(study: str) -> Splits:
+    return splits(
+        [
+            {c: v.lstrip("'") if c in TEXT else float(v or "nan") for c, v in row.items()}
+            for row in rows(study, "tables/decomposition")
+        ]
+    )
+
+
+TEN, DAMAGE = splits_of("ten-seed"), splits_of("damage")
+
+
+def spillover(split: Split) -> Interval:
+    return split.parts["spillover"]
+
+
+def ten(factor: str, metric: str) -> Split:
+    return TEN["policy", "blog", factor, metric]
+
+
+def of(variant: str, metric: str, factor: str = FACTOR) -> Split:
+    return DAMAGE["policy", variant, factor, metric]
+
+
+def difference(ours: Interval, theirs: Interval) -> Interval:
+    """Of two variants, seed by seed."""
+    return over_seeds([a - b for a, b in zip(ours.each, theirs.each, strict=True)])
+
+
+def gain_share(variant: str) -> float:
+    return mean(
+        float(row["share_of_attainable_gain"])
+        for row in rows("damage", "frontier/policies")
+        if (row["variant"], row["kl_factor"]) == (variant, FACTOR)
+    )
+
+
+def ahead(variant: str, rival: str) -> Interval:
+    """Reward of a variant less a rival's at the variant's KL."""
+    (row,) = (
+        row
+        for row in rows("damage", "tables/equal_kl")
+        if (row["variant"], row["kl_factor"], row["rival_variant"]) == (variant, FACTOR, rival)
+    )
+    return Interval(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["seeds"]))
+
+
+def first_table() -> list[str]:
+    return [
+        f"| {factor}, {number(ten(factor, metric).kl)} | {name}"
+        f" | {signed(ten(factor, metric).parts['whole'])} |"
+        + "".join(
+            f" {share(ten(factor, metric), part)}: {signed(ten(factor, metric).parts[part])} |"
+            for part in ("necessary", "off_frontier", "spillover")
+        )
+        for factor in ("6000", "1500", "0")
+        for metric, name in SHOWN.items()
+    ]
+
+
+def second_table() -> list[str]:
+    lines = []
+    for variant in VARIANTS:
+        cells = [f"`{variant}`", number(of(variant, "self_bleu").kl), percent(gain_share(variant))]
+        cells += [
+            f"{signed(of(variant, metric).parts['whole'])}; {signed(spillover(of(variant, metric)))}"
+            for metric in SHOWN
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def removed(variant: str, without: str) -> str:
+    found = [
+        percent(1 - spillover(of(without, m)).mean / spillover(of(variant, m)).mean) for m in SHOWN
+    ]
+    return f"{found[0]} in distinct bigrams, {found[1]} in self-BLEU and {found[2]} in Vendi score"
+
+
+def more(metric: str) -> str:
+    """What ``formula`` changes beyond the optimal policy, less what ``blog`` does."""
+    return signed(difference(avoidable(of("formula", metric)), avoidable(of("blog", metric))))
+
+
+def phrases() -> list[str]:
+    necessary = [
+        ten("6000", m).parts["necessary"].mean / ten("6000", m).parts["whole"].mean for m in SCORES
+    ]
+    return [
+        f"loses {100 * min(necessary):.0f} to {100 * max(necessary):.0f} % of that too",
+        f"reaches {100 * gain_share('formula'):.0f} % of the gain in reward",
+        f"the post's loss (`blog`) reaches {100 * gain_share('blog'):.0f} %",
+        f"{more('distinct_2')} in distinct bigrams, {more('vendi_score')} in Vendi score and"
+        f" {more('compression_ratio')} in the compression ratio",
+        f"removes {removed('formula', 'formula_goes_on')} of the spillover of `formula`",
+        f"at states of the base model's stories {removed('formula', 'formula_base_stories')}",
+        f"and in `blog` {removed('blog', 'blog_goes_on')}",
+        f"of `formula_goes_on` and that of `formula` differ by {signed(ahead('formula_goes_on', 'formula'))}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (ROOT / "docs/findings.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_the_studies_own(page: str) -> None:
+    for line in [*first_table(), *second_table()]:
+        assert line in page
+
+
+@pytest.mark.parametrize("phrase", phrases())
+def test_the_text_states_the_studies_numbers(page: str, phrase: str) -> None:
+    assert phrase in " ".join(page.split())
+
+
+def test_the_first_finding_holds() -> None:
+    for metric in SCORES:
+        for factor in ("6000", "1500"):
+            parts = ten(factor, metric).parts
+            assert sure(parts["whole"])
+            assert sure(parts["spillover"])
+            assert not sure(parts["off_frontier"])
+            assert abs(parts["spillover"].mean) > abs(parts["necessary"].mean)
+            assert 0.25 < parts["necessary"].mean / parts["whole"].mean < 0.55
+        free = ten("0", metric).parts
+        assert free["necessary"].mean / free["whole"].mean < 0.25
+        assert free["spillover"].mean / free["whole"].mean > 0.6
+    assert ten("0", "self_bleu").parts["whole"].seeds == 10
+
+
+def test_the_second_finding_holds_for_three_scores_of_five() -> None:
+    found = {m: difference(avoidable(of("formula", m)), avoidable(of("blog", m))) for m in SCORES}
+    worse = {m for m, value in found.items() if sure(value)}
+    assert worse == {"distinct_2", "vendi_score", "compression_ratio"}
+    assert all(value.mean * of("blog", m).parts["whole"].mean > 0 for m, value in found.items())
+    alone = {m: difference(spillover(of("formula", m)), spillover(of("blog", m))) for m in SCORES}
+    assert {m for m, value in alone.items() if sure(value)} == {"compression_ratio"}
+    assert all(value.mean * of("blog", m).parts["whole"].mean > 0 for m, value in alone.items())
+    assert of("formula", "self_bleu").kl < of("blog", "self_bleu").kl
+
+
+@pytest.mark.parametrize(
+    ("variant", "without"),
+    [("formula", "formula_goes_on"), ("formula", "formula_base_stories"), ("blog", "blog_goes_on")],
+)
+def test_the_third_finding_holds(variant: str, without: str) -> None:
+    for metric in SHOWN:
+        assert sure(spillover(of(variant, metric)))
+        assert sure(difference(spillover(of(variant, metric)), spillover(of(without, metric))))
+    reward = ahead(without, variant)
+    assert reward.low < 0 < reward.high
+    assert abs(reward.mean) < 0.006
+
+
+def test_what_is_said_of_the_other_strengths_holds() -> None:
+    lower = {
+        m
+        for m in SCORES
+        if sure(
+            difference(spillover(of("blog", m, "6000")), spillover(of("blog_goes_on", m, "6000")))
+        )
+    }
+    assert lower == {"vendi_score", "compression_ratio"}
+    assert all(of(v, "self_bleu", "6000").kl < 0.6 for v in VARIANTS if v.startswith("formula"))
+
+
+def test_all_scores_have_names_of_the_study(page: str) -> None:
+    assert set(SCORES) <= set(METRICS)
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", page), "a place that was not filled in"
+    assert all(math.isfinite(gain_share(variant)) for variant in VARIANTS)
