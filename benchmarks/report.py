@@ -189,6 +189,33 @@ def studies(about: dict[str, Any]) -> list[str]:
     return [*lines, f"| total wall time | {' | '.join(shown)} |", ""]
 
 
+def load(about: dict[str, Any]) -> list[str]:
+    """How much each stage of the smoke study slows down beside busy loops."""
+    m, (idle, loaded) = about["machine"], about["runs"]
+    before, after = (
+        {s["stage"]: s["seconds"] for s in study["stages"]} for study in (idle, loaded)
+    )
+    before |= {"all": idle["seconds"]}
+    after |= {"all": loaded["seconds"]}
+    stages = [*(stage for stage in CHAIN if before.get(stage, 0) >= 2), "all"]
+    products = loaded["product"] / idle["product"]
+    return [
+        "## On a busy machine",
+        "",
+        f"The smoke study alone and beside {loaded['loops']} busy loops, measured by `PYTHONPATH=src python"
+        f" benchmarks/load.py`; {m['cpu']}, {m['threads']} threads; commit {m['commit']}. A product of torch"
+        f" slows down by {products:.1f} ×. Seconds of all jobs of a stage, where they take two and more:",
+        "",
+        f"| | alone | beside {loaded['loops']} busy loops | ratio |",
+        "|---|---|---|---|",
+        *(
+            f"| {stage} | {before[stage]:.0f} | {after[stage]:.0f} | {after[stage] / before[stage]:.1f} |"
+            for stage in stages
+        ),
+        "",
+    ]
+
+
 def operations(about: dict[str, Any]) -> list[str]:
     """GPU work of a step: operations, synchronisations and products by stage, and the bounds they imply."""
     steps = {step["contestant"]: step for step in about["steps"]}
@@ -308,6 +335,9 @@ def write(results: Path, docs: Path) -> None:
         path = results / f"{device}-studies.json"
         if path.exists():
             lines += studies(json.loads(path.read_text()))
+    path = results / "cpu-load.json"
+    if path.exists():
+        lines += load(json.loads(path.read_text()))
     if figure_of is not None:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]

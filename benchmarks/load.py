@@ -1,0 +1,85 @@
+"""Measure how much each stage slows down on a busy machine: the smoke study idle, then beside busy loops.
+
+    PYTHONPATH=src python benchmarks/load.py
+
+runs the smoke study in a fresh clone of this repository's last commit, alone and beside as many busy loops
+as the machine has CPUs, and large products of torch in the same way, which show what share of the machine is
+left. Writes benchmarks/results/cpu-load.json and with it docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import report
+import run
+import study_time
+import torch
+
+from tinycats import program
+from tinycats.compute.devices import set_threads, usable_cpus
+from tinycats.files.atomic import write_text
+
+PRODUCT = 1000  # rows and columns
+
+
+@contextmanager
+def busy(loops: int) -> Iterator[None]:
+    """So many processes that do nothing but take a CPU."""
+    found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
+def product_seconds(seconds: float = 10.0) -> float:
+    """Median time of a product of matrices in torch, as it is by default."""
+    a, b = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
+    found = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.perf_counter()
+        a @ b
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def measure(loops: int) -> dict[str, Any]:
+    """The smoke study's seconds by stage, and a product's."""
+    command = study_time.STUDIES["cpu"]["smoke"]
+    with tempfile.TemporaryDirectory() as temporary, busy(loops):
+        clone = Path(temporary) / "tinycats"
+        subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
+        return {
+            "loops": loops,
+            "product": product_seconds(),
+            **study_time.measure("smoke", command, clone),
+        }
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    machine = run.machine(argparse.Namespace(device="cpu", threads=set_threads(0)))
+    about = {"machine": machine, "runs": [measure(0), measure(usable_cpus())]}
+    results = Path(__file__).parent / "results"
+    write_text(results / "cpu-load.json", json.dumps(about, indent=1) + "\n")
+    report.write(results, study_time.ROOT / "docs")
+
+
+if __name__ == "__main__":
+    program.run(main)
