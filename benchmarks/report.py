@@ -174,7 +174,7 @@ def studies(about: dict[str, Any]) -> list[str]:
         "",
         "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
         f" `PYTHONPATH=src python benchmarks/study_time.py`; {gpu or m['cpu']}, {m['threads']} threads;"
-        f" commit {m['commit']}.{'' if gpu else ' Models are obtained once for both.'} Seconds of all jobs"
+        f" commit {m['commit']}. Seconds of all jobs"
         " of a stage, and the number of jobs in brackets:",
         "",
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
