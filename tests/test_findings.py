@@ -109,9 +109,34 @@ def removed(variant: str, without: str) -> str:
     return f"{found[0]} in distinct bigrams, {found[1]} in self-BLEU and {found[2]} in Vendi score"
 
 
+PAIRS = (
+    ("formula", "formula_goes_on"),
+    ("formula", "formula_base_stories"),
+    ("blog", "blog_goes_on"),
+)
+
+
+def all_removed() -> list[float]:
+    """Of each pair and score shown, the share of the spillover that the KL on later tokens removes."""
+    return [
+        1 - spillover(of(without, m)).mean / spillover(of(variant, m)).mean
+        for variant, without in PAIRS
+        for m in SHOWN
+    ]
+
+
 def more(metric: str) -> str:
     """What ``formula`` changes beyond the optimal policy, less what ``blog`` does."""
-    return signed(difference(avoidable(of("formula", metric)), avoidable(of("blog", metric))))
+    return signed(more_of(metric))
+
+
+def more_of(metric: str) -> Interval:
+    return difference(avoidable(of("formula", metric)), avoidable(of("blog", metric)))
+
+
+def alone(metric: str) -> Interval:
+    """The same of spillover alone."""
+    return difference(spillover(of("formula", metric)), spillover(of("blog", metric)))
 
 
 def phrases() -> list[str]:
@@ -122,12 +147,16 @@ def phrases() -> list[str]:
         f"loses {100 * min(necessary):.0f} to {100 * max(necessary):.0f} % of that too",
         f"reaches {100 * gain_share('formula'):.0f} % of the gain in reward",
         f"the post's loss (`blog`) reaches {100 * gain_share('blog'):.0f} %",
+        f"of the {number(more_of('distinct_2').mean)}, {number(alone('distinct_2').mean)} is spillover",
         f"{more('distinct_2')} in distinct bigrams, {more('vendi_score')} in Vendi score and"
         f" {more('compression_ratio')} in the compression ratio",
         f"removes {removed('formula', 'formula_goes_on')} of the spillover of `formula`",
         f"at states of the base model's stories {removed('formula', 'formula_base_stories')}",
         f"and in `blog` {removed('blog', 'blog_goes_on')}",
         f"of `formula_goes_on` and that of `formula` differ by {signed(ahead('formula_goes_on', 'formula'))}",
+        f"`formula_base_stories` and `formula` by {signed(ahead('formula_base_stories', 'formula'))}",
+        f"of `blog_goes_on` and `blog` by {signed(ahead('blog_goes_on', 'blog'))}",
+        f"removes {100 * min(all_removed()):.0f} to {100 * max(all_removed()):.0f} % of the spillover in three scores",
     ]
 
 
@@ -159,6 +188,29 @@ def test_the_first_finding_holds() -> None:
         assert free["necessary"].mean / free["whole"].mean < 0.25
         assert free["spillover"].mean / free["whole"].mean > 0.6
     assert ten("0", "self_bleu").parts["whole"].seeds == 10
+    # said of the damage study: off the frontier, on the side of more variety
+    for metric in ("self_bleu", "vendi_score"):
+        off = of("blog", metric).parts["off_frontier"]
+        assert sure(off)
+        assert off.mean * of("blog", metric).parts["whole"].mean < 0
+
+
+def test_the_optimal_policies_of_kl_factor_0_have_few_completions() -> None:
+    found = [
+        (float(row["kl_policy_to_base_nats"]), float(row["effective_completions"]))
+        for row in rows("ten-seed", "frontier/openings")
+        if (row["model"], row["kl_factor"]) == ("optimal", "0")
+    ]
+    kls, effective = zip(*found, strict=True)
+    assert (round(min(kls), 1), round(max(kls))) == (7.7, 27)
+    assert (round(min(effective)), round(max(effective))) == (2, 6)
+
+
+def test_a_policy_with_less_reward_can_change_less() -> None:
+    """Why "necessary" is no lower bound."""
+    parts = TEN["prompted", "", "", "distinct_2"].parts
+    assert abs(parts["whole"].mean) < abs(parts["necessary"].mean)
+    assert sure(parts["off_frontier"])
 
 
 def test_the_second_finding_holds_for_three_scores_of_five() -> None:
@@ -172,14 +224,13 @@ def test_the_second_finding_holds_for_three_scores_of_five() -> None:
     assert of("formula", "self_bleu").kl < of("blog", "self_bleu").kl
 
 
-@pytest.mark.parametrize(
-    ("variant", "without"),
-    [("formula", "formula_goes_on"), ("formula", "formula_base_stories"), ("blog", "blog_goes_on")],
-)
+@pytest.mark.parametrize(("variant", "without"), PAIRS)
 def test_the_third_finding_holds(variant: str, without: str) -> None:
     for metric in SHOWN:
         assert sure(spillover(of(variant, metric)))
         assert sure(difference(spillover(of(variant, metric)), spillover(of(without, metric))))
+    if variant == "blog":
+        assert of(without, "self_bleu").kl < of(variant, "self_bleu").kl
     reward = ahead(without, variant)
     assert reward.low < 0 < reward.high
     assert abs(reward.mean) < 0.006
