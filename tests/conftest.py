@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +18,16 @@ FAST = ("test_metrics", "test_study", "test_tables", "test_report")
 SLOW = ("test_benchmarks", "test_cli", "test_pretraining")
 #: the modules that take minutes, longest first: several workers start with them
 LONGEST = ("test_faults", "test_slurm", "test_workflow", "test_training", "test_second_device")
+
+
+@pytest.fixture(autouse=True)
+def same_threads_after() -> Iterator[None]:
+    """A program called in a test sets torch's threads; they must not reach the next test."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"])
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

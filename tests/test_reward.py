@@ -289,6 +289,7 @@ def test_texts_laid_end_to_end_are_encoded_as_padded_ones(encoder):
 
 def test_bfloat16_would_move_rewards_by_more_than_a_thousandth(encoder):
     """Why the encoder is float32 whatever the policy's precision is."""
+    torch.set_num_threads(1)  # autocast holds in this thread only, and more threads share the work
     texts = [f"{PROMPT} a {one} {other}" for one in WORDS for other in WORDS]
     reference = encoder.embed(["cat"])[0]
     with torch.autocast("cpu", torch.bfloat16):
