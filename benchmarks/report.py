@@ -169,13 +169,15 @@ def studies(about: dict[str, Any]) -> list[str]:
     jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
     whole = [divmod(round(study["seconds"]), 60) for study in found]
     gpu = m.get("gpu")
+    usual = (
+        "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
+        " `PYTHONPATH=src python benchmarks/study_time.py`"
+    )
     lines = [
         f"## A whole study{', on a GPU' if gpu else ''}",
         "",
-        "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
-        f" `PYTHONPATH=src python benchmarks/study_time.py`; {gpu or m['cpu']}, {m['threads']} threads;"
-        f" commit {m['commit']}. Seconds of all jobs"
-        " of a stage, and the number of jobs in brackets:",
+        f"{about.get('how', usual)}; {gpu or m['cpu']}, {m['threads']} threads; torch {m['torch']};"
+        f" commit {m['commit']}. Seconds of all jobs of a stage, and the number of jobs in brackets:",
         "",
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
         "|---" * (len(found) + 1) + "|",

@@ -401,7 +401,7 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
             "by_prompt",
             [
                 "“Once there was” 44% (11%)",
-                "“There are no cats here.” 22% (6%): what",
+                "“There are no cats here.” 22% (6%): a",
                 "cannot be shown",
             ],
         ),
@@ -541,7 +541,7 @@ def test_what_lies_beyond_the_optimal_policy_is_summed_seed_by_seed() -> None:
         "off_frontier": over_seeds([0.3, 0.2, 0.1, 0.0]),
         "spillover": over_seeds([0.11, 0.2, 0.305, 0.402]),
     }
-    found = damage.avoidable(decomposition.Split(1.0, parts))
+    found = damage.beyond_optimal(decomposition.Split(1.0, parts))
     sums = [0.41, 0.4, 0.405, 0.402]
     assert found.each == pytest.approx(sums)
     # t(3) · s/√4

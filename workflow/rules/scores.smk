@@ -93,7 +93,7 @@ rule judges:
         stories=spread(STORIES),
         rewards=f"{RESULTS}/{layout.REWARDS}",
     message:
-        "Judging by what was not trained on"
+        "Scoring with the judges"
     shell:
         "run_script judge --completions {input.base_completions:q} {params.completions}"
         " --stories {input.base_stories:q} {params.stories} --story-scores {input.scores:q}"

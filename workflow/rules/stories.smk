@@ -144,7 +144,7 @@ rule completions:
         " --device {resources.device} --threads {resources.torch_threads} 2> {log:q}"
 
 
-# Stories that begin with tokens drawn from the optimal policy, from best of n, and from each policy, and
+# Stories that begin with tokens drawn from the optimal policy, from best-of-n, and from each policy, and
 # are continued by the base model (docs/damage.md). A job for each seed: many of them are the same stories.
 OPENING_STORIES = [
     path
@@ -191,7 +191,7 @@ rule opening_stories:
         settings=stage_settings(OpeningStoriesSettings),
         folder=lambda wildcards, output: f"{home(output)}{RESULTS}/{layout.STORIES.stage}",
     message:
-        "Sampling stories that begin with openings: seed {wildcards.seed}"
+        "Sampling the base model's continuations of openings: seed {wildcards.seed}"
     shell:
         "run_script tell_openings --base-model {params.base_model:q}"
         " --log-probs {input.log_probs:q} --searched {input.searched:q} --openings {input.openings:q}"

@@ -114,8 +114,8 @@ def _words(tables: Tables, shares: Shares, everyone: Sequence[ModelId]) -> tuple
             f" {_range(others.values(), BASE)}"
         )
         parts.append(
-            f"After others, {listing([pair(prompt, own) for (_, prompt), own in others.items()])}: what"
-            " the policy has more than the base model is transfer"
+            f"After others, {listing([pair(prompt, own) for (_, prompt), own in others.items()])}: a"
+            " higher share than the base model's is transfer"
         )
     named = Mentions(tables.concept_words)
     primed = [prompt for _, prompt in others if named.positions(prompt)]

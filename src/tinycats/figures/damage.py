@@ -9,6 +9,7 @@ from tinycats.figures.decomposition import (
     Split,
     Splits,
     along,
+    at_factor,
     highest,
     signed,
     splits,
@@ -22,7 +23,7 @@ from tinycats.tables.intervals import Interval, over_seeds
 
 #: A score of repetition and one of variety.
 SHOWN = ("distinct_2", "self_bleu")
-OPTIMAL, BEST_OF_N = "optimal policy", "best of n"
+OPTIMAL, BEST_OF_N = "optimal policy", "best-of-n"
 #: √KL, in √nats, within which points of the optimal policy are averaged.
 LIKE = 0.35
 _MARKS = ("o", "s", "D", "^", "v", "P", "X", "p")
@@ -64,7 +65,7 @@ def draw(tables: Tables) -> style.Drawing:
         finding,
         "Change from the base model's stories against KL(policy‖base): a line for each variant of the "
         f"training settings, {uncertainty(s.parts['whole'] for s in found.values())}; a black line for the "
-        "optimal policies of the same KLs, continued by the base model; a grey line for best of n and a "
+        "optimal policies of the same KLs, continued by the base model; a grey line for best-of-n and a "
         "star for the prompted base: " + "; ".join(METRICS[m].label for m in shown) + ".",
     )
 
@@ -107,7 +108,7 @@ def _line(ax: style.Axes, points: Sequence[tuple[float, float]], paint: str) -> 
     ax.plot(*zip((0.0, 0.0), *means, strict=True), color=paint, linewidth=2.6, zorder=2.5)
 
 
-def avoidable(split: Split) -> Interval:
+def beyond_optimal(split: Split) -> Interval:
     """What the policy changes beyond the optimal policy of its KL: off the frontier and spillover."""
     off, spill = split.parts["off_frontier"], split.parts["spillover"]
     return over_seeds([a + b for a, b in zip(off.each, spill.each, strict=True)])
@@ -116,7 +117,7 @@ def avoidable(split: Split) -> Interval:
 def _words(
     tables: Tables, found: Splits, variants: Sequence[str], shown: Sequence[str]
 ) -> tuple[str, str]:
-    """Title and finding: what was avoidable at the first showcased KL factor."""
+    """Title and finding: what each variant changes beyond the optimal policy at one KL factor."""
     factor = next(iter(showcase(tables.kl_factors)), "")
     sentences: list[str] = []
     times: list[tuple[float, str]] = []
@@ -130,7 +131,7 @@ def _words(
             name = variant.replace("_", " ")
             parts.append(
                 f"{name} {signed(whole)} at {number(split.kl)} nats, of which"
-                f" {signed(avoidable(split))} beyond the optimal policy"
+                f" {signed(beyond_optimal(split))} beyond the optimal policy"
             )
             if metric == shown[0] and sure(necessary):
                 times.append((whole.mean / necessary.mean, name))
@@ -143,8 +144,4 @@ def _words(
             f"At KL factor {factor}, {last} changes {METRICS[shown[0]].label} {number(most)} times as"
             f" much as the optimal policy of its KL, {first} {number(least)} times"
         )
-    known = any(split.parts["whole"].known for split in found.values())
-    aside = " (95% intervals over seeds)" if known else " (means over seeds)"
-    if not sentences:
-        return title, f"No policy of KL factor {factor} was split."
-    return title, f"At KL factor {factor}{aside}, {'. '.join(sentences)}."
+    return title, at_factor(factor, found, ". ".join(sentences))

@@ -84,7 +84,7 @@ def draw(tables: Tables) -> style.Drawing:
         "Change from the base model's stories against KL(policy‖base), split into stacked bands: "
         "necessary, off the frontier and spillover; the whole "
         f"{uncertainty(s.parts['whole'] for s in found.values())}, cut off where it leaves the seeds by far; "
-        "a dashed line for best of n and a star for the prompted base, which have no spillover: "
+        "a dashed line for best-of-n and a star for the prompted base, which have no spillover: "
         + "; ".join(METRICS[m].label for m in shown)
         + ".",
     )
@@ -94,7 +94,7 @@ def key_entries(found: Splits, metrics: Sequence[str]) -> list[tuple[str, str, s
     """The key: the parts, and the models that have no spillover."""
     entries = [(name, paint, "s") for name, paint in PARTS.values()]
     if any(key[0] == "best_of_n" and key[3] in metrics for key in found):
-        entries.append(("best of n", style.INK, "_"))
+        entries.append(("best-of-n", style.INK, "_"))
     if any(key[0] == "prompted" and key[3] in metrics for key in found):
         entries.append((PROMPTED.label(), style.PROMPTED_COLOUR, "*"))
     return entries
@@ -191,11 +191,16 @@ def words(
         if parts:
             joint = ": " if len(variants) > 1 else " "
             found_of.append(f"{METRICS[metric].label}{joint}{'; '.join(parts)}")
+    return title, at_factor(factor, found, "; ".join(found_of))
+
+
+def at_factor(factor: str, found: Splits, changes: str) -> str:
+    """A finding: the changes at one KL factor, and what stands in their brackets."""
+    if not changes:
+        return f"No policy of KL factor {factor} was split."
     known = any(split.parts["whole"].known for split in found.values())
-    aside = " (95% intervals over seeds)" if known else " (means over seeds)"
-    if not found_of:
-        return title, f"No policy of KL factor {factor} was split."
-    return title, f"At KL factor {factor}{aside}, {'; '.join(found_of)}."
+    aside = "95% intervals over seeds" if known else "means over seeds"
+    return f"At KL factor {factor} ({aside}), {changes}."
 
 
 def share(split: Split, part: str) -> str:

@@ -54,7 +54,7 @@ def draw(tables: Tables) -> style.Drawing:
         finding,
         "For each variant of the training settings, change from the base model's stories against "
         "KL(policy‖base), split into stacked bands: necessary, off the frontier and spillover; a "
-        "dashed line for best of n and a star for the prompted base: "
+        "dashed line for best-of-n and a star for the prompted base: "
         + "; ".join(METRICS[m].label for m in scores)
         + ".",
     )

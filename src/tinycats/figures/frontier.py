@@ -151,7 +151,7 @@ def _draw_best_of_n(ax: Axes, rows: list[Row]) -> None:
         color=style.INK, alpha=0.25, linewidth=0,
     )  # fmt: skip
     ax.plot(
-        x, y, color=style.INK, linewidth=1.6, linestyle=(0, (1, 1.6)), zorder=3, label="best of n"
+        x, y, color=style.INK, linewidth=1.6, linestyle=(0, (1, 1.6)), zorder=3, label="best-of-n"
     )
     for i, row in enumerate(rows):
         if row["n"] in (4, 64, 512):

@@ -140,7 +140,7 @@ def ordered_models(rows: Iterable[Row]) -> list[ModelId]:
 
 @dataclass
 class Comparison:
-    """The metrics of a paired comparison, by verdict; ``costs`` are those that any change pays."""
+    """The metrics of a paired comparison, by verdict; ``costs`` are those of any change."""
 
     minuend: str
     subtrahend: str
