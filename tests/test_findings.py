@@ -255,3 +255,41 @@ def test_all_scores_have_names_of_the_study(page: str) -> None:
     assert set(SCORES) <= set(METRICS)
     assert not re.search(r"\b[A-Z]+_[A-Z]+\b", page), "a place that was not filled in"
     assert all(math.isfinite(gain_share(variant)) for variant in VARIANTS)
+
+
+METHODS = splits_of("methods")
+EIGHT = ("blog", "mean", "rloo", "rlhf", "ppo", "tilt", "grpo", "best_of_4")
+
+
+def test_the_fourth_finding_holds(page: str) -> None:
+    """In all five scores at two KL factors: the shares, and the side of each seed's spillover."""
+    every = [
+        (metric, METHODS["policy", variant, factor, metric].parts)
+        for variant in EIGHT
+        for factor in ("750", "1500")
+        for metric in SCORES
+    ]
+    for metric, found in every:
+        less = -1 if metric in ("distinct_2", "vendi_score") else 1
+        assert found["whole"].mean * less > 0
+        whole, spilled = found["whole"].mean, found["spillover"]
+        assert len(spilled.each) == 3
+        assert all(value * whole > 0 for value in spilled.each)
+        assert abs(spilled.mean) > abs(found["necessary"].mean)
+        assert abs(spilled.mean) > abs(found["off_frontier"].mean)
+    said = " ".join(page.split())
+    for part, words in (
+        ("spillover", "spillover is {} to {} % of the change"),
+        ("necessary", "the necessary part is {} to {} %"),
+    ):
+        shares = [100 * found[part].mean / found["whole"].mean for _, found in every]
+        assert words.format(round(min(shares)), round(max(shares))) in said
+
+
+def test_the_kl_that_two_methods_reach_is_as_said() -> None:
+    kls = [
+        float(row["kl_policy_to_base_nats"])
+        for row in rows("methods", "frontier/policies")
+        if row["variant"] in ("grpo", "best_of_4") and row["kl_factor"] in ("750", "1500")
+    ]
+    assert (round(min(kls)), round(max(kls))) == (17, 29)
