@@ -25,6 +25,8 @@ from tinycats.figures import (
     style,
 )
 from tinycats.figures import registry as figures
+from tinycats.figures.equal_kl import rival_phrases
+from tinycats.figures.reading import percent
 from tinycats.files.tables import Row, write_lines, write_table
 from tinycats.layout import BASE, PROMPTED, ModelId
 from tinycats.program import UserError
@@ -481,6 +483,25 @@ def test_the_key_of_the_first_figure_covers_no_mark() -> None:
         middle = ax.transAxes.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
         assert (middle[0] > 0.5, middle[1] > 0.5) == ("right" in place, "upper" in place)
         pyplot.close()
+
+
+def test_rivals_without_a_clear_difference_come_last_and_say_so_once() -> None:
+    def row(rival: str, name: str, share: float, verdict: str) -> dict[str, str]:
+        return {
+            "rival": rival, "rival_variant": name, "rival_share": str(share), "verdict": verdict,
+        }  # fmt: skip
+
+    rows = [row("best_of_n", "", 0.88, "undecided"), row("prompted", "", 0.75, "better")]
+    two = ["best-of-n has 88% (no clear difference)", "prompting 75% (behind)"]
+    assert rival_phrases(rows, percent) == two
+    rows += [row("variant", "ppo", 0.96, "undecided"), row("variant", "tilt", 0.97, "undecided")]
+    rows += [row("variant", "mean", math.nan, "undecided")]
+    assert rival_phrases(rows, percent) == [
+        "prompting has 75% (behind)",
+        "best-of-n 88%",
+        "ppo 96%",
+        "tilt 97% (no clear difference from any of these 3)",
+    ]
 
 
 def test_with_one_variant_the_first_figure_is_about_kl_factors(tmp_path: Path) -> None:

@@ -30,15 +30,22 @@ def name_of(row: Row) -> str:
 
 
 def rival_phrases(rows: Iterable[Row], percent: Callable[[float], str]) -> list[str]:
-    """``best-of-n has 87% (ahead)``, ``prompting 75% (behind)`` … for rows of one policy."""
+    """``best-of-n has 87% (ahead)``, ``prompting 75% (behind)`` … for rows of one policy.
+
+    Three and more without a clear difference come last, and say so once.
+    """
+    known = [row for row in rows if math.isfinite(float(row["rival_share"] or math.nan))]
+    alike = [row for row in known if row["verdict"] == "undecided"]
+    if len(alike) < 3:
+        alike = []
     found: list[str] = []
-    for row in rows:
-        share = float(row["rival_share"] or math.nan)
-        if math.isfinite(share):
-            verb = "" if found else " has"
-            found.append(
-                f"{name_of(row)}{verb} {of_gain(share, percent)} ({STANDS[row['verdict']]})"
-            )
+    for row in [*(row for row in known if row not in alike), *alike]:
+        verb = "" if found else " has"
+        stands = f" ({STANDS[row['verdict']]})"
+        if row in alike:
+            last = row is alike[-1]
+            stands = f" (no clear difference from any of these {len(alike)})" if last else ""
+        found.append(f"{name_of(row)}{verb} {of_gain(float(row['rival_share']), percent)}{stands}")
     return found
 
 
