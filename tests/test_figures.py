@@ -775,3 +775,13 @@ def test_the_second_judge_is_believed_only_beyond_its_noise(values: list[float],
     from tinycats.figures import judge_vs_reward
 
     assert part in judge_vs_reward._verdict(t_interval(values))
+
+
+def test_marks_of_many_variants_stand_closer(tmp_path: Path) -> None:
+    factors, many = tuple(REWARD), tuple("abcdefgh")
+    heights = {}
+    for variants in (many[:4], many):
+        results = study(tmp_path / variants[-1] / "study", factors=factors, variants=variants)
+        draw("variants", results, tmp_path / variants[-1], kl_factors=list(factors), variant="a")
+        heights[len(variants)] = len(pyplot.imread(tmp_path / variants[-1] / "variants.png"))
+    assert heights[4] < heights[8] < 1.6 * heights[4]

@@ -31,6 +31,8 @@ _TRAINING = (
 _SHARE = ("share_of_attainable_gain", "share of the possible gain in reward")
 #: Inches of a variant's name; a longer one is broken into lines.
 MOST_NAME = 1.7
+#: Marks in a panel, above which they are smaller and closer, so that a screen has the whole panel.
+MANY = 20
 _Values = dict[tuple[str, str, str], Interval]  # (variant, KL factor, metric)
 
 
@@ -59,7 +61,9 @@ def draw(tables: Tables) -> style.Drawing:
         for place, (metric, title) in enumerate(shown)
     ]
     deepest = max(title.count("\n") + 1 for title in titles)
-    row = max(0.14 + 0.17 * len(factors), 0.26 * max(name.count("\n") + 1 for name in names))
+    # inches from one KL factor's mark to the next, and the mark's size in points
+    pitch, size = (0.17, 8) if len(variants) * len(factors) <= MANY else (0.11, 6)
+    row = max(0.14 + pitch * len(factors), 0.26 * max(name.count("\n") + 1 for name in names))
     figure, axes = style.grid(
         len(shown), row * len(variants) + 0.1, columns=2, left=left, between=between,
         top=style.key_height(entries) + 0.05, head=0.2 + 0.245 * deepest, foot=0.45, bottom=0.45,
@@ -69,11 +73,11 @@ def draw(tables: Tables) -> style.Drawing:
         for place, variant in enumerate(variants):
             for rank, who in enumerate(factors):
                 value = values.get((variant, who.kl_factor, metric), NOTHING)
-                y = place + (rank - (len(factors) - 1) / 2) * 0.17 / row
+                y = place + (rank - (len(factors) - 1) / 2) * pitch / row
                 paint = style.colour(who)
                 style.bar(ax, y, value, paint, across=True)
                 ax.plot(value.mean, y, color=paint, marker=style.marker(who, tables.kl_factors),
-                        markersize=8, markeredgecolor=style.PAPER, linestyle="none")  # fmt: skip
+                        markersize=size, markeredgecolor=style.PAPER, linestyle="none")  # fmt: skip
         ax.set_yticks(range(len(variants)), names if at % 2 == 0 else [""] * len(names))
         ax.xaxis.set_major_locator(style.MaxNLocator(3))
         ax.set_ylim(len(variants) - 0.5, -0.5)
