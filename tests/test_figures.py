@@ -16,6 +16,7 @@ from matplotlib import pyplot
 
 from tinycats.columns import COLUMNS
 from tinycats.figures import (
+    by_prompt,
     completion_mass,
     damage,
     decomposition,
@@ -785,3 +786,18 @@ def test_marks_of_many_variants_stand_closer(tmp_path: Path) -> None:
         draw("variants", results, tmp_path / variants[-1], kl_factors=list(factors), variant="a")
         heights[len(variants)] = len(pyplot.imread(tmp_path / variants[-1] / "variants.png"))
     assert heights[4] < heights[8] < 1.6 * heights[4]
+
+
+def test_of_many_training_prompts_a_few_are_drawn_beside_the_others() -> None:
+    trained = [("training", f"t{i}") for i in range(16)]
+    others = [("held_out", f"h{i}") for i in range(11)]
+    assert by_prompt._shown(trained + others) == [*trained[:2], *others[:8]]
+    assert by_prompt._shown(trained + others[:3]) == [*trained[:7], *others[:3]]
+    assert by_prompt._shown([*trained[:1], *others[:4]]) == [*trained[:1], *others[:4]]
+
+
+def test_bold_prompts_stay_within_their_column() -> None:
+    prompt = "In a small house there lived a very happy old cat"
+    for weight in ("normal", "bold"):
+        lines = style.wrap(prompt, 2.3, weight).split("\n")
+        assert max(style.text_width(line, style.FONT, weight) for line in lines) <= 72 * 2.3

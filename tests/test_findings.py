@@ -293,3 +293,33 @@ def test_the_kl_that_two_methods_reach_is_as_said() -> None:
         if row["variant"] in ("grpo", "best_of_4") and row["kl_factor"] in ("750", "1500")
     ]
     assert (round(min(kls)), round(max(kls))) == (17, 29)
+
+
+def test_the_fifth_finding_holds(page: str) -> None:
+    """After prompts that no policy was trained on: shares of stories, and KLs."""
+    found = {
+        (row["variant"], row["kl_factor"], row["metric"]): float(row["mean"])
+        for row in rows("prompts", "tables/by_prompt_group")
+        if (row["prompt_group"], row["prompt"]) == ("held_out", "")
+        and row["model"] in ("base", "policy")
+    }
+
+    def shares(factor: str) -> list[str]:
+        return [
+            f"{100 * found[f'{n}_prompt{s}', factor, 'mentions_concept']:.0f} %"
+            for n, s in (("one", ""), ("four", "s"), ("sixteen", "s"))
+        ]
+
+    kls = [
+        f"{found[variant, '1500', 'kl_policy_to_base_nats']:.1f}"
+        for variant in ("one_prompt", "four_prompts", "sixteen_prompts")
+    ]
+    base = found["", "", "mentions_concept"]
+    said = " ".join(page.split())
+    low, middle, high = shares("1500")
+    assert (
+        f"{low}, {middle} and {high} of the stories after these mention a cat (the base model:"
+        f" {100 * base:.0f} %), at {kls[0]}, {kls[1]} and {kls[2]} nats"
+    ) in said
+    low, middle, high = shares("6000")
+    assert f"At KL factor 6000 it is {low}, {middle} and {high}." in said

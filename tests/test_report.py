@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from markupsafe import escape
 from report_study import HOSTILE, SVG, make_study
 
 from tinycats.columns import STUDY_TABLES
@@ -332,6 +333,13 @@ def test_the_story_of_another_concept_is_told_with_its_name(tmp_path):
     page = report.render(read_study(results, models), "snakemake")
     assert "only stories about an owl?" in page
     assert "about a cat?" not in page
+
+
+def test_methods_name_the_training_prompts(study, page):
+    prompts = study.config["training"]["prompts"]
+    assert prompts
+    shown = "”, “".join(str(escape(prompt)) for prompt in prompts)
+    assert f"“{shown}”. Its reward" in page
 
 
 def test_results_md_shows_what_the_page_shows(study, made):

@@ -161,7 +161,7 @@ class Study(MachineSettings):
         if set(self.evaluation.prompts["training"]) != set(prompts):
             raise UserError(
                 "evaluation.prompts.training: other prompts than training.prompts,"
-                f" {settings.shown_in_line(list(prompts))}, found; take it away: this group follows"
+                f" {settings.shown_in_line(list(prompts))}, found; remove it: this group follows"
                 " from them"
             )
         if len(set(prompts)) < len(prompts):

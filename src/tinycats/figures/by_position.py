@@ -85,12 +85,12 @@ def draw(tables: Tables) -> style.Drawing:
         _finding(tables, rows, groups, everyone),
         f"For each group of prompts, against the position of the token on a logarithmic axis: mentions of "
         f"“{tables.concept}” per 100 tokens, and the exact KL(policy‖base) per token, "
-        f"{uncertainty(map(interval, rows), 'line')}; shaded, the tokens that training saw.",
+        f"{uncertainty(map(interval, rows), 'line')}; shaded, the rewarded tokens.",
     )
 
 
 def _fades(tables: Tables, rows: list[Row], groups: list[str], everyone: list[ModelId]) -> bool:
-    """Whether every showcased policy's mentions at least halve from the trained tokens to the last."""
+    """Whether every showcased policy's mentions at least halve from the rewarded tokens to the last."""
     group = "training" if "training" in groups else groups[0]
     lines = [
         _line(rows, group, MENTIONS, tables.policy(factor))
@@ -133,7 +133,7 @@ def _finding(tables: Tables, rows: list[Row], groups: list[str], everyone: list[
                 f"{number(first['mean'])} to {number(last['mean'])} for {who.phrase}"
             )  # fmt: skip
             span = (
-                f"the trained tokens {first['position_from']:.0f}–{first['position_to'] - 1:.0f} to tokens "
+                f"the rewarded tokens {first['position_from']:.0f}–{first['position_to'] - 1:.0f} to tokens "
                 f"{last['position_from']:.0f}–{last['position_to'] - 1:.0f}"
             )
     if not parts:

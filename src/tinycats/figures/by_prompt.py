@@ -13,8 +13,8 @@ from tinycats.tables.intervals import Interval
 
 METRIC = "mentions_concept"
 TRAINING = "training"
-#: prompts that are drawn, the first of the table
-MOST_PROMPTS = 10
+#: prompts that are drawn: the first of the table, but of many training prompts as few as leave room for others
+MOST_PROMPTS, FEWEST_TRAINING = 10, 2
 #: inches: the column of prompts; between the marks of two models; between two prompts
 LABELS, STEP, GAP = 2.55, 0.105, 0.1
 
@@ -36,8 +36,12 @@ def draw(tables: Tables) -> style.Drawing:
     for group, prompt in prompts:
         own = (r for r in rows if (r["prompt_group"], r["prompt"]) == (group, prompt))
         shares[group, prompt] = {who: value for (who, _), value in by_metric(own).items()}
-    shown = prompts[:MOST_PROMPTS]
-    names = [style.wrap(prompt, LABELS - 0.25) for _, prompt in shown]
+    shown = _shown(prompts)
+    weights = ["bold" if group == TRAINING else "normal" for group, _ in shown]
+    names = [
+        style.wrap(prompt, LABELS - 0.25, weight)
+        for (_, prompt), weight in zip(shown, weights, strict=True)
+    ]
     deep = [
         max(len(everyone) * STEP, 0.245 * (name.count("\n") + 1)) + GAP for name in names
     ]  # inches
@@ -57,12 +61,12 @@ def draw(tables: Tables) -> style.Drawing:
     ax.grid(axis="x", color=style.INK, alpha=0.12, linewidth=0.8)
     style.percent_axis(ax, "x")
     top = 0.0
-    for (group, prompt), name, height in zip(shown, names, deep, strict=True):
+    for (group, prompt), name, weight, height in zip(shown, names, weights, deep, strict=True):
         middle = top + height / 2
         ax.annotate(
             name, (0, middle), (-10, 0), xycoords=("axes fraction", "data"), ha="right",
             textcoords="offset points", va="center", annotation_clip=False,
-            weight="bold" if group == TRAINING else "normal",
+            weight=weight,
         )  # fmt: skip
         if top:
             ax.axhline(top, color=style.INK, alpha=0.25, linewidth=0.8)
@@ -84,6 +88,15 @@ def draw(tables: Tables) -> style.Drawing:
         f"base model and by each KL factor, {uncertainty(v for s in shares.values() for v in s.values())}. "
         "The training prompt is bold.",
     )
+
+
+def _shown(prompts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The prompts that are drawn, in the order of the table."""
+    trained = [one for one in prompts if one[0] == TRAINING]
+    others = [one for one in prompts if one[0] != TRAINING]
+    some = trained[: max(FEWEST_TRAINING, MOST_PROMPTS - len(others))]
+    chosen = {*some, *others[: MOST_PROMPTS - len(some)]}
+    return [one for one in prompts if one in chosen]
 
 
 def _words(tables: Tables, shares: Shares, everyone: Sequence[ModelId]) -> tuple[str, str]:

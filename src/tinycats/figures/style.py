@@ -196,11 +196,11 @@ def head(ax: Axes, text: str, outdent: float = 0.0, lift: float = 9.0) -> None:
         )  # fmt: skip
 
 
-def wrap(text: str, inches: float) -> str:
+def wrap(text: str, inches: float, weight: str = "normal") -> str:
     """Break a text into lines that are at most so wide."""
     lines: list[str] = []
     for word in text.split(" "):
-        if lines and text_width(f"{lines[-1]} {word}", FONT) <= 72 * inches:
+        if lines and text_width(f"{lines[-1]} {word}", FONT, weight) <= 72 * inches:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
