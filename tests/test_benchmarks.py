@@ -141,7 +141,7 @@ def test_whole_studies_stand_side_by_side():
         {"command": "long", "seconds": 769.3, "stages": stages},
         {"command": "short", "seconds": 59.6, "stages": stages[1:]},
     ]
-    machine = {"cpu": "one", "threads": 2, "commit": "abc"}
+    machine = {"cpu": "one", "threads": 2, "torch": "2.13.0", "commit": "abc"}
     rows = report.studies({"machine": machine, "studies": found})
     assert [row for row in rows if row.endswith((") |", "|  |"))] == [
         "| models | 10 (2) |  |",
