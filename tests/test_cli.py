@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tiny_model import END, ROOT, encoder_folder, environment, program, write_model
 from tokenizers.processors import TemplateProcessing
-from warm_start import Started
+from warm_start import Started, interpreter
 
 from tinycats.language_model.network import Network
 from tinycats.language_model.text import encode
@@ -271,7 +271,7 @@ def test_the_command_for_a_missing_policy_plans_it(
     words = str(error.value).split("make it with: ")[1].split()
     assert words[0] == "snakemake"
     done = subprocess.run(
-        [sys.executable, "-m", *words, "-n", "-p", "--nolock", "--forceall"],
+        [interpreter(), "-m", *words, "-n", "-p", "--nolock", "--forceall"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,

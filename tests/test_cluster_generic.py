@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from stub_scheduler import COMMANDS, Scheduler
+from warm_start import interpreter
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/cluster-generic"
@@ -75,7 +75,7 @@ def test_jobs_wait_in_a_queue_succeed_fail_and_are_killed(tmp_path: Path, kind: 
     with scheduler(tmp_path / "stub", kind, out_of_time) as stub:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "snakemake", "--workflow-profile", profile),
+                *(interpreter(), "-m", "snakemake", "--workflow-profile", profile),
                 *("--seconds-between-status-checks", "1", "--latency-wait", "1", "good", "bad"),
             ],
             cwd=tmp_path,

@@ -20,6 +20,7 @@ import torch
 import yaml
 from snakemake.utils import update_config
 from tiny_model import ROOT, copy_tracked, environment
+from warm_start import interpreter
 
 from tinycats.policies.objective import Drawn
 from tinycats.program import UserError
@@ -124,7 +125,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, line: str) -> str:
     """Output of the command as it is printed, as a dry run."""
-    command = f"{Path(sys.executable).parent}/{line} -n"
+    command = f"{interpreter()} -m {line} -n"
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True
     )

@@ -24,7 +24,7 @@ import yaml
 from random_kills import SIGNALS, send
 from small_disk import small_disk
 from tiny_model import ROOT, copy_tracked, environment, write_model
-from warm_start import Started
+from warm_start import Started, interpreter
 
 from tinycats.files.atomic import write_sealed
 from tinycats.program import UserError
@@ -70,9 +70,9 @@ def copy_repository(folder: Path) -> Path:
     return folder
 
 
-def command(*words: str) -> list[str]:
+def command(*words: str, python: str = sys.executable) -> list[str]:
     return [
-        *(sys.executable, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
+        *(python, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
         *("--configfile", "config/tiny.yaml"),
     ]
 
@@ -80,7 +80,12 @@ def command(*words: str) -> list[str]:
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
     """Run Snakemake in a copy; returns all it said."""
     done = subprocess.run(
-        command(*words), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        command(*words, python=interpreter()),  # what is killed has an interpreter of its own
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, said

@@ -8,13 +8,13 @@ import json
 import math
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm_start import interpreter
 
 from tinycats.completions.collector import pool_of
 from tinycats.completions.columns import COMPLETIONS, SEARCHED
@@ -631,7 +631,7 @@ def run_script(folder: Path) -> subprocess.CompletedProcess:
         "--out": folder / "out",
     }
     return subprocess.run(
-        [sys.executable, str(ROOT / "workflow/scripts/frontier.py")]
+        [interpreter(), str(ROOT / "workflow/scripts/frontier.py")]
         + [str(word) for pair in arguments.items() for word in pair],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,

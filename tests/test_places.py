@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm_start import interpreter
 
 ROOT = Path(__file__).parents[1]
 STUDY = {
@@ -173,7 +174,7 @@ def test_a_study_whose_files_are_in_a_storage(tmp_path: Path) -> None:
 def test_a_checkout_where_it_cannot_run_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(ROOT)
     snakefile = str(tmp_path / name / "Snakefile")
-    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", snakefile]
+    command = [interpreter(), "-m", "snakemake", "-n", "--snakefile", snakefile]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import axe_core_python
@@ -20,6 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from test_report_page import open_page
 from tiny_model import write_model
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
+from warm_start import interpreter
 
 from tinycats.models.folders import load_causal_lm, load_tokenizer, save_policy
 from tinycats.report import packed_model as packed
@@ -49,7 +49,7 @@ def changed_copies(base: Path, folder: Path) -> dict[str, Path]:
 def make_page(base: Path, policies: dict[str, Path], out: Path) -> Path:
     """By the program, as the rule calls it."""
     command = [
-        *(sys.executable, str(ROOT / "workflow/scripts/make_playground.py"), "--study", "small"),
+        *(interpreter(), str(ROOT / "workflow/scripts/make_playground.py"), "--study", "small"),
         *("--base-model", str(base), "--kl-factors", *policies, "--policies"),
         *(*map(str, policies.values()), "--prompt", "Once upon a time", "--out", str(out)),
     ]
@@ -417,7 +417,7 @@ def test_weights_are_read_in_whatever_precision_they_are_stored(tmp_path, tiny):
 def test_the_report_links_to_a_playground_that_lies_beside_it(tmp_path):
     results, models = make_study(tmp_path)
     command = [
-        *(sys.executable, str(ROOT / "workflow/scripts/render_report.py")),
+        *(interpreter(), str(ROOT / "workflow/scripts/render_report.py")),
         *("--results", str(results), "--models", str(models)),
     ]
     for there in (False, True):

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from warm_start import Started
+from warm_start import Started, interpreter
 
 from tinycats.models.folders import load_causal_lm
 from tinycats.pretrain import corpus, learning_curve, model_card
@@ -76,7 +76,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def command(texts: dict[str, Path], out: Path, recipe: Recipe) -> list[str]:
-    arguments = [sys.executable, str(ROOT / "workflow/scripts/pretrain.py")]
+    arguments = [interpreter(), str(ROOT / "workflow/scripts/pretrain.py")]
     arguments += ["--train", str(texts["train"]), "--validation", str(texts["validation"])]
     arguments += ["--out", str(out), "--device", "cpu", "--threads", "1"]
     for key, value in asdict(recipe).items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_start import interpreter
 
 from tinycats.compute.devices import usable_cpus
 
@@ -60,7 +60,7 @@ def test_a_group_shares_a_gpu_but_the_cluster_does_not():
 def test_snakemake_takes_the_profile(name):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "-n", "--workflow-profile", f"profiles/{name}"),
+            *(interpreter(), "-m", "snakemake", "-n", "--workflow-profile", f"profiles/{name}"),
             *("--configfile", "config/smoke.yaml", "--config", "study=profile", "--nolock"),
         ],
         cwd=ROOT,
@@ -82,7 +82,7 @@ def test_snakemake_takes_the_profile(name):
     ],
 )
 def test_jobs_that_run_at_a_time_on_one_machine_share_its_cores(words, share):
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--nolock", *words]
+    command = [interpreter(), "-m", "snakemake", "-n", "-p", "--nolock", *words]
     command += ["--configfile", "config/smoke.yaml", "--config", "study=shares"]
     if "--executor" in words:
         command += ["--cluster-generic-submit-cmd", "sh", "--workflow-profile", "none"]

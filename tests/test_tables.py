@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import verify_headline
+from warm_start import interpreter
 
 from tinycats.completions.columns import COMPLETIONS
 from tinycats.files import atomic
@@ -811,7 +812,7 @@ def test_the_program_writes_every_table_twice_the_same(study: Path) -> None:
     atomic.write_sealed(run_file, json.dumps({"new_tokens": 2}))
 
     def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]
+        command = [interpreter(), str(SCRIPTS / "make_tables.py"), "--out", str(study / out)]
         command += ["--story-scores", str(study / "scores/stories.csv")]
         command += ["--set-scores", str(study / "scores/sets.csv"), "--stories", *told]
         command += ["--training", str(training), "--concept-words", '["cat"]']

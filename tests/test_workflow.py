@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import verify_study
 import yaml
 from test_source_code import reworded
 from tiny_model import copy_tracked
+from warm_start import interpreter
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def snakemake(folder: Path, *words: str) -> str:
     """Snakemake as the README says, with the interpreter's own environment on no PATH."""
     command = [
-        *(sys.executable, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
+        *(interpreter(), "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
         *("--configfile", "config/smoke.yaml", "--config", "threads=1"),
     ]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
