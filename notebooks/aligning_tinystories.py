@@ -20,7 +20,7 @@
 #
 # It takes under five minutes on two CPU cores and needs no download: the story model `nano` and the
 # encoder come with the repository and its requirements. To run it: install tinycats as in the README,
-# then open this file in Jupyter or VS Code. On Colab, first run in a separate cell
+# run `pip install jupyterlab`, and open this file with `jupyter lab`. On Colab, first run in a separate cell
 # `!git clone <this repository> tinycats`, `%cd tinycats` and `!pip install -e .`
 #
 # The same with several seeds, intervals and a report: `snakemake --cores 1`.
