@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from tiny_model import ROOT, copy_tracked, encoder_folder, environment, program, write_model
-from warm_start import Started
+from warm_start import Started, interpreter
 
 from tinycats import settings
 from tinycats.completions.settings import CompletionsSettings
@@ -188,7 +188,7 @@ def planned(folder: Path, config: dict, *words: str) -> list[list[str]]:
 def snakemake(folder: Path, config: dict, *words: str) -> subprocess.CompletedProcess[str]:
     path = folder / "config/of-a-test.yaml"
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--forceall", "--nolock"]
+    command = [interpreter(), "-m", "snakemake", "-n", "-p", "--forceall", "--nolock"]
     command += ["--cores", "1", "--configfile", str(path), *words]
     return subprocess.run(
         command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
@@ -441,13 +441,13 @@ def test_every_rule_is_given_its_own_files(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_the_study_of_methods_trains_each_of_them(checkout: Path) -> None:
-    """config/methods.yaml as Snakemake plans it: every choice, at five strengths and three seeds."""
+    """config/methods.yaml as Snakemake plans it: every choice, at five strengths and five seeds."""
     config = yaml.safe_load((ROOT / "config/methods.yaml").read_text(encoding="utf-8"))
     runs = [
         json.loads(after(words, "--settings"))
         for words in commands_of(planned(checkout, config), "train_policy")
     ]
-    assert len(runs) == len({json.dumps(run) for run in runs}) == 8 * 5 * 3
+    assert len(runs) == len({json.dumps(run) for run in runs}) == 8 * 5 * 5
     for field in fields(TrainingSettings):
         if field.name in ("advantage", "kl"):
             assert {run[field.name] for run in runs} == set(field.metadata["choices"])
