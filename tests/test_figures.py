@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from warm_start import interpreter
 
 from tinycats.columns import COLUMNS
 from tinycats.figures import (
@@ -223,7 +224,7 @@ def study(
 def run_program(name: str, results: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
-            sys.executable, str(ROOT / "workflow/scripts/draw_figure.py"), "--name", name,
+            interpreter(), str(ROOT / "workflow/scripts/draw_figure.py"), "--name", name,
             "--results", str(results), "--out", str(out), *(more or ("--concept", "cat")),
         ],
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""},
@@ -397,7 +398,7 @@ def test_no_text_is_cut_off(name: str, results: Path) -> None:
             [
                 "KL factor 6000 against the base model: worse in distinct bigrams within a story and"
                 " diversity by 1 of 4 measures (distinct bigrams within a story 20% → 50%; Vendi",
-                "KL factor 0 against the base model: neither better nor worse beyond doubt",
+                "KL factor 0 against the base model: neither better nor worse in any metric",
             ],
         ),
         (
@@ -493,7 +494,7 @@ def test_rivals_without_a_clear_difference_come_last_and_say_so_once() -> None:
         }  # fmt: skip
 
     rows = [row("best_of_n", "", 0.88, "undecided"), row("prompted", "", 0.75, "better")]
-    two = ["best-of-n has 88% (no clear difference)", "prompting 75% (behind)"]
+    two = ["best-of-n has 88% (undecided)", "prompting 75% (behind)"]
     assert rival_phrases(rows, percent) == two
     rows += [row("variant", "ppo", 0.96, "undecided"), row("variant", "tilt", 0.97, "undecided")]
     rows += [row("variant", "mean", math.nan, "undecided")]
@@ -501,7 +502,7 @@ def test_rivals_without_a_clear_difference_come_last_and_say_so_once() -> None:
         "prompting has 75% (behind)",
         "best-of-n 88%",
         "ppo 96%",
-        "tilt 97% (no clear difference from any of these 3)",
+        "tilt 97% (undecided for all of these 3)",
     ]
 
 
@@ -693,6 +694,14 @@ def test_what_is_not_given_is_read_from_the_tables(tmp_path: Path) -> None:
         words = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
         assert words["finding"].endswith(" Shown is the variant zeta.") == told
         assert words["source"] == list(figures.FIGURES[name].inputs)
+    # stories are no table, so nothing in them says how many variants the study has
+    words = ("--concept", "cat", "--kl-factors", "0.5", "6000", "--seed", "3", "--variant", "zeta")
+    for variants, told in ((("zeta", "alpha"), True), (("zeta",), False)):
+        done = run_program("stories", results, tmp_path, *words, "--variants", *variants)
+        assert done.returncode == 0, done.stderr
+        about = json.loads((tmp_path / "stories.json").read_text(encoding="utf-8"))
+        assert (about["variant"] == "zeta") == told
+        assert about["finding"].endswith(" Shown is the variant zeta.") == told
 
 
 def test_the_workflow_asks_for_names_without_heavy_libraries() -> None:
@@ -769,7 +778,7 @@ def test_numbers_for_sentences(value: float, text: str) -> None:
         ([0.2, 0.21, 0.22], "follows the reward"),
         ([-0.2, -0.21, -0.22], "over-optimisation"),
         ([0.2, -0.1], "does not follow beyond"),
-        ([0.2], "inconclusive"),
+        ([0.2], "undecided"),
     ],
 )
 def test_the_second_judge_is_believed_only_beyond_its_noise(values: list[float], part: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from markupsafe import escape
 from report_study import HOSTILE, SVG, make_study
+from warm_start import interpreter
 
 from tinycats.columns import STUDY_TABLES
 from tinycats.figures.registry import FIGURES, SHEET, FigureEntry
@@ -238,7 +239,7 @@ def test_paired_differences_in_words():
         " reward of the whole story and diversity (2 of 4 measures)."
     )
     (nothing,) = words.comparisons([row("ended", "undecided")], ["blog"])
-    assert nothing.answer.endswith("neither better nor worse in any score, beyond doubt.")
+    assert nothing.answer.endswith("neither better nor worse in any score.")
     other = {**rows[0], "subtrahend": "6000", "subtrahend_variant": "a"}
     (between,) = words.comparisons([other], ["blog", "a"])
     assert (between.minuend, between.subtrahend) == ("KL 6000, blog", "KL 6000, a")
@@ -266,9 +267,9 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
     assert high == pytest.approx(0.73 + math.hypot(half, 0.03))
     summary = study.tables["tables/summary.csv"]
     policy = ModelId("policy", "blog", "6000")
-    lead = gain.lead_sentence(summary, [line], "cat", policy)
+    lead = gain.lead_sentence(summary, [line], "a cat", policy)
     assert "the policy has 73\N{NO-BREAK SPACE}% (67 to 78\N{NO-BREAK SPACE}%) of the gain" in lead
-    of_another = gain.lead_sentence(summary, [line], "cat", policy, (), "animals named")
+    of_another = gain.lead_sentence(summary, [line], "a cat", policy, (), "animals named")
     assert of_another.startswith("With KL factor 6000, the mean reward, animals named, is ")
     assert "mention" not in of_another
     many[0]["share_low"] = ""  # one unknown: no interval
@@ -278,7 +279,7 @@ def test_the_interval_of_a_share_has_the_error_that_seeds_have_in_common(study):
 def test_a_study_of_kl_0_opens_with_the_collapse(study):
     summary = study.tables["tables/summary.csv"]
     policy = ModelId("policy", "blog", "0")
-    lead = gain.lead_sentence(summary, [], "cat", policy, ["blog"])
+    lead = gain.lead_sentence(summary, [], "a cat", policy, ["blog"])
     assert lead.startswith("Without a KL penalty, ")
     assert re.search(r"y, \d+ of 1000 completions are distinct \(the base model: \d+\)", lead)
     assert "of the stories mention a cat" in lead
@@ -305,7 +306,7 @@ def test_lead_and_tables_name_the_rivals_at_equal_kl(study):
     rows = study.tables["frontier/policies.csv"]
     shares = gain.share_table(rows, ["blog", "a"], [*equal, *more])
     policy = ModelId("policy", "blog", "6000")
-    lead = gain.lead_sentence([], shares, "cat", policy, ["blog", "a"], "", [*equal, *more])
+    lead = gain.lead_sentence([], shares, "a cat", policy, ["blog", "a"], "", [*equal, *more])
     start = "At 2.50 nats from the base model, the variant blog with KL factor 6000 has 71 %"
     assert plain(lead).startswith(start)
     many = [{**row, "seeds": "4"} for row in equal]
@@ -356,6 +357,30 @@ def test_results_md_shows_what_the_page_shows(study, made):
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert widths
     assert min(widths) >= 1
+
+
+def test_results_md_splits_a_table_of_many_models_by_kl_factor(study, made, monkeypatch):
+    """Base and prompted base stand in each, the policies where they belong, with the same cells."""
+    pages = {}
+    for most in (100, 2):
+        monkeypatch.setattr(markdown_results, "MOST_MODELS", most)
+        text = markdown_results.render(study, "x", made[0] / "results.md")
+        scores = text.split("## Scores")[1].split("\n## ")[0].strip()
+        pages[most] = [
+            [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")]
+            for part in re.split(r"^### KL factor .*$", scores, flags=re.M)
+        ]
+    (whole,) = pages[100]
+    before, *tables = pages[2]
+    assert not before
+    names = whole[0][3:]
+    assert len(names) > 1
+    assert [table[0][1:] for table in tables] == [["base", "prompted", name] for name in names]
+    for table in tables:
+        place = whole[0].index(table[0][-1])
+        for own, of_all in zip(table, whole, strict=True):
+            if len(of_all) == len(whole[0]):
+                assert own == [*of_all[:3], of_all[place]]
 
 
 def test_results_md_has_a_grid_of_scores_and_one_of_comparisons(study, made):
@@ -410,7 +435,7 @@ def test_the_stage_of_a_benchmark_file(path, stage):
 
 def test_program_writes_both_files_and_names_what_is_missing(tmp_path):
     results, models = make_study(tmp_path, seeds=1, per_training_prompt=1, per_other_prompt=1)
-    command = [sys.executable, "workflow/scripts/render_report.py", "--results", str(results)]
+    command = [interpreter(), "workflow/scripts/render_report.py", "--results", str(results)]
     command += ["--models", str(models)]
     run: dict[str, Any] = {
         "cwd": ROOT,

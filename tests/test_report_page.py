@@ -142,6 +142,16 @@ def test_figures_follow_the_chosen_variant(browser, tmp_path):
     assert browser.find_element(By.ID, "figure-frontier").is_displayed()
     marked = browser.find_elements(By.CSS_SELECTOR, "#broke thead .chosen-column")
     assert [head.text for head in marked] == ["KL 0, other"]
+    heads = browser.find_elements(By.CSS_SELECTOR, "#broke thead [data-column]")
+    shown_heads = [head.text for head in heads if head.is_displayed()]
+    assert shown_heads[:2] == ["base", "prompted"]
+    assert len(shown_heads) == 2 + len(FACTORS)
+    assert all(name.endswith(", other") for name in shown_heads[2:])
+    rows = browser.find_elements(By.CSS_SELECTOR, "#limit [data-row]")
+    assert rows
+    assert not [row for row in rows if row.is_displayed()]  # they are blog's
+    choose(browser, "control", "variant", "blog")
+    assert all(row.is_displayed() for row in rows)
 
 
 def test_the_kl_control_changes_figures_stories_and_tables(browser, small):

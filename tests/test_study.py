@@ -18,7 +18,7 @@ from tinycats.lengths import check_lengths
 from tinycats.policies.settings import VariantSettings
 from tinycats.program import UserError
 from tinycats.settings import as_mapping
-from tinycats.study import Study, schema_text
+from tinycats.study import Study, phrase_of, schema_text
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -343,9 +343,28 @@ def test_words_of_a_concept_are_derived():
         "dragon": ["dragon", "dragons"],
         "fox": ["fox", "foxes"],
         "pony": ["pony", "ponies"],
+        "the sea": ["sea", "seas"],
     }.items():
         assert Study.check({**config, "concept": concept}).concept_words == tuple(words)
     assert "kitten" in (Study.check(DEFAULT).concept_words or ())
+
+
+def test_a_concept_in_a_sentence():
+    """Its article: none where it has one, and none where the prompted text does without."""
+    for concept, forced, phrase in [
+        ("cat", " a cat", "a cat"),
+        ("owl", " an owl", "an owl"),
+        ("hour", " an hour", "an hour"),
+        ("the sea", " the sea", "the sea"),
+        ("a big dog", " a big dog", "a big dog"),
+        ("their", " a their", "a their"),
+    ]:
+        study = Study.check({**changed("concept_words", None), "concept": concept})
+        assert study.evaluation.prompted_with == forced
+        assert phrase_of(concept, forced) == phrase
+    assert phrase_of("rain", " rain") == "rain"
+    assert phrase_of("rain", " cats and rain") == "cats and rain"
+    assert phrase_of("cat", " a bobcat") == phrase_of("cat", "") == "a cat"
 
 
 def test_the_choices_are_what_the_objective_has():

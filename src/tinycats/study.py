@@ -29,14 +29,37 @@ LONGEST_WORDS = 10_000  # characters of all concept words: they become part of a
 LONGEST_SLUG = 50  # characters: at most 200 bytes of the 255 that a file's name may have
 
 
+#: a concept that begins with one of these has no article put before it
+_DETERMINERS = ("a", "an", "the", "some", "my", "your", "his", "her", "our", "their")
+_SILENT_H = ("heir", "honest", "honour", "honor", "hour")
+
+
+def _begins_with_determiner(noun: str) -> bool:
+    first, _, rest = noun.partition(" ")
+    return bool(rest) and first.lower() in _DETERMINERS
+
+
 def with_article(noun: str) -> str:
-    """``a cat``, ``an owl``."""
-    return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
+    """``a cat``, ``an owl``, ``an hour``; ``the sea`` as it is."""
+    if _begins_with_determiner(noun):
+        return noun
+    vowel = noun[:1].lower() in set("aeiou") or noun.lower().startswith(_SILENT_H)
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+def phrase_of(concept: str, prompted_with: str) -> str:
+    """A concept as a sentence has it: as in the text that the prompted base model begins with, if that
+    ends with the concept (``rain``), else with an article.
+    """
+    text = prompted_with.strip()
+    return text if f" {text}".endswith(f" {concept}") else with_article(concept)
 
 
 def words_of(concept: str) -> tuple[str, ...]:
-    """A concept and its plural by English spelling, in lower case."""
+    """A concept and its plural by English spelling, in lower case and without an article."""
     word = concept.strip().lower()
+    if _begins_with_determiner(word):
+        word = word.partition(" ")[2].strip()
     if re.search(r"(s|x|z|ch|sh)$", word):
         plural = word + "es"
     elif re.search(r"[^aeiou]y$", word):
@@ -189,9 +212,8 @@ class Study(MachineSettings):
         except UserError as error:
             raise UserError(f"reward.{error}") from None
         check_judges(self.judges or (), self.reward_name, self.concept, self.base_model)
-        concept = self.concept.strip().lower()
-        words = self.concept_words or ()
-        if words and concept not in (word.lower() for word in words):
+        concept, words = self.concept.strip().lower(), self.concept_words or ()
+        if words and {concept, words_of(concept)[0]}.isdisjoint(word.lower() for word in words):
             raise UserError(
                 "concept_words: should hold the concept itself,"
                 f" {settings.shown_in_line(concept)}, or be null"

@@ -50,10 +50,27 @@
     for (const figure of $$("[data-factor], [data-variant]"))
       figure.classList.toggle("chosen",
         [factor, undefined].includes(figure.dataset.factor) && [variant, undefined].includes(figure.dataset.variant));
-    for (const cell of $$("[data-column]")) cell.classList.toggle("chosen-column", cell.dataset.column === `${variant}/${factor}`);
-    for (const row of $$("[data-row]")) row.classList.toggle("chosen-row", row.dataset.row === `${variant}/${factor}`);
+    const place = (element, key, mark) => {
+      element.classList.toggle(mark, key === `${variant}/${factor}`);
+      element.classList.toggle("not-shown", key.includes("/") && !key.startsWith(`${variant}/`));
+    };
+    for (const cell of $$("[data-column]")) place(cell, cell.dataset.column, "chosen-column");
+    // no policy is its own rival
+    for (const cell of $$("[data-rival]")) cell.classList.toggle("not-shown", cell.dataset.rival === variant);
+    for (const row of $$("[data-row]")) place(row, row.dataset.row, "chosen-row");
   }
   showFactor(chosen());
+  // on paper nothing can be opened: what concerns the chosen policy is open there
+  let unfolded = [];
+  addEventListener("beforeprint", () => {
+    const { factor, variant } = chosen();
+    const name = $$("#broke thead [data-column]").find((th) => th.dataset.column === `${variant}/${factor}`)?.textContent;
+    const own = (details) => details.classList.contains("chosen") ||
+      (name && details.querySelector("summary").textContent.trim().startsWith(`${name} against`));
+    unfolded = $$("details:not([open])").filter(own);
+    for (const details of unfolded) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of unfolded) details.open = false; });
   for (const form of [control, filters]) form.addEventListener("submit", (event) => event.preventDefault());
 
   // ---- stories -------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ rule figure:
         reward=as_it_is(STUDY.reward_name),
         kl_factors=STUDY.factors,
         variant=VARIANTS[0],
+        variants=VARIANTS,
         seed=STUDY.seeds[0],
         published=published_flag,
     message:
@@ -44,7 +45,7 @@ rule figure:
         "run_script draw_figure --name {wildcards.name:q}"
         " --results {params.results:q} --concept={params.concept:q}"
         " --concept-words {params.words:q} --reward={params.reward:q} --kl-factors {params.kl_factors}"
-        " --variant {params.variant:q} --seed {params.seed}"
+        " --variant {params.variant:q} --variants {params.variants:q} --seed {params.seed}"
         " {params.published:q} --out {params.folder:q} 2> {log:q}"
 
 
@@ -78,6 +79,7 @@ if VARIANT_FIGURES:
             words=as_it_is(STUDY.concept_words),
             reward=as_it_is(STUDY.reward_name),
             kl_factors=STUDY.factors,
+            variants=VARIANTS,
             seed=STUDY.seeds[0],
             published=published_flag,
         message:
@@ -87,4 +89,4 @@ if VARIANT_FIGURES:
             " --results {params.results:q} --concept={params.concept:q}"
             " --concept-words {params.words:q} --reward={params.reward:q}"
             " --kl-factors {params.kl_factors} --variant {wildcards.variant:q}"
-            " --seed {params.seed} {params.published:q} --out {params.folder:q} 2> {log:q}"
+            " --variants {params.variants:q} --seed {params.seed} {params.published:q} --out {params.folder:q} 2> {log:q}"

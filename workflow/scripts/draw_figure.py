@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("--reward", default="", help="its name (default: similarity to CONCEPT)")
     parser.add_argument("--kl-factors", nargs="*", default=[], help="of the study, for the colours")
     parser.add_argument("--variant", default="", help="variant shown (default: blog)")
+    parser.add_argument(
+        "--variants", nargs="*", default=[], help="all of the study (default: those in the tables)"
+    )
     parser.add_argument("--seed", default="0", help="seed whose stories are shown")
     parser.add_argument("--published", type=Path, help="CSV of the published curves")
     parser.add_argument("--out", type=Path, required=True, help="folder for NAME.svg, .png, .json")
@@ -50,7 +53,7 @@ def draw(name: str, args: argparse.Namespace) -> None:
     if kl_factor and kl_factor not in tables.kl_factors:
         raise program.UserError(f"--name {name}: KL factor {kl_factor} is not in the study")
     drawing = writing.draw(name, tables)
-    of_one = len(tables.variants) > 1 and not figure.of_all
+    of_one = len(args.variants or tables.variants) > 1 and not figure.of_all
     if of_one:
         drawing.finding += f" Shown is the variant {tables.variant}."
     words = {

@@ -15,6 +15,8 @@ METRIC = "mentions_concept"
 TRAINING = "training"
 #: prompts that are drawn: the first of the table, but of many training prompts as few as leave room for others
 MOST_PROMPTS, FEWEST_TRAINING = 10, 2
+#: prompts of one kind whose shares the caption lists
+MOST_NAMED = 8
 #: inches: the column of prompts; between the marks of two models; between two prompts
 LABELS, STEP, GAP = 2.55, 0.105, 0.1
 
@@ -113,12 +115,20 @@ def _words(tables: Tables, shares: Shares, everyone: Sequence[ModelId]) -> tuple
     def pair(prompt: str, own: dict[ModelId, Interval]) -> str:
         return f"“{prompt}” {percent(own[policy].mean)} ({percent(own[BASE].mean)})"
 
-    trained = [pair(prompt, own) for (group, prompt), own in both.items() if group == TRAINING]
+    def of_all(kind: str, found: Shares) -> str:
+        """Their shares, or the smallest and the largest where they are many."""
+        if len(found) > MOST_NAMED:
+            ends = _range(found.values(), policy), _range(found.values(), BASE)
+            return f"{len(found)} {kind}s, {ends[0]} ({ends[1]})"
+        named = listing([pair(prompt, own) for (_, prompt), own in found.items()])
+        return f"the {kind}{'s' if len(found) > 1 else ''} {named}"
+
+    trained = {where: own for where, own in both.items() if where[0] == TRAINING}
     parts = []
     if trained:
         parts.append(
-            f"Of the stories of {policy.phrase} (of the base model), so many mention “{concept}”: after the"
-            f" prompt of training, {listing(trained)}"
+            f"Of the stories of {policy.phrase} (of the base model), so many mention “{concept}”: after"
+            f" {of_all('training prompt', trained)}"
         )
     if others:
         title = (
@@ -127,8 +137,7 @@ def _words(tables: Tables, shares: Shares, everyone: Sequence[ModelId]) -> tuple
             f" {_range(others.values(), BASE)}"
         )
         parts.append(
-            f"After others, {listing([pair(prompt, own) for (_, prompt), own in others.items()])}: a"
-            " higher share than the base model's is transfer"
+            f"After {of_all('other prompt', others)}: a higher share than the base model's is transfer"
         )
     named = Mentions(tables.concept_words)
     primed = [prompt for _, prompt in others if named.positions(prompt)]

@@ -63,9 +63,9 @@ def draw(tables: Tables) -> style.Drawing:
                 )
             parts.append(text)
             if first["share"] > 0.5:
-                title = f"At KL factor {factor} one completion is {percent(first['share'])} of the batch"
+                title = f"At KL factor {factor} one completion is {percent(first['share'])} of the last batch"
             elif title.startswith("The"):
-                title = f"At KL factor {factor} no completion is more than {percent(first['share'])} of the batch"
+                title = f"At KL factor {factor} no completion is more than {percent(first['share'])} of the last batch"
     for ax in axes[-columns:]:
         ax.set_xlabel("step")
     finding = (

@@ -21,7 +21,7 @@ from tinycats.layout import PROMPTED
 from tinycats.scores.columns import METRICS
 from tinycats.tables.intervals import Interval, over_seeds
 
-#: A score of repetition and one of variety.
+#: A score of repetition and one of diversity.
 SHOWN = ("distinct_2", "self_bleu")
 OPTIMAL, BEST_OF_N = "optimal policy", "best-of-n"
 #: √KL, in √nats, within which points of the optimal policy are averaged.

@@ -13,7 +13,7 @@ from tinycats.layout import PROMPTED
 from tinycats.scores.columns import METRICS
 from tinycats.tables.intervals import Interval
 
-#: A score of repetition, two of variety and one of content.
+#: A score of repetition, two of diversity and one of content.
 SHOWN = ("distinct_2", "self_bleu", "vendi_score", "mentions_per_100_words")
 #: part → its name and colour, from the bottom of the stack
 PARTS = {
@@ -157,6 +157,12 @@ def sure(value: Interval) -> bool:
     return value.known and not value.low <= 0 <= value.high
 
 
+def undecided(value: Interval) -> bool:
+    """Whether the seeds leave open on which side of 0 a change is."""
+    few = not value.known and not (min(value.each) > 0 or max(value.each) < 0)
+    return few or (value.known and not sure(value))
+
+
 def words(
     tables: Tables, found: Splits, variants: Sequence[str], metrics: Sequence[str]
 ) -> tuple[str, str]:
@@ -173,11 +179,8 @@ def words(
             whole, of = split.parts["whole"], ""
             if len(variants) > 1:
                 of = f"{variant.replace('_', ' ')} "
-            if whole.known and not sure(whole):
-                parts.append(f"{of}{signed(whole)}, which may be chance")
-                continue
-            if not whole.mean:  # no change that the parts could be shares of
-                parts.append(f"{of}{signed(whole)}")
+            if undecided(whole):  # no change that the parts could be shares of
+                parts.append(f"{of}{signed(whole)}, undecided")
                 continue
             each = [f"{share(split, part)} {name}" for part, (name, _) in PARTS.items()]
             parts.append(
@@ -185,8 +188,9 @@ def words(
             )
             if title.startswith("What") and sure(split.parts["spillover"]):
                 title = (
-                    f"At KL factor {factor}, {share(split, 'necessary')} of the change in"
-                    f" {METRICS[metric].label} was necessary, {share(split, 'spillover')} was spillover"
+                    f"At KL factor {factor}, of the change in {METRICS[metric].label}"
+                    f" {share(split, 'necessary')} was necessary, {share(split, 'off_frontier')} off the"
+                    f" frontier, {share(split, 'spillover')} spillover"
                 )
         if parts:
             joint = ": " if len(variants) > 1 else " "

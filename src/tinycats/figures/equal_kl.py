@@ -11,7 +11,7 @@ from tinycats.tables.equal_kl import BEST_OF_N, PROMPTING, VARIANT
 
 NAMES = {BEST_OF_N: "best-of-n", PROMPTING: "prompting"}
 #: a policy's verdict against a rival → what the rival is
-STANDS = {"better": "behind", "worse": "ahead", "undecided": "no clear difference"}
+STANDS = {"better": "behind", "worse": "ahead", "undecided": "undecided"}
 
 
 def of_gain(share: float, percent: Callable[[float], str] = percent) -> str:
@@ -32,7 +32,7 @@ def name_of(row: Row) -> str:
 def rival_phrases(rows: Iterable[Row], percent: Callable[[float], str]) -> list[str]:
     """``best-of-n has 87% (ahead)``, ``prompting 75% (behind)`` … for rows of one policy.
 
-    Three and more without a clear difference come last, and say so once.
+    Three and more that are undecided come last, and say so once.
     """
     known = [row for row in rows if math.isfinite(float(row["rival_share"] or math.nan))]
     alike = [row for row in known if row["verdict"] == "undecided"]
@@ -44,7 +44,7 @@ def rival_phrases(rows: Iterable[Row], percent: Callable[[float], str]) -> list[
         stands = f" ({STANDS[row['verdict']]})"
         if row in alike:
             last = row is alike[-1]
-            stands = f" (no clear difference from any of these {len(alike)})" if last else ""
+            stands = f" (undecided for all of these {len(alike)})" if last else ""
         found.append(f"{name_of(row)}{verb} {of_gain(float(row['rival_share']), percent)}{stands}")
     return found
 

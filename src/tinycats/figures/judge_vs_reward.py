@@ -107,7 +107,7 @@ def _mean(values: list[float]) -> float:
 def _verdict(rises: Interval) -> str:
     """Whether mentions rise with the reward; ``rises`` is their difference over seeds."""
     if not rises.known:
-        return "with one seed it is inconclusive whether the word list follows"
+        return "with one seed it is undecided whether the word list follows"
     if rises.low > 0:
         return "the word list follows the reward"
     if rises.high < 0:

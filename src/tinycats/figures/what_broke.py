@@ -24,7 +24,7 @@ MORE = (
 
 
 #: The title where nothing is decided.
-UNCLEAR = "No metric changes beyond doubt"
+UNCLEAR = "No metric is better or worse, as far as the seeds decide"
 
 
 def draw(tables: Tables) -> style.Drawing:
@@ -32,7 +32,10 @@ def draw(tables: Tables) -> style.Drawing:
 
 
 def drawing(tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...]) -> style.Drawing:
-    """The figure of ``metrics``; its finding is about those ``counted``."""
+    """The figure of ``metrics``; its finding is about those ``counted``.
+
+    The measures of diversity go together: where all are counted, they are one finding.
+    """
     everyone, values = multiples.summary(tables)
     if not any((who, metric) in values for who in everyone for metric in metrics):
         return style.empty("This study has no scores.")
@@ -54,7 +57,7 @@ def drawing(tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...]) 
         for word in ("worse", "better"):
             own = [m for m in counted if verdicts.get(m) == word]
             if own:
-                names[word] = listing(_names(own))
+                names[word] = listing(_names(own, counted))
                 changes = [
                     f"{METRICS[m].label} {_form(m, values[BASE, m].mean)} → {_form(m, values[who, m].mean)}"
                     for m in own
@@ -67,7 +70,7 @@ def drawing(tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...]) 
         parts.append(
             f"KL factor {factor} against the base model: {listing(found)}"
             if found
-            else f"KL factor {factor} against the base model: neither better nor worse beyond doubt"
+            else f"KL factor {factor} against the base model: neither better nor worse in any metric"
         )
     finding = (
         "; ".join(parts) + " (seed by seed; Holm's method over the whole table of comparisons)."
@@ -85,8 +88,10 @@ def drawing(tables: Tables, metrics: tuple[str, ...], counted: tuple[str, ...]) 
     )
 
 
-def _names(metrics: Sequence[str]) -> list[str]:
-    """Labels of metrics; the measures of diversity, which go together, are one finding."""
+def _names(metrics: Sequence[str], counted: Sequence[str]) -> list[str]:
+    """Labels of metrics; the measures of diversity are one finding where all are counted."""
+    if not set(DIVERSITY) <= set(counted):
+        return [METRICS[m].label for m in metrics]
     names = [METRICS[m].label for m in metrics if m not in DIVERSITY]
     if measures := [m for m in metrics if m in DIVERSITY]:
         names.append(f"diversity by {len(measures)} of {len(DIVERSITY)} measures")

@@ -11,7 +11,6 @@ from tinycats.figures.equal_kl import STANDS, name_of, rival_phrases, rows_of
 from tinycats.files.tables import Row
 from tinycats.layout import BASE, ModelId
 from tinycats.report.wording import PERCENT, Cell, cell, human, join, number
-from tinycats.study import with_article
 from tinycats.tables.equal_kl import PROMPTING
 from tinycats.tables.intervals import ENOUGH_SEEDS, t_interval
 
@@ -89,7 +88,7 @@ def above_one(table: Sequence[Mapping[str, Any]]) -> str:
     if not above:
         return ""
     return (
-        f"A share above 100{PERCENT} (seeds of {join(above)}) is an error of estimates, of the reward or the"
+        f"A share above 100{PERCENT} (seeds of {'; '.join(above)}) is an error of estimates, of the reward or the"
         " best achievable one: no policy can pass it."
     )
 
@@ -147,9 +146,7 @@ def prompting_sentence(equal: Iterable[Row], variants: Sequence[str]) -> str:
         who = row["variant"] if len(variants) > 1 else "the policies, between their KL factors,"
         theirs = percent(float(row["share_of_attainable_gain"]))
         said.append(f"{who} {'has' if len(variants) > 1 else 'have'} {theirs} there")
-        said[-1] += (
-            f" (prompting is {_rival(row).interval.replace('no clear difference', 'undecided')})"
-        )
+        said[-1] += f" (prompting is {_rival(row).interval})"
     kl, share = (float(rows[0][c]) for c in ("kl_policy_to_base_nats", "rival_share"))
     return (
         f"Prompting all completions has {percent(share)} of the gain that is possible at its KL of"
@@ -160,7 +157,7 @@ def prompting_sentence(equal: Iterable[Row], variants: Sequence[str]) -> str:
 def lead_sentence(
     summary: Iterable[Row],
     shares: Sequence[Mapping[str, Any]],
-    concept: str,
+    a_concept: str,
     policy: ModelId,
     variants: Sequence[str] = (),
     reward: str = "",
@@ -194,7 +191,7 @@ def lead_sentence(
     before, after = mean(BASE, metric), mean(policy, metric)
     if before and after:
         what = f"the mean reward, {reward}, is {after}" if reward else (
-            f"{after} of the stories mention {with_article(concept)}"
+            f"{after} of the stories mention {a_concept}"
         )  # fmt: skip
         parts.append(f"{start}{what} (the base model: {before})")
     line = next((line for line in shares if line["key"] == policy.key), None)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tinycats.report import page as report
 from tinycats.report.reading import DrawnFigure, Study
 
+#: models that one table has, unless those of one KL factor are more
+MOST_MODELS = 14
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 
@@ -33,6 +36,17 @@ def _link(figure: DrawnFigure, markdown: Path, copies: Path | None) -> str:
         picture = Path(shutil.copyfile(picture, copies / picture.name))
     path = os.path.relpath(picture, markdown.parent).replace(os.sep, "/")
     return path.replace(" ", "%20")
+
+
+def by_factor(models: Sequence[Mapping[str, str]]) -> list[tuple[str, list[Mapping[str, str]]]]:
+    """Heading and models of each table: all models, or where they are many, those of one KL factor."""
+    factors = dict.fromkeys(model["kl_factor"] for model in models if model["kl_factor"])
+    if len(models) <= MOST_MODELS:
+        return [("", list(models))]
+    return [
+        (f"KL factor {factor}", [m for m in models if m["kl_factor"] in ("", factor)])
+        for factor in factors
+    ]
 
 
 def render(study: Study, command: str, markdown: Path, copies: Path | None = None) -> str:
@@ -60,7 +74,7 @@ def render(study: Study, command: str, markdown: Path, copies: Path | None = Non
     shown = [figure for figures in facts["figures"].values() for figure in figures]
     shown += [facts["hero"]] if facts["hero"] else []
     env = report.environment(autoescape=False)
-    env.filters |= {"md": escape}
+    env.filters |= {"md": escape, "by_factor": by_factor}
     tables = os.path.relpath(copies.parent if copies else study.folder, markdown.parent) + "/"
     text = env.get_template("results.md.j2").render(
         **facts,

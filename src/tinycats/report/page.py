@@ -26,7 +26,7 @@ from tinycats.report import wording as words
 from tinycats.report.reading import SECTIONS, DrawnFigure, Study
 from tinycats.report.story_pack import Story, pack_stories, pack_tables
 from tinycats.scores.columns import METRICS, REWARD
-from tinycats.study import with_article
+from tinycats.study import phrase_of
 
 
 def opening(variants: Sequence[str], factors: Sequence[str], usual: str) -> tuple[str, str]:
@@ -59,13 +59,15 @@ def facts(study: Study) -> dict[str, Any]:
     factors = sorted({model.kl_factor for model in models if model.is_policy}, key=float)
     positive = [factor for factor in factors if float(factor) > 0]
     factor = BLOG_FACTOR if BLOG_FACTOR in factors else (positive or factors or [""])[0]
+    prompted_with = str((study.config.get("evaluation") or {}).get("prompted_with") or "")
+    a_concept = phrase_of(study.concept, prompted_with)
     equal = study.tables.get("tables/equal_kl.csv", [])
     shares = gain.share_table(study.tables.get("frontier/policies.csv", []), variants, equal)
     lead = ""
     if factor:
         policy = ModelId(POLICY, variants[0], factor)
         of = "" if study.reward.form == "similarity" else study.reward.name(study.concept)
-        lead = gain.lead_sentence(summary, shares, study.concept, policy, variants, of, equal)
+        lead = gain.lead_sentence(summary, shares, a_concept, policy, variants, of, equal)
     paired = words.comparisons(study.tables.get("tables/paired_differences.csv", []), variants)
     chosen = [ModelId(POLICY, v, factor).label(variants) for v in variants] if factor else []
     beside = [c for c in paired if c.minuend in chosen and c.subtrahend != BASE.phrase]
@@ -76,7 +78,6 @@ def facts(study: Study) -> dict[str, Any]:
         f"What does a story model learn from one reward alone: {study.reward.name(study.concept)}?"
     )
     if study.reward.form == "similarity":
-        a_concept = with_article(study.concept)
         usual = f"Can a reward alone teach a story model to tell only stories about {a_concept}?"
     question, first = opening(variants, factors, usual)
     hero = next((f for f in study.figures if f.name == first), None)
@@ -89,12 +90,12 @@ def facts(study: Study) -> dict[str, Any]:
         "reward": study.reward,
         "reward_name": study.reward.name(study.concept),
         "base_model": base_model(study.config),
-        "a_concept": with_article(study.concept),
+        "a_concept": a_concept,
         "told_by": [
             {"key": model.key, "name": model.label(variants), "opened": model.opened}
             for model in everyone
         ],
-        "models": [{"key": model.key, "name": model.label(variants)} for model in models],
+        "models": column_heads(models, variants),
         "variants": variants,
         "factors": factors,
         "factor": factor,
@@ -120,11 +121,19 @@ def facts(study: Study) -> dict[str, Any]:
         "comparisons": paired,
         "headline": words.headline_comparison(paired, factor, variants),
         "side_by_side": side_by_side(study.stories, variants[0], factor),
-        "prompted_with": (study.config.get("evaluation") or {}).get("prompted_with", ""),
+        "prompted_with": prompted_with,
         "parameters": list(flatten(study.config)),
         "run": run_facts(study),
         "different_machines": words.different_machines(study.runs.values()),
     }
+
+
+def column_heads(models: Sequence[ModelId], variants: Sequence[str]) -> list[dict[str, str]]:
+    """The models of a table with a column for each."""
+    return [
+        {"key": model.key, "name": model.label(variants), "kl_factor": model.kl_factor}
+        for model in models
+    ]
 
 
 def score_table(study: Study, models: Sequence[ModelId]) -> list[dict[str, Any]]:
@@ -176,7 +185,7 @@ def prompt_table(study: Study) -> dict[str, Any]:
         cells = found.setdefault((row["prompt_group"], row["prompt"]), {})
         cells[ModelId.from_row(row).without_seed.key] = words.cell(row)
     return {
-        "models": [{"key": model.key, "name": model.label(study.variants)} for model in models],
+        "models": column_heads(models, study.variants),
         "lines": [
             {"group": group.replace("_", " "), "prompt": prompt, "cells": cells}
             for (group, prompt), cells in found.items()

@@ -169,9 +169,7 @@ class Comparison:
             return f"{self.minuend} against {self.subtrahend}: nothing was measured."
         found = (("better", self.better), ("worse", self.worse))
         parts = [f"{word} in {join(_findings(items))}" for word, items in found if items]
-        return (
-            f"{pair} {'; '.join(parts) or 'neither better nor worse in any score, beyond doubt'}."
-        )
+        return f"{pair} {'; '.join(parts) or 'neither better nor worse in any score'}."
 
 
 def _findings(items: Sequence[tuple[str, Cell]]) -> list[str]:
