@@ -188,7 +188,37 @@ def studies(about: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     shown = [f"**{minutes}:{seconds:02} minutes**" for minutes, seconds in whole]
-    return [*lines, f"| total wall time | {' | '.join(shown)} |", ""]
+    lines += [f"| total wall time | {' | '.join(shown)} |", ""]
+    if before := about.get("before"):
+        lines += studies_before(found, before)
+    return lines
+
+
+def studies_before(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
+    """Times of the same studies by an earlier commit, in the same run."""
+    lines = [
+        f"The same in the same run by the code of commit {before[0]['commit']}, whose study has fewer stories,"
+        " scores and figures:",
+        "",
+    ]
+    for study, was in zip(now, before, strict=True):
+        then = {s["stage"]: s for s in was["stages"]}
+        today = {s["stage"]: s for s in study["stages"]}
+        lines += [
+            f"| {study['study']} | before, seconds | jobs | now, seconds | jobs | ratio |",
+            "|---|---|---|---|---|---|",
+        ]
+        for stage in (stage for stage in CHAIN if stage in then or stage in today):
+            a, b = then.get(stage), today.get(stage)
+            cells = [f"{x['seconds']:.0f} | {x['jobs']}" if x else " | " for x in (a, b)]
+            ratio = f"{b['seconds'] / a['seconds']:.2f}" if a and b and a["seconds"] >= 2 else ""
+            lines.append(f"| {stage} | {cells[0]} | {cells[1]} | {ratio} |")
+        whole = study["seconds"] / was["seconds"]
+        lines += [
+            f"| total wall time | **{was['seconds']:.0f}** | | **{study['seconds']:.0f}** | | **{whole:.2f}** |",
+            "",
+        ]
+    return lines
 
 
 def load(about: dict[str, Any]) -> list[str]:

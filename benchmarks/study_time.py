@@ -5,7 +5,8 @@
 runs the default and the smoke study in a fresh clone of this repository's last commit, and writes
 benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. On a machine with a GPU, the default
 study alone, 8 GPU jobs at a time, into benchmarks/results/cuda-studies.json. The machine should be idle
-otherwise.
+otherwise. ``--before COMMIT`` measures the same studies of that commit first, by its own copy of this
+program.
 """
 
 from __future__ import annotations
@@ -54,17 +55,33 @@ def measure(study: str, command: str, folder: Path) -> dict[str, Any]:
     return {"study": study, "command": command, "seconds": seconds, "stages": stages}
 
 
+def measure_before(commit: str, device: str) -> list[dict[str, Any]]:
+    """The studies of an earlier commit, measured by its own copy of this program."""
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "tinycats"
+        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+        subprocess.run(["git", "-C", clone, "checkout", "-q", commit], check=True)
+        program_of_clone = [sys.executable, "benchmarks/study_time.py"]
+        environment = {**os.environ, "PYTHONPATH": "src"}
+        subprocess.run(program_of_clone, cwd=clone, env=environment, check=True)
+        found = json.loads((clone / f"benchmarks/results/{device}-studies.json").read_text())
+    return [{**study, "commit": commit} for study in found["studies"]]
+
+
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument("--before", metavar="COMMIT", help="also measure an earlier commit")
+    args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = run.machine(argparse.Namespace(device=device, threads=set_threads(0)))
+    before = measure_before(args.before, device) if args.before else []
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "tinycats"
         subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
         studies = [measure(study, command, clone) for study, command in STUDIES[device].items()]
-    about = {"machine": machine, "studies": studies}
+    about = {"machine": machine, "studies": studies, "before": before}
     results = Path(__file__).parent / "results"
     write_text(results / f"{device}-studies.json", json.dumps(about, indent=1) + "\n")
     report.write(results, ROOT / "docs")

@@ -139,8 +139,8 @@ def test_whole_studies_stand_side_by_side():
         {"stage": s, "jobs": n, "seconds": t} for s, n, t in [("models", 2, 9.6), ("tables", 1, 2)]
     ]
     found = [
-        {"command": "long", "seconds": 769.3, "stages": stages},
-        {"command": "short", "seconds": 59.6, "stages": stages[1:]},
+        {"study": "default", "command": "long", "seconds": 769.3, "stages": stages},
+        {"study": "smoke", "command": "short", "seconds": 59.6, "stages": stages[1:]},
     ]
     machine = {"cpu": "one", "threads": 2, "torch": "2.13.0", "commit": "abc"}
     rows = report.studies({"machine": machine, "studies": found})
@@ -149,3 +149,10 @@ def test_whole_studies_stand_side_by_side():
         "| tables | 2 (1) | 2 (1) |",
     ]
     assert "| total wall time | **12:49 minutes** | **1:00 minutes** |" in rows
+
+    before = [{**study, "commit": "old", "seconds": 2 * study["seconds"]} for study in found]
+    before[0] |= {"stages": [stages[1] | {"seconds": 4}]}
+    rows = report.studies({"machine": machine, "studies": found, "before": before})
+    assert "| models |  |  | 10 | 2 |  |" in rows
+    assert "| tables | 4 | 1 | 2 | 1 | 0.50 |" in rows
+    assert "| total wall time | **1539** | | **769** | | **0.50** |" in rows

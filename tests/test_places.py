@@ -32,14 +32,14 @@ def without_network() -> list[str]:
     return [] if shutil.which("unshare") is None or subprocess.call([*words, "true"]) else words
 
 
-def snakemake(folder: Path, *arguments: str | Path) -> str:
+def snakemake(folder: Path, *arguments: str | Path, python: str = sys.executable) -> str:
     """Output of a run in this folder, which must succeed.
 
     As on a cluster's node: home cannot be written to, TMPDIR is a folder of the node, and there is no
-    network. Snakemake has its cache in XDG_CACHE_HOME.
+    network. Snakemake has its cache in XDG_CACHE_HOME. ``python`` runs it and its jobs.
     """
     (folder / ".node").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *map(str, arguments)]
+    command = [python, "-m", "snakemake", "--cores", "1", *map(str, arguments)]
     places = {"HOME": "/proc/home", "XDG_CACHE_HOME": folder / ".cache", "TMPDIR": folder / ".node"}
     done = subprocess.run(
         [*without_network(), *command],
@@ -159,6 +159,7 @@ def test_a_study_whose_files_are_in_a_storage(tmp_path: Path) -> None:
         *("--default-storage-provider", "fs", "--default-storage-prefix", store),
         *("--local-storage-prefix", here, "--shared-fs-usage"),
         *("persistence", "software-deployment", "sources", "source-cache"),
+        python=interpreter(*without_network()),
     )
     assert checkout() == before
     results = store / "results/stored"

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import pytest
 import slurm_cluster as cluster
+from warm_start import interpreter
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = (
@@ -48,6 +49,15 @@ MODELS = "snakemake models --cores 1 --configfile config/sweep.yaml"
 SWEEP = "snakemake --workflow-profile profiles/slurm --configfile config/sweep.yaml"
 ARRAY = f"{SWEEP} --slurm-array-jobs policy,stories"
 GROUP = f"{SWEEP} --groups policy=policies --group-components policies=5"
+#: Snakemake, whose plugin for Slurm looks for ended jobs every two seconds. By itself it waits ten seconds
+#: longer after each look at which none had ended.
+OFTEN = """
+import sys
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda _: 2, lambda *_: None)
+sys.exit(main())
+"""
 
 
 def commands(heading: str = "") -> list[str]:
@@ -75,9 +85,10 @@ class Run:
         assert command in commands(), f"docs/cluster.md does not say: {command}"
         before, after = re.split(r"config/\w+\.yaml", command)
         first, *words = shlex.split(f"{before} {CONFIGURATION} {over} {after}")
-        if "profiles/slurm" in words:
-            words += ["--slurm-init-seconds-before-status-checks", "1"]
-        words = [sys.executable, "-m", first, *target.split(), *words, *more]
+        assert first == "snakemake"
+        on_cluster = "profiles/slurm" in words
+        program = [sys.executable, "-c", OFTEN] if on_cluster else [interpreter(), "-m", first]
+        words = [*program, *target.split(), *words, *more]
         self.out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             [*words, "--config", f"study={study}"],

@@ -40,22 +40,21 @@ LIBRARIES = (
 )
 NUMBER = struct.Struct("q")  # a length, a process id or an exit code
 
-_folder: tempfile.TemporaryDirectory[str] | None = None  # of this process's server
+_folders: dict[tuple[str, ...], tempfile.TemporaryDirectory[str]] = {}  # of this process's servers
 
 
 # ---- the side of the tests -----------------------------------------------------------------------
 
 
-def _address() -> str:
+def _address(before: tuple[str, ...] = ()) -> str:
     """Socket of this process's server, which is started by the first call and ends with the process."""
-    global _folder
-    if _folder is None:
+    if before not in _folders:
         import subprocess
 
-        _folder = tempfile.TemporaryDirectory(prefix="tinycats-warm-")
+        _folders[before] = tempfile.TemporaryDirectory(prefix="tinycats-warm-")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         server = subprocess.Popen(
-            [sys.executable, __file__, "server", f"{_folder.name}/socket"],
+            [*before, sys.executable, __file__, "server", f"{_folders[before].name}/socket"],
             env={**environment, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")},
             stdin=subprocess.PIPE,  # its end is this process's end
             stdout=subprocess.PIPE,
@@ -63,12 +62,16 @@ def _address() -> str:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         atexit.register(server.kill)
-    return f"{_folder.name}/socket"
+    return f"{_folders[before].name}/socket"
 
 
-def interpreter() -> str:
-    """Path of an executable that runs ``-m module`` or ``program.py`` as a fork of this process's server."""
-    address = _address()
+def interpreter(*before: str) -> str:
+    """Path of an executable that runs ``-m module`` or ``program.py`` as a fork of this process's server.
+
+    ``before`` are words before the server's command, such as ``unshare --net``: what they take away, its
+    forks do not have either.
+    """
+    address = _address(before)
     path = Path(address).with_name("python")
     if not path.exists():
         words = [sys.executable, "-SE", os.path.abspath(__file__), "client", address, str(path)]
