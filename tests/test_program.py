@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,15 @@ def test_jobs_have_docstrings() -> None:
     """The workflow's jobs run where the user's shell leaves them out."""
     rules = (ROOT / "workflow/rules/common.smk").read_text(encoding="utf-8")
     assert "unset PYTHONOPTIMIZE;" in rules
+
+
+def test_waiting_threads_of_jobs_soon_sleep(tmp_path: Path) -> None:
+    """On a busy machine, else, they take the CPU from the thread that they wait for; a user may decide."""
+    rules = (ROOT / "workflow/rules/common.smk").read_text(encoding="utf-8")
+    (found,) = re.findall(r"export GOMP_SPINCOUNT=.*?;", rules)
+    command = ["sh", "-c", found.replace("{{", "{").replace("}}", "}") + " echo $GOMP_SPINCOUNT"]
+    outputs = [
+        subprocess.run(command, env=environment(**more), capture_output=True, text=True).stdout
+        for more in ({}, {"GOMP_SPINCOUNT": "7"})
+    ]
+    assert outputs == ["10000\n", "7\n"]

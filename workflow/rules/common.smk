@@ -63,13 +63,16 @@ def seals(*paths):
 # they use the interpreter that runs Snakemake, even if its virtual environment is not activated. The
 # program takes the shell's place, so that signals reach it: it must come last in a command.
 # PYTHONOPTIMIZE is unset, since transformers cannot be imported where Python leaves docstrings out.
+# A thread of torch's that waits for another spins for some 0.2 ms instead of 5 ms and more, then sleeps: on
+# a busy machine the one that it waits for gets the CPU (benchmarks/load.py).
 _python = "python" if workflow.deployment_settings.deployment_method else sys.executable
 _program = (
     f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} exec {shlex.quote(_python)}"
     f" {shlex.quote(str(ROOT / 'workflow/scripts'))}/$name.py"
 )
 _function = (
-    f'run_script() {{ local name=$1; shift; unset PYTHONOPTIMIZE; {_program} "$@"; }}; '
+    "run_script() { local name=$1; shift; unset PYTHONOPTIMIZE;"
+    f' export GOMP_SPINCOUNT="${{GOMP_SPINCOUNT:-10000}}"; {_program} "$@"; }}; '
 )
 _function = _function.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 shell.prefix(f"set -euo pipefail; {_function}")
