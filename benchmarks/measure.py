@@ -94,8 +94,9 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
     policy, tokenizer = load_causal_lm(args.model, args.device)
     base, _ = load_causal_lm(args.model, args.device)
     prompt_tokens = len(tokenizer(PROMPT, add_special_tokens=False).input_ids)
+    prompts = tuple(getattr(args, "prompts", None) or (PROMPT,))
     settings = TrainingSettings(
-        prompts=(PROMPT,),
+        prompts=prompts,
         kl_factor=KL_FACTOR,
         seed=0,
         steps=args.steps,
@@ -157,6 +158,11 @@ def parser() -> argparse.ArgumentParser:
     add("--contestant", required=True, help="ladder-1 … ladder-5, tinycats, or trl")
     add("--model", type=Path, required=True)
     add("--encoder", type=Path, required=True)
+    add(
+        "--prompts",
+        nargs="+",
+        help="training prompts of tinycats, of equal length; else the post's",
+    )
     add("--batch", type=int, default=1000)
     add("--new-tokens", type=int, default=4)
     add("--precision", default="fp32", choices=["fp32", "bf16"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import report_studies
 import scaling_figure
 from cells import STAGES, Cell, cells
 
@@ -32,10 +33,6 @@ ORDER = [
     ("tinycats", "fp32"),
     ("tinycats", "bf16"),
 ]
-CHAIN = (
-    *("models", "reference", "policies", "stories", "completions", "scores"),
-    *("frontier", "tables", "figures", "report"),
-)
 
 
 def ratio(of: Cell | None, to: Cell, attribute: str = "per_sample") -> str:
@@ -163,95 +160,6 @@ def policies(about: dict[str, Any], whole: dict[str, Any]) -> list[str]:
     ]
 
 
-def studies(about: dict[str, Any]) -> list[str]:
-    """Times of complete studies: one row per stage, one column per study."""
-    m, found = about["machine"], about["studies"]
-    jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
-    whole = [divmod(round(study["seconds"]), 60) for study in found]
-    gpu = m.get("gpu")
-    usual = (
-        "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
-        " `PYTHONPATH=src python benchmarks/study_time.py`"
-    )
-    lines = [
-        f"## A whole study{', on a GPU' if gpu else ''}",
-        "",
-        f"{about.get('how', usual)}; {gpu or m['cpu']}, {m['threads']} threads; torch {m['torch']};"
-        f" commit {m['commit']}. Seconds of all jobs of a stage, and the number of jobs in brackets:",
-        "",
-        f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
-        "|---" * (len(found) + 1) + "|",
-    ]
-    for stage in (stage for stage in CHAIN if any(stage in s for s in jobs)):
-        cells = [
-            f"{s[stage]['seconds']:.0f} ({s[stage]['jobs']})" if stage in s else "" for s in jobs
-        ]
-        lines.append(f"| {stage} | {' | '.join(cells)} |")
-    shown = [f"**{minutes}:{seconds:02} minutes**" for minutes, seconds in whole]
-    lines += [f"| total wall time | {' | '.join(shown)} |", ""]
-    if before := about.get("before"):
-        lines += studies_before(found, before)
-    return lines
-
-
-def studies_before(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
-    """Times of the same studies by an earlier commit, in the same run."""
-    lines = [
-        f"The same in the same run by the code of commit {before[0]['commit']}, whose study has fewer stories,"
-        " scores and figures:",
-        "",
-    ]
-    for study, was in zip(now, before, strict=True):
-        then = {s["stage"]: s for s in was["stages"]}
-        today = {s["stage"]: s for s in study["stages"]}
-        lines += [
-            f"| {study['study']} | before, seconds | jobs | now, seconds | jobs | ratio |",
-            "|---|---|---|---|---|---|",
-        ]
-        for stage in (stage for stage in CHAIN if stage in then or stage in today):
-            a, b = then.get(stage), today.get(stage)
-            cells = [f"{x['seconds']:.0f} | {x['jobs']}" if x else " | " for x in (a, b)]
-            ratio = f"{b['seconds'] / a['seconds']:.2f}" if a and b and a["seconds"] >= 2 else ""
-            lines.append(f"| {stage} | {cells[0]} | {cells[1]} | {ratio} |")
-        whole = study["seconds"] / was["seconds"]
-        lines += [
-            f"| total wall time | **{was['seconds']:.0f}** | | **{study['seconds']:.0f}** | | **{whole:.2f}** |",
-            "",
-        ]
-    return lines
-
-
-def load(about: dict[str, Any]) -> list[str]:
-    """How much each stage of the smoke study slows down beside busy loops, with short and long waits."""
-    m, runs = about["machine"], about["runs"]
-    idle, loaded, *_ = runs
-    seconds = [
-        {"all": run["seconds"], **{s["stage"]: s["seconds"] for s in run["stages"]}} for run in runs
-    ]
-    products = loaded["product"] / idle["product"]
-    beside = f"beside {loaded['loops']} busy loops"
-    lines = [
-        "## On a busy machine",
-        "",
-        f"The smoke study alone and {beside}, measured by `PYTHONPATH=src python benchmarks/load.py`; {m['cpu']},"
-        f" {m['threads']} threads; commit {m['commit']}. A product of torch slows down by {products:.1f} ×. In"
-        " the workflow's jobs, a thread that waits for another soon sleeps (GOMP_SPINCOUNT, set in"
-        f" `workflow/rules/common.smk`); on the right, it spins as long as by itself ({runs[2]['spin_count']})."
-        " Seconds of all jobs of a stage, where they take two and more:",
-        "",
-        f"| | alone | {beside} | ratio | long waits, alone | long waits, {beside} | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for stage in (*CHAIN, "all"):
-        if seconds[0].get(stage, 0) < 2:
-            continue
-        a, b, c, d = (found[stage] for found in seconds)
-        lines.append(
-            f"| {stage} | {a:.0f} | {b:.0f} | {b / a:.1f} | {c:.0f} | {d:.0f} | {d / c:.1f} |"
-        )
-    return [*lines, ""]
-
-
 def operations(about: dict[str, Any]) -> list[str]:
     """GPU work of a step: operations, synchronisations and products by stage, and the bounds they imply."""
     steps = {step["contestant"]: step for step in about["steps"]}
@@ -370,10 +278,10 @@ def write(results: Path, docs: Path) -> None:
     for device in ("cpu", "cuda"):
         path = results / f"{device}-studies.json"
         if path.exists():
-            lines += studies(json.loads(path.read_text()))
+            lines += report_studies.studies(json.loads(path.read_text()))
     path = results / "cpu-load.json"
     if path.exists():
-        lines += load(json.loads(path.read_text()))
+        lines += report_studies.load(json.loads(path.read_text()))
     if figure_of is not None:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]
@@ -388,6 +296,10 @@ def write(results: Path, docs: Path) -> None:
             scaling_figure.finding(figure_of),
             "",
         ]
+    path = results / "cpu-growth.json"
+    if path.exists():
+        gpu = json.loads((results / "cuda-policies.json").read_text())
+        lines += report_studies.growth(json.loads(path.read_text()), gpu)
     write_text(docs / "benchmarks.md", "\n".join(lines).rstrip() + "\n")
 
 

