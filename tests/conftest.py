@@ -17,7 +17,7 @@ FAST = ("test_metrics", "test_study", "test_tables", "test_report")
 #: modules that train models or start many programs, besides those that mark themselves
 SLOW = ("test_benchmarks", "test_cli", "test_pretraining")
 #: the modules that take minutes, longest first: several workers start with them
-LONGEST = ("test_faults", "test_slurm", "test_workflow", "test_training", "test_second_device")
+LONGEST = ("test_slurm", "test_faults", "test_workflow", "test_training", "test_places")
 
 
 @pytest.fixture(autouse=True)

@@ -38,22 +38,23 @@ CLOCKS = re.compile(r"/(benchmarks|rewards)/|/report\.html$|/results\.md$")
 RUN_CLOCKS = ("seconds", "started", "finished")
 
 
-def session(leader: int) -> dict[int, str]:
-    """Processes of a session, with their commands."""
+def processes(folder: Path) -> dict[int, str]:
+    """Processes that work in a folder, with their commands; not those that only stand for a program."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, _, own = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(own) == leader and state != "Z":
-                found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has ended
+            if os.readlink(path / "cwd") == str(folder.resolve()):
+                line = (path / "cmdline").read_text().replace("\0", " ")
+                if "warm_start.py client" not in line:
+                    found[int(path.name)] = line
+        except OSError:  # it has ended, or is another user's
             continue
     return found
 
 
-def jobs(leader: int) -> list[int]:
+def jobs(folder: Path) -> list[int]:
     """Programs of the workflow at work."""
-    return [pid for pid, line in session(leader).items() if "workflow/scripts/" in line]
+    return [pid for pid, line in processes(folder).items() if "workflow/scripts/" in line]
 
 
 def until(there: Callable[[], object], seconds: float) -> bool:
@@ -66,12 +67,14 @@ def until(there: Callable[[], object], seconds: float) -> bool:
     return True
 
 
-def send(process: subprocess.Popen[Any], number: signal.Signals, victim: str = "all") -> None:
-    """Send a signal to a run, and end what is left of it; one that was only stopped goes on."""
+def send(
+    process: subprocess.Popen[Any], folder: Path, number: signal.Signals, victim: str = "all"
+) -> None:
+    """Send a signal to a run in a folder, and end what is left of it; one that was only stopped goes on."""
     targets = {
-        "all": list(session(process.pid)),
+        "all": list(processes(folder)),
         "snakemake": [process.pid],
-        "job": jobs(process.pid)[:1],
+        "job": jobs(folder)[:1],
     }[victim]
 
     def kill(pids: list[int], number: signal.Signals) -> None:
@@ -87,7 +90,7 @@ def send(process: subprocess.Popen[Any], number: signal.Signals, victim: str = "
         kill(targets, signal.SIGCONT)
         return
     until(lambda: process.poll() is not None, 60)
-    while left := session(process.pid):  # a job whose Snakemake is gone, too
+    while left := processes(folder):  # a job whose Snakemake is gone, too
         kill(list(left), signal.SIGKILL)
         time.sleep(0.05)
     process.communicate()
@@ -148,15 +151,15 @@ def main() -> int:
         process, kills = start(), 0
         while kills < args.kills:
             working = until(
-                lambda: jobs(process.pid) or process.poll() is not None,  # noqa: B023
+                lambda: jobs(killed) or process.poll() is not None,  # noqa: B023
                 300,
             )
             if working and process.poll() is None:
                 until(lambda: process.poll() is not None, rng.uniform(0, spread))  # noqa: B023
             if process.poll() is None:
                 number, victim = rng.choice(SIGNALS), rng.choice(VICTIMS)
-                stage = re.findall(r"scripts/(\w+)", " ".join(session(process.pid).values()))
-                send(process, number, victim)
+                stage = re.findall(r"scripts/(\w+)", " ".join(processes(killed).values()))
+                send(process, killed, number, victim)
                 kills += 1
                 print(f"{kills:3} {number.name:8} {victim:10} {(stage or ['-'])[-1]}", flush=True)
             if process.poll() is not None:

@@ -70,9 +70,9 @@ def copy_repository(folder: Path) -> Path:
     return folder
 
 
-def command(*words: str, python: str = sys.executable) -> list[str]:
+def command(*words: str) -> list[str]:
     return [
-        *(python, "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
+        *(interpreter(), "-m", "snakemake", *words, "--cores", "1", "--resources", "gpu=1"),
         *("--configfile", "config/tiny.yaml"),
     ]
 
@@ -80,7 +80,7 @@ def command(*words: str, python: str = sys.executable) -> list[str]:
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
     """Run Snakemake in a copy; returns all it said."""
     done = subprocess.run(
-        command(*words, python=interpreter()),  # what is killed has an interpreter of its own
+        command(*words),
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -218,7 +218,7 @@ def test_killed_in_several_stages_ends_as_if_undisturbed(
     for number, (point, target) in enumerate(points):
         process = start(folder, target)
         until(point, process)
-        send(process, ends[number % len(ends)] if (point, target) != points[-1] else stop)
+        send(process, folder, ends[number % len(ends)] if (point, target) != points[-1] else stop)
         process.wait()
         if number == 0:  # the lock that a killed Snakemake leaves behind is said, and taken off
             said = snakemake(folder, *TARGETS, ok=False)
@@ -243,11 +243,14 @@ def test_a_second_invocation_waits_its_turn(study: Path) -> None:
     shutil.rmtree(locks, ignore_errors=True)  # of runs that were killed
     first = start(study, target, "--force")
     until(lambda: len([lock for lock in locks.glob("*.lock") if lock.stat().st_size]) == 2, first)
-    os.killpg(first.pid, signal.SIGSTOP)  # it must not be done before the second has looked
+    stopped = list(random_kills.processes(study))
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)  # it must not be done before the second has looked
     try:
         said = snakemake(study, target, "--force", ok=False)
     finally:
-        os.killpg(first.pid, signal.SIGCONT)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
     assert "cannot be locked" in said
     assert first.communicate()[1] is not None
     assert first.returncode == 0
@@ -480,7 +483,7 @@ def test_other_scripts_and_concepts_of_several_words(models: Path) -> None:
         "study": "words",
         "concept": "полосатый кот",
         "concept_words": None,
-        "training": {"prompts": [prompt], "num_tokens": 64, "kl_factors": [6000], "steps": 1},
+        "training": {"prompts": [prompt], "num_tokens": 48, "kl_factors": [6000], "steps": 1},
         "evaluation": {"prompts": {"other": ["從前有一隻貓"]}},
     }
     with configured(models, change):

@@ -137,7 +137,8 @@ TINY = {
     "evaluation": {
         "prompts": {"training": ["Once upon a time there was"], "other_openings": ["One day"]},
         "stories_per_training_prompt": 2, "stories_per_other_prompt": 1, "new_tokens": 20,
-        "base_completions": 200, "policy_completions": 100, "bootstrap_samples": 20,
+        "base_completions": 200, "search_rewards": 100, "policy_completions": 100,
+        "bootstrap_samples": 20,
     },
     "device": "cpu",
     "threads": 1,

@@ -182,12 +182,12 @@ def test_readme_links_and_commands() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     assert any("pip install" in b and "snakemake --cores 1 --resources gpu=1" in b for b in blocks)
     assert any(
-        "pip install" in b and b.strip().endswith("pytest -n 2 --dist loadfile") for b in blocks
+        "pip install" in b and b.strip().endswith("pytest -n 4 --dist loadfile") for b in blocks
     )
     for name in re.findall(r"(?:envs|config|profiles)/[\w.-]*\w", " ".join(blocks)):
         assert (ROOT / name).exists() or name == "config/dragons.yaml", name
     assert (ROOT / ".ci/run").stat().st_mode & 0o100
-    assert "\npytest -n 2 --dist loadfile\n" in (ROOT / ".ci/run").read_text()
+    assert "\npytest -n 4 --dist loadfile\n" in (ROOT / ".ci/run").read_text()
 
 
 def test_programs_explain_themselves() -> None:

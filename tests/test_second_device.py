@@ -147,7 +147,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
     policy, _ = train(run, folder, "cpu")
     prompts = {"training": [PROMPT], "other_subjects": ["There are no cats in this story."]}
     common = {"base_model": folder / "base", "prompts": json.dumps(prompts)}
-    common |= {"stories_per_training_prompt": 6, "stories_per_other_prompt": 3, "new_tokens": 20}
+    common |= {"stories_per_training_prompt": 4, "stories_per_other_prompt": 2, "new_tokens": 14}
     outs = {device: folder / f"results-{device}" for device in ("cpu", SECOND)}
     for device, out in outs.items():
         base = out / "stories/base/seed=0.jsonl"
@@ -167,8 +167,8 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             prompted_with=" a cat",
             num_tokens=10,
             base_completions=100,
-            policy_completions=100,
-            search_rewards=100,
+            policy_completions=60,
+            search_rewards=40,
             out=out / "completions",
         )
         run(

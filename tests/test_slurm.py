@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,15 +50,8 @@ MODELS = "snakemake models --cores 1 --configfile config/sweep.yaml"
 SWEEP = "snakemake --workflow-profile profiles/slurm --configfile config/sweep.yaml"
 ARRAY = f"{SWEEP} --slurm-array-jobs policy,stories"
 GROUP = f"{SWEEP} --groups policy=policies --group-components policies=5"
-#: Snakemake, whose plugin for Slurm looks for ended jobs every two seconds. By itself it waits ten seconds
-#: longer after each look at which none had ended.
-OFTEN = """
-import sys
-from snakemake.cli import main
-from snakemake_executor_plugin_slurm import Executor
-Executor.next_seconds_between_status_checks = property(lambda _: 2, lambda *_: None)
-sys.exit(main())
-"""
+#: Snakemake, whose plugin for Slurm looks for ended jobs every two seconds
+OFTEN = Path(__file__).with_name("snakemake_often.py")
 
 
 def commands(heading: str = "") -> list[str]:
@@ -75,20 +69,35 @@ class Run:
         target: what to make, if not the report.
         more: further arguments.
         over: a further configuration, over that of the tests.
+        warm: whether programs start with libraries in memory. They are then not part of Slurm's jobs, so
+            no run whose jobs are cancelled may.
     """
 
     all: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(
-        self, folder: Path, command: str, study: str, target="", more=(), over: str = ""
+        self,
+        folder: Path,
+        command: str,
+        study: str,
+        target: str = "",
+        more: Sequence[str] = (),
+        over: str = "",
+        warm: bool = True,
     ) -> None:
         assert command in commands(), f"docs/cluster.md does not say: {command}"
         before, after = re.split(r"config/\w+\.yaml", command)
         first, *words = shlex.split(f"{before} {CONFIGURATION} {over} {after}")
         assert first == "snakemake"
         on_cluster = "profiles/slurm" in words
-        program = [sys.executable, "-c", OFTEN] if on_cluster else [interpreter(), "-m", first]
-        words = [*program, *target.split(), *words, *more]
+        program = [str(OFTEN)] if on_cluster else ["-m", first]
+        words = [
+            interpreter() if warm else sys.executable,
+            *program,
+            *target.split(),
+            *words,
+            *more,
+        ]
         self.out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
             [*words, "--config", f"study={study}"],
@@ -199,15 +208,16 @@ def undisturbed(copy) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def disturbed(copy) -> tuple[Path, str]:
-    """The study on the cluster. In the midst of one policy the user stops it all and starts it
-    again; in the midst of the other its job is cancelled. Returns results and last output."""
+    """The study on the cluster. In the midst of one policy the user stops it all and starts it again;
+    in the midst of the other its job is cancelled. Then come the other stages. Returns results and the
+    output since the user's new start."""
     results = copy / "results/disturbed"
 
     def in_training(but: Path | None = None) -> list[Path]:
         states = results.glob("policies/blog/kl=6000/seed=*/state.pt")
         return [state.parent for state in states if state.parent != but]
 
-    run = Run(copy, SWEEP, "disturbed")
+    run = Run(copy, SWEEP, "disturbed", warm=False)
     first = run.until(in_training, "policy in training")[0]
     run.process.send_signal(signal.SIGINT)
     assert run.ended() != 0
@@ -216,11 +226,11 @@ def disturbed(copy) -> tuple[Path, str]:
     ).stdout
     assert alive == "", "jobs outlived the user's wish to stop"
 
-    run = Run(copy, SWEEP, "disturbed")
+    run = Run(copy, SWEEP, "disturbed", "policies", warm=False)
     second = run.until(lambda: in_training(but=first), "other policy in training")[0]
     cancelled = jobs("policy", second.name.removeprefix("seed="))[-1]
     subprocess.run(["scancel", cancelled["JobId"]], check=True)
-    return results, run.succeeds()
+    return results, run.succeeds() + Run(copy, SWEEP, "disturbed").succeeds()
 
 
 @pytest.fixture(scope="module")
