@@ -124,7 +124,8 @@ def growth(about: dict[str, Any], gpu: dict[str, Any]) -> list[str]:
             for run in (*about["threads"][:-1], *about["prompts"])
         ),
         "",
-        "Seconds of all jobs of a stage in a small study, by its number of policies:",
+        "Seconds of all jobs of a stage in a small study, by its number of policies"
+        " (planning a thousand takes [half a minute](cluster.md#hundreds-of-policies)):",
         "",
         f"| | {few['policies']} policies | {many['policies']} policies | each further policy |",
         "|---|---|---|---|",

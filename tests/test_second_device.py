@@ -167,7 +167,7 @@ def test_stories_completions_and_scores(run: Run, folder: Path) -> None:
             prompted_with=" a cat",
             num_tokens=10,
             base_completions=100,
-            policy_completions=60,
+            policy_completions=100,
             search_rewards=40,
             out=out / "completions",
         )

@@ -348,13 +348,9 @@ def test_a_state_of_another_encoder_s_code_is_set_aside(
         shutil.copy(state, out / "state.pt")
         command = [str(word) for word in world.command(out)]
         command[1] = str(root / "workflow/scripts/train_policy.py")
-        runs[name] = subprocess.run(
-            command,
-            env=environment(PYTHONPATH=str(root / "src")),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
+        started = Started(command, environment(PYTHONPATH=str(root / "src")))
+        runs[name] = started.wait()
+        assert started.returncode == 0, runs[name]
         assert_same_results(out, world.undisturbed)
     assert "resuming after step" in runs["comment"]
     assert "starting over: it was made from other parameters, code or data" in runs["code"]

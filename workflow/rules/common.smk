@@ -222,12 +222,13 @@ def opening_story_files():
     beside = [
         per_policy(f"{RESULTS}/{layout.STORIES.pattern(kind)}") for kind in OPENED
     ]
-    return [*sum(beside, []), *stories_of(layout.OPTIMAL_PROMPTED)]
+    beside += [] if WITHOUT else [stories_of(layout.OPTIMAL_PROMPTED)]
+    return sum(beside, [])
 
 
 def opening_spread():
     """The same as bash brace expansions."""
-    kinds = [*OPENED, layout.OPTIMAL_PROMPTED.kind]
+    kinds = [*OPENED, *([] if WITHOUT else [layout.OPTIMAL_PROMPTED.kind])]
     patterns = [f"{RESULTS}/{layout.STORIES.pattern(kind)}" for kind in kinds]
     return lambda wildcards, input: " ".join(
         spread(p)(wildcards, input) for p in patterns

@@ -47,7 +47,8 @@ for folder, judge in JUDGE_ENCODERS.items():
     MODEL_WORDS[folder] = [*words, f"--revision={judge.revision or ''}"]
 
 # A damaged file must not stop the command that obtains the model again.
-WITHOUT = ""  # what the study goes without
+# what the study goes without: the prompted base's completions and all that follows from them are then empty
+WITHOUT = ""
 try:
     if STUDY.base_model == "nano":
         WITHOUT = check_lengths(STUDY, Path(NANO))

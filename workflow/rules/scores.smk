@@ -110,7 +110,10 @@ rule tables:
         openings=f"{RESULTS}/{layout.FRONTIER['openings']}",
         base_stories=base_story_files(),
         stories=[*per_policy(STORIES), *opening_story_files()],
-        base=[rules.completions.output.base, rules.completions.output.prompted],
+        base=[
+            rules.completions.output.base,
+            *([] if WITHOUT else [rules.completions.output.prompted]),
+        ],
         completions=rules.completions.output.policies,
         first_token=rules.completions.output.first_token,
         training=per_policy(f"{POLICY}/{layout.TRAINING.name}"),
