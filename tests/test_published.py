@@ -78,8 +78,8 @@ CLAIMS = {
     "at a higher KL": ("prompted", ("kl_policy_to_base_nats",), ["lower"]),
 }  # fmt: skip
 EQUAL_KL = {
-    "At the same KL it is ahead of prompting": ("prompted", {"better"}),
-    "and behind best-of-n, which trains nothing": ("best_of_n", {"worse"}),
+    "At the same KL it is ahead of prompting a part of the stories": ("prompted", {"better"}),
+    "narrowly, behind best-of-n, which trains nothing": ("best_of_n", {"worse"}),
 }
 
 
@@ -122,5 +122,5 @@ def test_the_tables_bear_out_what_readme_says(tmp_path: Path) -> None:
     shutil.copy(study / "tables/paired_differences.csv", tmp_path / "tables")
     lines = ["rival,kl_factor,verdict", "best_of_n,6000,better", "prompted,6000,better"]
     (tmp_path / "tables/equal_kl.csv").write_text("\n".join(lines))
-    assert readme_claims(text, tmp_path) == ["and behind best-of-n, which trains nothing"]
+    assert readme_claims(text, tmp_path) == ["narrowly, behind best-of-n, which trains nothing"]
     assert "worse in diversity" in readme_claims(text.replace("worse in", "as good in"), study)
