@@ -134,7 +134,7 @@ def policies(about: dict[str, Any], whole: dict[str, Any]) -> list[str]:
     return [
         "## Whole runs, on a GPU",
         "",
-        f"{gpu}, commit {about['machine']['commit']}; the encoder's weights were stored in 8 bits.",
+        f"{gpu}, commit {about['machine']['commit']}; the encoder's weights were stored in 16 bits.",
         "",
         f"`PYTHONPATH=src {about['command']}`: the default study's {len(trained)} policies, {about['at_once']}"
         f" at a time, take {about['wall_seconds']:.0f} s in all, and a policy's 100 steps"
@@ -229,7 +229,7 @@ def host(about: dict[str, Any], size: str) -> list[str]:
         f" of 1000 completions is off by {gradients['base_to_policy']:.0e} of its length with the KL of the"
         f" post's code and by {gradients['policy_to_base']:.0e} with that of its formula. Rewards differ"
         f" from the CPU's by {about['rewards']['cpu']:.0e} at most, and not at all between a text alone and"
-        " in a batch. The encoder's weights were stored in 8 and 16 bits for this run.",
+        " in a batch. The encoder's weights were stored in 16 bits for this run.",
         "",
     ]
 
@@ -288,7 +288,7 @@ def write(results: Path, docs: Path) -> None:
         lines += [
             "## Scaling",
             "",
-            f"On {m.get('gpu') or m['cpu']}, random weights of nano's width and depth for the vocabularies, otherwise nano.",
+            f"On {m.get('gpu') or m['cpu']}, commit {m['commit']}; random weights of nano's width and depth for the vocabularies, otherwise nano.",
             "",
             "![Seconds per completion against batch size, completion length and vocabulary:"
             f" {scaling_figure.finding(figure_of)}](benchmarks.svg)",

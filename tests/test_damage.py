@@ -180,14 +180,18 @@ def test_the_parts_are_those_of_exact_enumeration(
         ),
     }
     half = count // 2
-    values = {
-        (who, "line_breaks"): {
-            seed: float(np.mean([row["token_ids"].count(CAT) for row in part]))
-            for seed, part in enumerate((rows[:half], rows[half:]))
+
+    def values_of(stories: dict[ModelId, list[Any]]) -> Any:
+        return {
+            (who, "line_breaks"): {
+                seed: float(np.mean([row["token_ids"].count(CAT) for row in part]))
+                for seed, part in enumerate((rows[:half], rows[half:]))
+            }
+            for who, rows in stories.items()
         }
-        for who, rows in stories.items()
-    }
-    rows = decomposition(values, {ModelId("optimal", "blog", "0"): [1.0, 3.0]})
+
+    kls = {ModelId("optimal", "blog", "0"): [1.0, 3.0]}
+    rows = decomposition(values_of(stories), kls)
     found = {row["part"]: row["mean"] for row in rows}
     expected = {
         "necessary": exact("optimal", "base") - exact("base", "base"),
@@ -198,6 +202,21 @@ def test_the_parts_are_those_of_exact_enumeration(
     assert max(map(abs, expected.values())) > 0.1, "nothing happens: the case is not tested"
     assert found == pytest.approx(expected, abs=0.03)
     assert rows[0]["kl_policy_to_base_nats"] == 2
+
+    # the optimal policy as the policy, at random numbers of its own: it writes what it is, so the last two are 0
+    mine = np.random.default_rng(5).random((count, REWARDED))
+    as_policy = continue_openings(
+        network, tokenizer, asked(count, 1), [optimal.draw(u) for u in mine], STORY
+    )
+    stories[ModelId("policy", "blog", "0")] = as_policy
+    stories[ModelId("opening_only", "blog", "0")] = continue_openings(
+        network, tokenizer, asked(count, 2), [opening_of(row, REWARDED) for row in as_policy], STORY
+    )
+    parts = {row["part"]: row["mean"] for row in decomposition(values_of(stories), kls)}
+    assert parts["necessary"] == pytest.approx(expected["necessary"], abs=0.03)
+    assert abs(parts["necessary"]) > 0.1
+    assert parts["off_frontier"] == pytest.approx(0, abs=0.03)
+    assert parts["spillover"] == pytest.approx(0, abs=0.03)
 
 
 def test_what_is_zero_by_construction() -> None:

@@ -48,7 +48,7 @@ ELSEWHERE = {
     "snakemake --unlock": "changes nothing but locks; test_faults.py",
     "snakemake publish": "overwrites docs/; planned by test_workflow.py's study in part",
     "snakemake pretrain": "needs a corpus; test_pretraining.py",
-    "python tests/mutation_run.py": "takes a quarter of an hour",
+    "python tests/mutation_run.py": "takes minutes",
     "python tests/random_kills.py": "takes minutes; test_faults.py has a short version",
     "python tests/notebook_run.py": "test_notebook.py",
     "uv venv": "installs",

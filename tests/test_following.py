@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +12,31 @@ from typing import Any
 
 import pytest
 
-from tinycats.policies.following import Events
+from tinycats.policies.following import Events, stop_between_steps
 from tinycats.program import UserError
 
 pytestmark = pytest.mark.fast
+
+
+def test_signals_are_noted_within_the_block_alone() -> None:
+    """The second one acts at once; after the block they act as before it."""
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    arrived: list[int] = []
+    kept = {kind: signal.signal(kind, lambda number, _: arrived.append(number)) for kind in kinds}
+    own = {kind: signal.getsignal(kind) for kind in kinds}
+    try:
+        with stop_between_steps() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (asked, arrived) == ([signal.SIGTERM], [])
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (asked, arrived) == ([signal.SIGTERM], [signal.SIGTERM])
+        assert {kind: signal.getsignal(kind) for kind in kinds} == own
+        with pytest.raises(KeyError), stop_between_steps():
+            raise KeyError
+        assert {kind: signal.getsignal(kind) for kind in kinds} == own
+    finally:
+        for kind, handler in kept.items():
+            signal.signal(kind, handler)
 
 
 class Writer:

@@ -782,6 +782,36 @@ def test_weights_that_lack_a_tensor(tiny: dict[str, Path], tmp_path: Path) -> No
         models.load_causal_lm(folder)
 
 
+def test_code_in_a_model_folder_is_never_run(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """Whether transformers has a class of its own for the model or not."""
+    ran = tmp_path / "ran"
+    for number, kind in enumerate(("gpt_neo", "unheard_of")):
+        folder = shutil.copytree(tiny["gpt_neo"], tmp_path / kind)
+        config = json.loads((folder / "config.json").read_text())
+        classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+        config |= {"auto_map": classes, "model_type": kind}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "own.py").write_text(
+            "from transformers import GPTNeoConfig as Config, GPTNeoForCausalLM as Model\n"
+            f"open({str(ran)!r}, 'a').close()\n"
+        )
+        if number == 0:
+            assert type(models.load_causal_lm(folder)[0]).__name__ == "GPTNeoForCausalLM"
+        else:
+            with pytest.raises(UserError, match="unheard_of"):
+                models.load_causal_lm(folder)
+        assert not ran.exists()
+
+
+def test_a_gpu_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinycats.compute.devices import choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(UserError, match="device: cuda is not available to torch; set auto or cpu"):
+        choose_device("cuda")
+
+
 def test_folder_with_only_a_pickle_is_not_loaded(tiny: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(tiny["gpt_neo"], tmp_path / "neo")
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,6 +57,17 @@ def make_page(base: Path, policies: dict[str, Path], out: Path) -> Path:
     ]
     subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, check=True, timeout=120)
     return out
+
+
+def test_a_damaged_model_makes_no_page(tmp_path, capfd):
+    base = shutil.copytree(NANO, tmp_path / "base")
+    with open(base / "model.safetensors", "r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(subprocess.CalledProcessError):
+        make_page(base, {"0": NANO}, tmp_path / "playground.html")
+    assert f"error: {base}/model.safetensors: wrong bytes" in capfd.readouterr().err
+    assert not (tmp_path / "playground.html").exists()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from tinycats.report import gain
 from tinycats.report import markdown as markdown_results
 from tinycats.report import page as report
 from tinycats.report import wording as words
-from tinycats.report.reading import embeddable, read_study, stage_of
+from tinycats.report.reading import embeddable, read_study, stage_of, stage_times
 from tinycats.report.story_pack import pack_stories
 from tinycats.scores.columns import METRICS
 
@@ -431,6 +431,16 @@ def test_figures_are_copied_beside_a_markdown_elsewhere(study, tmp_path):
 )
 def test_the_stage_of_a_benchmark_file(path, stage):
     assert stage_of(Path(path), "small") == stage
+
+
+@pytest.mark.parametrize("text", ['{"s": 1.5', '{"h:m:s": "0:00:01"}', '{"s": "nan"}', "[]"])
+def test_a_benchmark_cut_short_is_one_line(tmp_path, text):
+    path = tmp_path / "tables.jsonl"
+    path.write_text('{"s": 2.5}\n')
+    assert stage_times([path], "small") == (("tables", 2.5, 1, 0.0),)
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"tables\.jsonl: not a benchmark of Snakemake's"):
+        stage_times([path], "small")
 
 
 def test_program_writes_both_files_and_names_what_is_missing(tmp_path):

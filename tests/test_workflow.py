@@ -123,6 +123,7 @@ def test_the_independent_program_notices_another_setting(study, block, key, valu
         ("tables/equal_kl.csv", "p_holm", 0.5),
         ("tables/summary.csv", "mean", 1.001),
         ("tables/paired_differences.csv", "p_value", 0.5),
+        ("tables/decomposition.csv", "mean", 1.01),
     ],
 )
 def test_the_independent_program_notices_another_headline(study, tmp_path, table, column, change):
@@ -239,6 +240,43 @@ def test_a_seed_more_makes_only_its_own_policies_and_stories(study):
     with edited(study / "config/smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]"):
         jobs = planned(study)
     assert (jobs["policy"], jobs["base_stories"], jobs["stories"]) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "made", "kept"),
+    [
+        ("variants: {other: null}", {"policy": 4, "stories": 4}, ("base_stories",)),
+        (
+            "variants: {blog: {}, other: {advantage: mean}}",
+            {"policy": 4, "stories": 4},
+            ("base_stories",),
+        ),
+        (
+            "variants: {blog: null, other: {advantage: mean}}",
+            {"policy": 4, "stories": 4},
+            ("base_stories", "reference"),
+        ),
+        ("  prompts: {told_not_to: [No cats.]}", {"base_stories": 2, "stories": 4}, ("policy",)),
+        ("  prompts: {other_openings: null}", {"base_stories": 2, "stories": 4}, ("policy",)),
+        (
+            "  prompts: {other_openings: null, renamed: [One day]}",
+            {"base_stories": 2, "stories": 4},
+            ("policy", "reference"),
+        ),
+    ],
+)
+def test_a_variant_or_prompts_more_less_or_renamed(study, change, made, kept):
+    """Only what is new or changed is made again; then come scores, tables and the report."""
+    path = study / "config/smoke.yaml"
+    before = path.read_text()
+    path.write_text(f"{before}{change}\n")  # the file ends with the keys of evaluation
+    try:
+        jobs = planned(study)
+    finally:
+        path.write_text(before)
+    assert {name: jobs.get(name) for name in made} == made
+    assert not set(kept) & set(jobs)
+    assert {"scores", "frontier", "tables", "report"} <= set(jobs)
 
 
 def test_the_order_of_keys_and_numbers_reruns_nothing(study):

@@ -255,15 +255,18 @@ def check_verdicts(table: str, rows: list[Row], better: dict[str, int], wrong: W
 
 
 def check_equal_kl(results: Path, wrong: Wrong) -> None:
-    """tables/equal_kl.csv from frontier/policies.csv: policies against best-of-n and prompting."""
+    """tables/equal_kl.csv from frontier/policies.csv: against best-of-n, prompting and other variants."""
     runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in read(results / "frontier/policies.csv"):
         runs[row["variant"], row["kl_factor"]].append(row)
     rows = read(results / "tables/equal_kl.csv")
     for row in rows:
-        if not row["kl_factor"] or row["rival"] == "variant":
+        if not row["kl_factor"]:
             continue
         mine = runs[row["variant"], row["kl_factor"]]
+        if row["rival"] == "variant":
+            check_variant(row, mine, [r for own in runs.values() for r in own], wrong)
+            continue
         each = [float(r["reward"]) - float(r[f"{row['rival']}_reward"]) for r in mine]
         where = f"{row['variant']} {row['kl_factor']} against {row['rival']}"
         wrong.expect(f"{where}: mean", float(row["mean"]), float(np.mean(each)), 1e-5)
@@ -285,10 +288,72 @@ def check_equal_kl(results: Path, wrong: Wrong) -> None:
     check_verdicts("equal_kl", rows, {"": 1}, wrong)
 
 
+def check_variant(row: Row, mine: list[Row], every: list[Row], wrong: Wrong) -> None:
+    """A policy against another variant at its KL: that one's share of the gain, between its strengths."""
+
+    def gain(run: Row) -> float:
+        return float(run["limit"]) - float(run["base_reward"])
+
+    each = []
+    for run in mine:
+        rivals = [
+            r for r in every if (r["variant"], r["seed"]) == (row["rival_variant"], run["seed"])
+        ]
+        points = sorted(
+            (float(r[KL]), (float(r["reward"]) - float(r["base_reward"])) / gain(r)) for r in rivals
+        )
+        share = np.interp(float(run[KL]), *zip(*points, strict=True))
+        each.append(float(run["reward"]) - float(run["base_reward"]) - float(share) * gain(run))
+    where = f"{row['variant']} {row['kl_factor']} against {row['rival_variant']}"
+    wrong.expect(f"{where}: mean", float(row["mean"]), float(np.mean(each)), 1e-5)
+    if len(each) < 2:
+        return
+    p = float(stats.ttest_1samp(each, 0).pvalue)
+    wrong.expect(f"{where}: p", float(row["p_value"]), p, 2e-3 * p + 1e-6)
+    if len(each) >= 4:
+        ends = stats.t.interval(0.95, len(each) - 1, np.mean(each), stats.sem(each))
+        stated = [float(row[end]) for end in ("low", "high")]
+        wrong.expect(f"{where}: interval", bool(np.allclose(stated, ends, atol=2e-5)), True)
+
+
+def check_decomposition(results: Path, wrong: Wrong) -> None:
+    """tables/decomposition.csv: scores of sets from scores/opening_sets.csv, and the sum of all parts."""
+    sets = {
+        (row["model"], row["variant"], row["kl_factor"], int(row["seed"])): row
+        for row in read(results / "scores/opening_sets.csv")
+    }
+    chains = {
+        "policy": ("base", "optimal", "opening_only", "policy"),
+        "best_of_n": ("base", "optimal", "best_of_n", "best_of_n"),
+        "prompted": ("base", "optimal_prompted", "prompted", "prompted"),
+    }
+    places = {"necessary": (0, 1), "off_frontier": (1, 2), "spillover": (2, 3), "whole": (0, 3)}
+    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
+    for row in read(results / "tables/decomposition.csv"):
+        key = (row["model"], row["variant"], row["kl_factor"], row["metric"])
+        each = [float(value) for value in row["each"].lstrip("'").split()]
+        found[key][row["part"]] = each
+        if row["metric"] not in ("self_bleu", "vendi_score", "compression_ratio"):
+            continue
+        seeds = sorted({seed for *_, seed in sets})
+        ends = []
+        for kind in (chains[row["model"]][place] for place in places[row["part"]]):
+            beside = ("", "") if kind in ("base", "prompted", "optimal_prompted") else key[1:3]
+            ends.append([float(sets[kind, *beside, seed][row["metric"]]) for seed in seeds])
+        own = np.subtract(ends[1], ends[0])
+        where = f"decomposition {' '.join(filter(None, key))} {row['part']}"
+        wrong.expect(f"{where}: seeds", bool(np.allclose(own, each, rtol=1e-4, atol=2e-5)), True)
+        wrong.expect(f"{where}: mean", float(row["mean"]), float(np.mean(own)), 2e-5)
+    for key, parts in found.items():
+        *three, whole = (parts[name] for name in places)
+        wrong.expect(f"decomposition {' '.join(filter(None, key))}: sum", bool(np.allclose(np.sum(three, 0), whole, rtol=1e-4, atol=2e-5)), True)  # fmt: skip
+
+
 def check_headline(results: Path, wrong: Wrong) -> None:
     """Everything that the first sentences of report and results.md rest on."""
     base: Any = Base(results)
     check_limit(results, base, wrong)
     check_rivals(results, BestOf(read(results / "completions/base.csv")), wrong)
     check_equal_kl(results, wrong)
+    check_decomposition(results, wrong)
     check_intervals(results, wrong)

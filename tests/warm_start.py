@@ -11,6 +11,7 @@ command line; Snakemake, started by it, starts its jobs by it too.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -175,7 +176,8 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 def _serve(address: str) -> tuple[dict[str, Any], list[int]]:
     """Returns in each new fork only: what to run, and its standard streams."""
     for name in LIBRARIES:
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):  # the stages' programs run without Snakemake
+            importlib.import_module(name)
     gc.freeze()  # what all forks share is not looked through again
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

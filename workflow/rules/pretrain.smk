@@ -119,6 +119,7 @@ rule pretrain_card:
         train=lambda _: PRETRAINING.text("train"),
         validation=lambda _: PRETRAINING.text("validation"),
         encoder=rules.reward_encoder.output.weights,
+        files=rules.reward_encoder.output,
         notes=as_it_is(PRETRAINING.notes or []),
         template=shipped("workflow/report/model_card.md.j2"),
     output:

@@ -66,6 +66,12 @@ rule playground:
             factor=playground_factors(),
             seed=STUDY.seeds[0],
         ),
+        files=expand(
+            policy_files(POLICY),
+            variant=VARIANTS[0],
+            factor=playground_factors(),
+            seed=STUDY.seeds[0],
+        ),
         templates=[
             shipped("workflow/report/playground.html.j2"),
             shipped("workflow/report/playground.css"),

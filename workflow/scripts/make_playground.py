@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tinycats import program
 from tinycats.files.atomic import write_text
+from tinycats.models.folders import verify_folder
 from tinycats.report import playground
 
 
@@ -37,6 +38,8 @@ def main() -> None:
             f"--policies: {len(args.policies)} folders; expected {len(args.kl_factors)}, one for"
             " each of --kl-factors"
         )
+    for folder in (args.base_model, *args.policies):
+        verify_folder(folder)
     policies = dict(zip(args.kl_factors, args.policies, strict=True))
     page = playground.render(args.study, args.prompt, args.base_model, policies, args.report)
     write_text(args.out, page)
