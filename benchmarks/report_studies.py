@@ -156,7 +156,7 @@ def growth(about: dict[str, Any], gpu: dict[str, Any]) -> list[str]:
         f" hour on 2 cores and {hour[64]:,.0f} on 64, if memory bandwidth allows"
         " (`--cores 64 --resources gpu=64 --config threads=1`). One"
         f" {gpu['machine']['gpu']} trains {len(gpu['policies'])} policies, {gpu['at_once']} at a time, in"
-        f" {gpu['wall_seconds']:.0f} s (above), so a node of 8 would train about {8 * on_gpu:,.0f} an hour with"
+        f" {gpu['wall_seconds']:.0f} s (above), so a node of 8 would train about {round(8 * on_gpu, -2):,.0f} an hour with"
         f" {8 * gpu['at_once']} CPU cores, since the host decides a step's time.",
         "",
     ]
