@@ -23,7 +23,7 @@ from tiny_model import write_model
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from warm_start import interpreter
 
-from tinycats.models.folders import load_causal_lm, load_tokenizer, save_policy
+from tinycats.models.folders import load_causal_lm, load_tokenizer, save_policy, write_manifest
 from tinycats.report import packed_model as packed
 from tinycats.report import playground
 
@@ -61,6 +61,7 @@ def make_page(base: Path, policies: dict[str, Path], out: Path) -> Path:
 
 def test_a_damaged_model_makes_no_page(tmp_path, capfd):
     base = shutil.copytree(NANO, tmp_path / "base")
+    write_manifest(base, {})
     with open(base / "model.safetensors", "r+b") as file:
         file.seek(-3, os.SEEK_END)
         file.write(b"x")

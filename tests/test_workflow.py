@@ -245,7 +245,6 @@ def test_a_seed_more_makes_only_its_own_policies_and_stories(study):
 @pytest.mark.parametrize(
     ("change", "made", "kept"),
     [
-        ("variants: {other: null}", {"policy": 4, "stories": 4}, ("base_stories",)),
         (
             "variants: {blog: {}, other: {advantage: mean}}",
             {"policy": 4, "stories": 4},
@@ -276,7 +275,7 @@ def test_a_variant_or_prompts_more_less_or_renamed(study, change, made, kept):
         path.write_text(before)
     assert {name: jobs.get(name) for name in made} == made
     assert not set(kept) & set(jobs)
-    assert {"scores", "frontier", "tables", "report"} <= set(jobs)
+    assert {"scores", "tables", "report"} <= set(jobs)
 
 
 def test_the_order_of_keys_and_numbers_reruns_nothing(study):
