@@ -302,7 +302,8 @@ def check_variant(row: Row, mine: list[Row], every: list[Row], wrong: Wrong) -> 
         points = sorted(
             (float(r[KL]), (float(r["reward"]) - float(r["base_reward"])) / gain(r)) for r in rivals
         )
-        share = np.interp(float(run[KL]), *zip(*points, strict=True))
+        kls, shares = np.array(points).T
+        share = np.interp(float(run[KL]), kls, shares)
         each.append(float(run["reward"]) - float(run["base_reward"]) - float(share) * gain(run))
     where = f"{row['variant']} {row['kl_factor']} against {row['rival_variant']}"
     wrong.expect(f"{where}: mean", float(row["mean"]), float(np.mean(each)), 1e-5)
@@ -344,9 +345,9 @@ def check_decomposition(results: Path, wrong: Wrong) -> None:
         where = f"decomposition {' '.join(filter(None, key))} {row['part']}"
         wrong.expect(f"{where}: seeds", bool(np.allclose(own, each, rtol=1e-4, atol=2e-5)), True)
         wrong.expect(f"{where}: mean", float(row["mean"]), float(np.mean(own)), 2e-5)
-    for key, parts in found.items():
+    for who, parts in found.items():
         *three, whole = (parts[name] for name in places)
-        wrong.expect(f"decomposition {' '.join(filter(None, key))}: sum", bool(np.allclose(np.sum(three, 0), whole, rtol=1e-4, atol=2e-5)), True)  # fmt: skip
+        wrong.expect(f"decomposition {' '.join(filter(None, who))}: sum", bool(np.allclose(np.sum(three, 0), whole, rtol=1e-4, atol=2e-5)), True)  # fmt: skip
 
 
 def check_headline(results: Path, wrong: Wrong) -> None:
