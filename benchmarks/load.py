@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import report
 import run
@@ -61,27 +59,17 @@ def product_seconds(seconds: float = 10.0) -> float:
     return statistics.median(found)
 
 
-@contextmanager
-def waiting(spin_count: str | None) -> Iterator[None]:
-    """GOMP_SPINCOUNT in the environment, where one is given."""
-    with mock.patch.dict(os.environ):
-        os.environ.pop("GOMP_SPINCOUNT", None)
-        if spin_count is not None:
-            os.environ["GOMP_SPINCOUNT"] = spin_count
-        yield
-
-
 def measure(loops: int, spin_count: str | None = None) -> dict[str, Any]:
     """The smoke study's seconds by stage, and a product's."""
     command = study_time.STUDIES["cpu"]["smoke"]
-    with tempfile.TemporaryDirectory() as temporary, busy(loops), waiting(spin_count):
+    with tempfile.TemporaryDirectory() as temporary, busy(loops):
         clone = Path(temporary) / "tinycats"
         subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
         return {
             "loops": loops,
             "spin_count": spin_count,
             "product": product_seconds(),
-            **study_time.measure("smoke", command, clone),
+            **study_time.measure("smoke", command, clone, GOMP_SPINCOUNT=spin_count or ""),
         }
 
 

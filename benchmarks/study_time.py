@@ -41,12 +41,17 @@ STUDIES = {
 }
 
 
-def measure(study: str, command: str, folder: Path) -> dict[str, Any]:
-    """Wall time of one study in the clone ``folder``, and of its jobs by stage, in seconds."""
+def measure(study: str, command: str, folder: Path, **environment: str) -> dict[str, Any]:
+    """Wall time of one study in the clone ``folder``, and of its jobs by stage, in seconds.
+
+    ``environment`` has further variables of the command.
+    """
     # use the packages of the current interpreter
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     started = time.monotonic()
-    subprocess.run(command.split(), cwd=folder, env={**os.environ, "PATH": path}, check=True)
+    subprocess.run(
+        command.split(), cwd=folder, env={**os.environ, "PATH": path, **environment}, check=True
+    )
     seconds = time.monotonic() - started
     stages = [
         {"stage": name, "jobs": jobs, "seconds": spent}

@@ -267,12 +267,9 @@ def test_a_seed_more_makes_only_its_own_policies_and_stories(study):
 def test_a_variant_or_prompts_more_less_or_renamed(study, change, made, kept):
     """Only what is new or changed is made again; then come scores, tables and the report."""
     path = study / "config/smoke.yaml"
-    before = path.read_text()
-    path.write_text(f"{before}{change}\n")  # the file ends with the keys of evaluation
-    try:
+    # the file ends with the keys of evaluation
+    with edited(path, text := path.read_text(), f"{text}{change}\n"):
         jobs = planned(study)
-    finally:
-        path.write_text(before)
     assert {name: jobs.get(name) for name in made} == made
     assert not set(kept) & set(jobs)
     assert {"scores", "tables", "report"} <= set(jobs)
