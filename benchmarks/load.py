@@ -5,12 +5,15 @@
 runs the smoke study in a fresh clone of this repository's last commit, alone and beside as many busy loops
 as the machine has CPUs, and large products of torch in the same way, which show what share of the machine is
 left; then both with threads that wait as long as libgomp lets them by itself. Writes
-benchmarks/results/cpu-load.json and with it docs/benchmarks.md.
+benchmarks/results/cpu-load.json and with it docs/benchmarks.md. ``--waits`` measures the job of the
+completions alone, which slows down most, with threads that wait for different times, and with one thread,
+into benchmarks/results/cpu-waits.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -27,12 +30,14 @@ import run
 import study_time
 import torch
 
-from tinycats import program
+from tinycats import layout, program
 from tinycats.compute.devices import set_threads, usable_cpus
 from tinycats.files.atomic import write_text
 
 PRODUCT = 1000  # rows and columns
 SPIN_COUNT = "300000"  # libgomp's own; the workflow's is in workflow/rules/common.smk
+#: (GOMP_SPINCOUNT, the config's threads); 0 is also what OMP_WAIT_POLICY=passive sets
+WAITS = (("0", 0), ("1000", 0), ("10000", 0), ("100000", 0), (SPIN_COUNT, 0), (SPIN_COUNT, 1))
 
 
 @contextmanager
@@ -73,21 +78,42 @@ def measure(loops: int, spin_count: str | None = None) -> dict[str, Any]:
         }
 
 
+def waits() -> list[dict[str, Any]]:
+    """Seconds of the smoke study's job of the completions, alone and beside loops, by :data:`WAITS`."""
+    smoke, found = study_time.STUDIES["cpu"]["smoke"], []
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "tinycats"
+        subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
+        study_time.measure("smoke", smoke, clone)
+        for spin_count, threads in WAITS:
+            command = (
+                f"{smoke} --config threads={threads} --force results/smoke/{layout.FIRST_TOKEN}"
+            )
+            seconds = []
+            for loops in (0, usable_cpus()):
+                with busy(loops):
+                    again = study_time.measure("smoke", command, clone, GOMP_SPINCOUNT=spin_count)
+                seconds += [s["seconds"] for s in again["stages"] if s["stage"] == "completions"]
+            found.append({"spin_count": spin_count, "threads": threads, "seconds": seconds})
+    return found
+
+
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument("--waits", action="store_true", help="one job, with different waits")
+    args = parser.parse_args()
     machine = run.machine(argparse.Namespace(device="cpu", threads=set_threads(0)))
-    about = {
-        "machine": machine,
-        "runs": [
-            measure(loops, spin_count)
-            for spin_count in (None, SPIN_COUNT)
-            for loops in (0, usable_cpus())
-        ],
-    }
+    if args.waits:
+        runs = waits()
+    else:
+        pairs = itertools.product((None, SPIN_COUNT), (0, usable_cpus()))
+        runs = [measure(loops, spin_count) for spin_count, loops in pairs]
+    about = {"machine": machine, "runs": runs}
     results = Path(__file__).parent / "results"
-    write_text(results / "cpu-load.json", json.dumps(about, indent=1) + "\n")
+    name = f"cpu-{'waits' if args.waits else 'load'}.json"
+    write_text(results / name, json.dumps(about, indent=1) + "\n")
     report.write(results, study_time.ROOT / "docs")
 
 

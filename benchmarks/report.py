@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any
 
 import report_studies
+import report_summary
+import report_training
 import scaling_figure
 from cells import STAGES, Cell, cells
 
@@ -245,9 +247,11 @@ One step samples 1000 completions of 4 tokens of "Once upon a time there was", c
 
 The reward memo makes later steps faster than early ones; the seconds are medians over the first steps (20 of nano, 4 of the larger shape on a CPU), the same number for each implementation; on a GPU over as many of 100 steps as fit into ten seconds. TinyStories-33M's shape has random weights; its final norm is scaled so that about as many of 1000 completions are distinct as with a story model.
 
-    python -m venv TRL_VENV && TRL_VENV/bin/pip install -e . -r benchmarks/requirements-trl.txt
-    PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
-    PYTHONPATH=src python benchmarks/gpu.py --encoder FOLDER --seconds 10
+```sh
+python3 -m venv TRL_VENV && TRL_VENV/bin/pip install -e . -r benchmarks/requirements-trl.txt
+PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/bin/python
+PYTHONPATH=src python benchmarks/gpu.py --encoder FOLDER --seconds 10
+```
 
 The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src python benchmarks/report.py` writes this page and its figure from `benchmarks/results/`.
 """
@@ -255,12 +259,14 @@ The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src pyth
 
 def write(results: Path, docs: Path) -> None:
     """Write docs/benchmarks.md and the figure from what is in ``results``."""
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, *report_summary.aims(results)]
     figure_of = None
     for device, size in itertools.product(("cuda", "cpu"), SIZES):
         path = results / f"{device}-{size}.json"
         if path.exists():
             lines += section(device, size, json.loads(path.read_text()))
+            if other := report_summary.read(results, f"{device}-{size}-elsewhere"):
+                lines += report_summary.elsewhere(other, size)
     path = results / "cuda-checks.json"
     if path.exists():
         lines += host(json.loads(path.read_text()), "tinystories-33m")
@@ -279,9 +285,18 @@ def write(results: Path, docs: Path) -> None:
         path = results / f"{device}-studies.json"
         if path.exists():
             lines += report_studies.studies(json.loads(path.read_text()))
+    profile, about = (report_summary.read(results, f"cpu-{n}") for n in ("training", "studies"))
+    if profile and about.get("before"):
+        lines += report_training.section(profile, about)
+    path = results / "cpu-at-once.json"
+    if path.exists():
+        lines += report_studies.at_once(json.loads(path.read_text()))
     path = results / "cpu-load.json"
     if path.exists():
         lines += report_studies.load(json.loads(path.read_text()))
+    path = results / "cpu-waits.json"
+    if path.exists():
+        lines += report_studies.waits(json.loads(path.read_text()))
     if figure_of is not None:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]

@@ -14,8 +14,6 @@ CHAIN = (
 def studies(about: dict[str, Any]) -> list[str]:
     """Times of complete studies: one row per stage, one column per study."""
     m, found = about["machine"], about["studies"]
-    jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
-    whole = [divmod(round(study["seconds"]), 60) for study in found]
     gpu = m.get("gpu")
     usual = (
         "From installed packages to the report, in a fresh clone on an otherwise idle machine, measured by"
@@ -27,6 +25,18 @@ def studies(about: dict[str, Any]) -> list[str]:
         f"{about.get('how', usual)}; {gpu or m['cpu']}, {m['threads']} threads; torch {m['torch']};"
         f" commit {m['commit']}. Seconds of all jobs of a stage, and the number of jobs in brackets:",
         "",
+        *side_by_side(found),
+    ]
+    if before := about.get("before"):
+        lines += studies_before(found, before)
+    return lines
+
+
+def side_by_side(found: list[dict[str, Any]]) -> list[str]:
+    """A table of complete studies: one row per stage, one column per study."""
+    jobs = [{s["stage"]: s for s in study["stages"]} for study in found]
+    whole = [divmod(round(study["seconds"]), 60) for study in found]
+    lines = [
         f"| | {' | '.join('`' + study['command'] + '`' for study in found)} |",
         "|---" * (len(found) + 1) + "|",
     ]
@@ -36,10 +46,23 @@ def studies(about: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     shown = [f"**{minutes}:{seconds:02} minutes**" for minutes, seconds in whole]
-    lines += [f"| total wall time | {' | '.join(shown)} |", ""]
-    if before := about.get("before"):
-        lines += studies_before(found, before)
-    return lines
+    return [*lines, f"| total wall time | {' | '.join(shown)} |", ""]
+
+
+def at_once(about: dict[str, Any]) -> list[str]:
+    """Times of the default study with one job at a time and with several."""
+    m, (one, several) = about["machine"], about["studies"]
+    return [
+        "## Several jobs at a time, on a CPU",
+        "",
+        "The default study by both commands, measured by `PYTHONPATH=src python benchmarks/study_time.py --at-once`;"
+        f" {m['cpu']}, {m['threads']} threads; commit {m['commit']}. Jobs that run at the same time share the"
+        " cores, so each has fewer threads, which wait less for one another, and starts while another computes:"
+        f" the study takes {several['seconds'] / one['seconds']:.2f} of the time. The last bits of the numbers depend on"
+        " the number of threads. Seconds of all jobs of a stage, and the number of jobs in brackets:",
+        "",
+        *side_by_side(about["studies"]),
+    ]
 
 
 def studies_before(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
@@ -72,6 +95,16 @@ def studies_before(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> l
     return lines
 
 
+def slowdown(about: dict[str, Any]) -> tuple[float, float]:
+    """The largest of the stages' slowdowns beside busy loops, and a product's."""
+    idle, loaded, *_ = about["runs"]
+    before = {s["stage"]: s["seconds"] for s in idle["stages"]}
+    ratios = [
+        s["seconds"] / before[s["stage"]] for s in loaded["stages"] if before[s["stage"]] >= 2
+    ]
+    return max(ratios), loaded["product"] / idle["product"]
+
+
 def load(about: dict[str, Any]) -> list[str]:
     """How much each stage of the smoke study slows down beside busy loops, with short and long waits."""
     m, runs = about["machine"], about["runs"]
@@ -100,6 +133,26 @@ def load(about: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {stage} | {a:.0f} | {b:.0f} | {b / a:.1f} | {c:.0f} | {d:.0f} | {d / c:.1f} |"
         )
+    return [*lines, ""]
+
+
+def waits(about: dict[str, Any]) -> list[str]:
+    """How long a thread that waits should spin before it sleeps: one job, alone and on a busy machine."""
+    m = about["machine"]
+    lines = [
+        "What else was tried, by `PYTHONPATH=src python benchmarks/load.py --waits`"
+        f" ({m['cpu']}, commit {m['commit']}): seconds of the job of the completions, which slows down most, by"
+        " how often a thread that waits looks before it sleeps. The workflow's 10000 is as fast as long waits where"
+        " the machine is idle, and nearly as fast as short ones where it is busy. One thread slows down least, and"
+        " is the slowest where the machine is idle:",
+        "",
+        "| GOMP_SPINCOUNT | threads | alone | beside busy loops | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for run in about["runs"]:
+        alone, loaded = run["seconds"]
+        what = f"{int(run['spin_count']):,} | {run['threads'] or m['threads']}"
+        lines.append(f"| {what} | {alone:.0f} | {loaded:.0f} | {loaded / alone:.1f} |")
     return [*lines, ""]
 
 

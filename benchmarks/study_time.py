@@ -6,7 +6,8 @@ runs the default and the smoke study in a fresh clone of this repository's last 
 benchmarks/results/cpu-studies.json and with it docs/benchmarks.md. On a machine with a GPU, the default
 study alone, 8 GPU jobs at a time, into benchmarks/results/cuda-studies.json. The machine should be idle
 otherwise. ``--before COMMIT`` measures the same studies of that commit first, by its own copy of this
-program.
+program. ``--at-once`` measures the default study alone, by the README's command and with two jobs at a time,
+into benchmarks/results/cpu-at-once.json.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ STUDIES = {
         "default": "snakemake --cores 16 --resources gpu=8 --config threads=1 --scheduler greedy"
     },
 }
+#: the default study, one job at a time and two
+AT_ONCE = (COMMAND, "snakemake --cores 2 --resources gpu=2")
 
 
 def measure(study: str, command: str, folder: Path, **environment: str) -> dict[str, Any]:
@@ -60,6 +63,14 @@ def measure(study: str, command: str, folder: Path, **environment: str) -> dict[
     return {"study": study, "command": command, "seconds": seconds, "stages": stages}
 
 
+def in_a_clone(commands: dict[str, str]) -> list[dict[str, Any]]:
+    """Measurements of these studies (name → command) in a fresh clone of the last commit."""
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "tinycats"
+        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+        return [measure(study, command, clone) for study, command in commands.items()]
+
+
 def measure_before(commit: str, device: str) -> list[dict[str, Any]]:
     """The studies of an earlier commit, measured by its own copy of this program."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,17 +89,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--before", metavar="COMMIT", help="also measure an earlier commit")
+    parser.add_argument("--at-once", action="store_true", help="one job at a time against two")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = run.machine(argparse.Namespace(device=device, threads=set_threads(0)))
     before = measure_before(args.before, device) if args.before else []
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-        studies = [measure(study, command, clone) for study, command in STUDIES[device].items()]
-    about = {"machine": machine, "studies": studies, "before": before}
+    if args.at_once:
+        found = [in_a_clone({"default": command})[0] for command in AT_ONCE]
+        about = {"machine": machine, "studies": found}
+    else:
+        about = {"machine": machine, "studies": in_a_clone(STUDIES[device]), "before": before}
     results = Path(__file__).parent / "results"
-    write_text(results / f"{device}-studies.json", json.dumps(about, indent=1) + "\n")
+    name = f"{device}-{'at-once' if args.at_once else 'studies'}.json"
+    write_text(results / name, json.dumps(about, indent=1) + "\n")
     report.write(results, ROOT / "docs")
 
 

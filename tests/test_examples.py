@@ -27,7 +27,13 @@ from tinycats.program import UserError
 from tinycats.reward.python import PythonReward
 from tinycats.study import Study
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ladder/README.md", "docs/*.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "ladder/README.md",
+    "docs/*.md",
+    "docs/*-study/README.md",
+)
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
 #: commands that are not planned here, by how they begin

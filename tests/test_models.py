@@ -704,6 +704,13 @@ def test_wrong_bytes_stop_at_once(desk: Desk, package: Path, tmp_path: Path) -> 
     assert not desk.out.exists()
 
 
+def test_what_is_pinned_stays_when_more_is_recorded(desk: Desk) -> None:
+    Pins(desk.pins).record("a/model", COMMIT, {"one": "1"})
+    Pins(desk.pins).record("a/model", NEXT_COMMIT, {"one": "other", "two": "2"})
+    entry = yaml.safe_load(desk.pins.read_text())["a/model"]
+    assert entry == {"revision": COMMIT, "files": {"one": "1", "two": "2"}}
+
+
 def test_pins_file_that_is_not_one(desk: Desk) -> None:
     desk.pins.write_text("- a list\n")
     with pytest.raises(UserError, match=r"pins\.yaml: should map a Hub id"):

@@ -292,6 +292,8 @@ def test_lengths_are_held_against_the_base_model_before_any_job(path, value, say
 def test_a_text_longer_than_a_completion_is_left_out_and_the_study_says_so():
     nano = ROOT / "workflow/resources/nano"
     assert check_lengths(Study.check(DEFAULT), nano) == ""
+    # the prompt has six tokens, " a cat" has two
+    assert check_lengths(Study.check(changed("training.num_tokens", 8)), nano) == ""
     for path, value in (
         ("training.num_tokens", 7),
         ("evaluation.prompted_with", " a cat with a very long tail"),

@@ -213,11 +213,13 @@ def test_damaged_stories_are_named(study: Path, damage, message: str) -> None:
         ({"story": 1, "log_prob_policy": [-1.0, -1.0]}, "2 log probabilities for 1 tokens"),
         ({"story": "x", "log_prob_policy": [-1.0]}, "damaged"),
         ({"story": 1, "log_prob_policy": ["x"]}, "damaged"),
+        (None, "no stories"),
     ],
 )
-def test_damaged_forgetting_is_named(study: Path, line: dict, message: str) -> None:
+def test_damaged_forgetting_is_named(study: Path, line: dict | None, message: str) -> None:
     path = study / "stories/blog/kl=6000/seed=0.base.jsonl"
-    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    path.write_text("" if line is None else json.dumps(line) + "\n", encoding="utf-8")
+    atomic.seal(path)  # as if a stage had written it so
     with pytest.raises(TableError, match=message) as error:
         score(study)
     assert str(path) in str(error.value)
