@@ -187,8 +187,8 @@ def operations(about: dict[str, Any]) -> list[str]:
         "## GPU work of a step",
         "",
         "Counted, not timed, by `PYTHONPATH=src python benchmarks/operations.py --encoder FOLDER` on"
-        " a device simulated in Python: TinyStories-33M's shape, 1000 completions, fp32. Counted on the plain"
-        " path: on a GPU, GPT-Neo takes fewer kernels and fewer waits (above).",
+        " a device simulated in Python: TinyStories-33M's shape, 1000 completions, fp32; commit"
+        f" {about['machine']['commit']}.",
         "",
         "| | sample | reward | gradient | optimiser | rest | total |",
         "|---|---|---|---|---|---|---|",
@@ -253,7 +253,7 @@ PYTHONPATH=src python benchmarks/run.py --encoder FOLDER --trl-python TRL_VENV/b
 PYTHONPATH=src python benchmarks/gpu.py --encoder FOLDER --seconds 10
 ```
 
-The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src python benchmarks/report.py` writes this page and its figure from `benchmarks/results/`.
+The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src python benchmarks/report.py` writes this page and its figure from `benchmarks/results/`. `+changes` after a commit: with files that were not committed, such as the results of a measurement before.
 """
 
 

@@ -84,8 +84,8 @@ def quick(work: Work) -> Work:
 class Bench:
     """Runs measurements and stores their results."""
 
-    def __init__(self, args: argparse.Namespace, out: Path) -> None:
-        self.args, self.out, self.machine = args, out, machine(args)
+    def __init__(self, args: argparse.Namespace, out: Path, machine: dict[str, Any]) -> None:
+        self.args, self.out, self.machine = args, out, machine
         self.records: list[dict[str, Any]] = []
         self.fitting: dict[tuple[str, str, str, int], int] = {}
         self.failure = ""
@@ -242,8 +242,9 @@ def main() -> None:
         plans |= {size: main_work(args.device, size, args.rounds) for size in args.sizes}
     if "scaling" in args.only:
         plans["scaling"] = scaling_work(args.device)
+    about = machine(args)  # before results are written, which are changes to the commit
     for name, plan in plans.items():
-        bench = Bench(args, args.out / f"{args.device}-{name}.json")
+        bench = Bench(args, args.out / f"{args.device}-{name}.json", about)
         for work in plan:
             if work.contestant == "trl" and args.trl_python is None:
                 continue

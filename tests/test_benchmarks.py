@@ -66,8 +66,8 @@ def test_operations_of_a_step_are_counted_on_a_device_apart(folder, tmp_path):
     assert post["sample"]["flop"] == pytest.approx(expected, rel=0.1)
     assert post["gradient"]["flop"] == pytest.approx(expected, rel=0.15)
     assert ours["sample"]["flop"] < post["sample"]["flop"] / 3
-    # the tokens of four levels, the measurements; the masks of GPT-Neo's attention
-    assert ours["sample"]["waits"] <= 4 + 1 + 2 * 2 * 4
+    # the tokens of four levels, and the measurements
+    assert ours["sample"]["waits"] == 4 + 1
     assert ours["gradient"]["waits"] == 0
     page = "\n".join(report.operations(about))
     assert f"{sum(stage['operations'] for stage in ours.values()):,}" in page

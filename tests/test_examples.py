@@ -52,7 +52,6 @@ ELSEWHERE = {
     "snakemake -n --workflow-profile profiles/slurm": "test_slurm.py",
     "snakemake --workflow-profile profiles/slurm": "test_slurm.py",
     "snakemake --unlock": "changes nothing but locks; test_faults.py",
-    "snakemake publish": "overwrites docs/; planned by test_workflow.py's study in part",
     "snakemake pretrain": "needs a corpus; test_pretraining.py",
     "python tests/mutation_run.py": "takes minutes",
     "python tests/random_kills.py": "takes minutes; test_faults.py has a short version",

@@ -73,21 +73,28 @@ def test_snakemake_takes_the_profile(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "share"),
+    ("words", "at_once"),
     [
-        pytest.param(["--cores", "1"], None, id="one job takes all cores"),
+        pytest.param(["--cores", "1"], 1, id="one job takes all cores"),
+        pytest.param(["--cores", "2", "--resources", "gpu=2"], 2, id="two jobs share them"),
         pytest.param(["--cores", "4", "--resources", "gpu=4"], 4, id="four jobs share them"),
-        pytest.param(["--cores", "9", "--resources", "gpu=1"], None, id="one GPU job at a time"),
-        pytest.param(["--executor", "cluster-generic", "--jobs", "9"], None, id="on a cluster"),
+        pytest.param(["--cores", "9", "--resources", "gpu=1"], 1, id="one GPU job at a time"),
+        pytest.param(["--executor", "cluster-generic", "--jobs", "9"], 1, id="on a cluster"),
     ],
 )
-def test_jobs_that_run_at_a_time_on_one_machine_share_its_cores(words, share):
+def test_jobs_that_run_at_a_time_on_one_machine_share_its_cores(words, at_once):
     command = [interpreter(), "-m", "snakemake", "-n", "-p", "--nolock", *words]
     command += ["--configfile", "config/smoke.yaml", "--config", "study=shares"]
     if "--executor" in words:
         command += ["--cluster-generic-submit-cmd", "sh", "--workflow-profile", "none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = set(re.findall(r"--threads (\d+)", done.stdout + done.stderr))
-    # 0: all that the program may use
-    assert found == {str(max(1, usable_cpus() // share)) if share else "0"}
+    found = re.findall(r"run_script (\w+) .*--threads (\d+)", done.stdout + done.stderr)
+    # four policies, two seeds; what is one job of a study has no other beside it
+    jobs = {"train_policy": 4, "tell_stories": 4, "tell_openings": 2}
+    jobs |= dict.fromkeys(("sample_completions", "score", "judge"), 1)
+    assert {script for script, _ in found} == jobs.keys()
+    for script, threads in found:
+        share = min(at_once, jobs[script])
+        # 0: all that the program may use
+        assert int(threads) == (max(1, usable_cpus() // share) if share > 1 else 0), script

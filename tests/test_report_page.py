@@ -378,7 +378,7 @@ def test_accessibility_checker_finds_nothing_serious(browser, small, theme, widt
     assert [v for v in found["bad"] if v[0] in ("serious", "critical")] == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1280, 1920])
 def test_nothing_overflows_and_nothing_shifts(browser, small, width):
     open_page(browser, small, width=width)
     assert (

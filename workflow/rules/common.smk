@@ -83,16 +83,21 @@ def code(*modules, script):
     return lambda wildcards: digest(ROOT / f"workflow/scripts/{script}.py", *modules)
 
 
-def torch_threads(wildcards):
-    """The config's `threads`. For 0, jobs that run at a time on this machine share its cores; a job
-    alone, or on a cluster, takes all that it may use, which is 0 for its program.
+def torch_threads(jobs):
+    """The config's `threads`. For 0, jobs that run at a time on this machine share its cores: at most
+    `jobs`, as many as there are of their rule, or of another that runs beside it. A job alone, or on a
+    cluster, takes all that it may use, which is 0 for its program.
     """
-    if STUDY.threads or workflow.non_local_exec or workflow.remote_exec:
-        return STUDY.threads
-    given = [workflow.global_resources.get(name) for name in ("_cores", "gpu")]
-    totals = [total.value for total in given if total is not None]
-    at_once = min(int(total) for total in totals if total is not None)
-    return max(1, usable_cpus() // at_once) if at_once > 1 else 0
+
+    def threads(wildcards):
+        if STUDY.threads or workflow.non_local_exec or workflow.remote_exec:
+            return STUDY.threads
+        given = [workflow.global_resources.get(name) for name in ("_cores", "gpu")]
+        totals = [int(x.value) for x in given if x is not None and x.value is not None]
+        at_once = min(jobs, *totals)
+        return max(1, usable_cpus() // at_once) if at_once > 1 else 0
+
+    return threads
 
 
 # Memory and time of a job on a cluster: from the size of the models that it reads, times the number of

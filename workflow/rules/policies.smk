@@ -62,7 +62,7 @@ rule policy:
         runtime=training_minutes,
         checkpoint_seconds=str(STUDY.training.checkpoint_seconds),
         tensorboard=str(STUDY.training.tensorboard).lower(),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(len(run_files())),
         device=STUDY.device,
     params:
         code=code(script="train_policy"),

@@ -28,7 +28,7 @@ rule scores:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(len(story_files()) * story_work(), *REWARD_WEIGHTS),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(1),
         device=STUDY.device,
     params:
         code=code(script="score"),
@@ -83,7 +83,7 @@ rule judges:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(len(story_files()) * story_work(), "judges"),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(1),
         device=STUDY.device,
     params:
         code=code(script="judge"),

@@ -31,7 +31,7 @@ rule base_stories:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(2 * story_work()),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(len(run_files())),
         device=STUDY.device,
     params:
         code=code(script="tell_stories"),
@@ -68,7 +68,7 @@ rule stories:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(2 * story_work()),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(len(run_files())),
         device=STUDY.device,
     params:
         code=code(script="tell_stories"),
@@ -125,7 +125,7 @@ rule completions:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(completions_work()),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(1),
         device=STUDY.device,
     params:
         code=code(script="sample_completions"),
@@ -180,7 +180,7 @@ rule opening_stories:
         gpu=1,
         mem_mb=mem_mb,
         runtime=minutes(len(run_files()) * story_work()),
-        torch_threads=torch_threads,
+        torch_threads=torch_threads(len(STUDY.seeds)),
         device=STUDY.device,
     params:
         code=code(script="tell_openings"),
