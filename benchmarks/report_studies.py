@@ -142,9 +142,8 @@ def waits(about: dict[str, Any]) -> list[str]:
     lines = [
         "What else was tried, by `PYTHONPATH=src python benchmarks/load.py --waits`"
         f" ({m['cpu']}, commit {m['commit']}): seconds of the job of the completions, which slows down most, by"
-        " how often a thread that waits looks before it sleeps. The workflow's 10000 is as fast as long waits where"
-        " the machine is idle, and nearly as fast as short ones where it is busy. One thread slows down least, and"
-        " is the slowest where the machine is idle:",
+        " how often a thread that waits looks before it sleeps. Long waits are fast where the machine is idle, short"
+        " ones and a single thread where it is busy; the workflow's 10,000 is chosen between them:",
         "",
         "| GOMP_SPINCOUNT | threads | alone | beside busy loops | ratio |",
         "|---|---|---|---|---|",
