@@ -58,8 +58,8 @@ def at_once(about: dict[str, Any]) -> list[str]:
         "The default study by both commands, measured by `PYTHONPATH=src python benchmarks/study_time.py --at-once`;"
         f" {m['cpu']}, {m['threads']} threads; commit {m['commit']}. Jobs that run at the same time share the"
         " cores, so each has fewer threads, which wait less for one another, and starts while another computes:"
-        f" the study takes {several['seconds'] / one['seconds']:.2f} of the time. The last bits of the numbers depend on"
-        " the number of threads. Seconds of all jobs of a stage, and the number of jobs in brackets:",
+        f" the study takes {several['seconds'] / one['seconds']:.2f} of the time. Completions and scores are one job"
+        " each, which takes all cores. The last bits of the numbers depend on the number of threads. Seconds of all jobs of a stage, and the number of jobs in brackets:",
         "",
         *side_by_side(about["studies"]),
     ]
