@@ -62,6 +62,10 @@ def aims(results: Path) -> list[str]:
     slowest, product = report_studies.slowdown(load)
     now, was = report_training.default_studies(studies)
     bound = report_training.bound(profile, studies)
+    pairs = ""
+    if found := read(results, "cpu-at-once"):
+        one, two = (study["seconds"] for study in found["studies"])
+        pairs = f"; two jobs at a time take {two / one:.2f} of the time of one at a time"
     rows = [
         (
             "10 × as fast as TRL at a step of nano on a CPU, in fp32 and bf16",
@@ -78,7 +82,7 @@ def aims(results: Path) -> list[str]:
         ("100 steps of it on a GPU in 5 s", f"{whole:.1f} s", "the same"),
         (
             "the default study in 0.55 of the time that it took before",
-            f"{now['seconds'] / was['seconds']:.2f}",
+            f"{now['seconds'] / was['seconds']:.2f}{pairs}",
             f"training: with every product at the processor's best rate {bound / was['seconds']:.2f}",
         ),
         (
