@@ -199,9 +199,10 @@ def test_what_is_imported_by_name_or_within_a_function_counts(tmp_path: Path) ->
     found = source_code.source_files(program, "tinycats.figures.frontier")
     names = {"program.py", "tinycats.policies.objective", "tinycats.figures.frontier"}
     assert names | {"tinycats.policies", "tinycats.figures"} <= set(found)
-    program.write_text("import tinycats.policies.objective\n")  # runs policies/__init__.py first
+    other = tmp_path / "other.py"
+    other.write_text("import tinycats.policies.objective\n")  # runs policies/__init__.py first
     assert {"tinycats.policies", "tinycats.policies.objective"} <= set(
-        source_code.source_files(program)
+        source_code.source_files(other)
     )
     with pytest.raises(FileNotFoundError, match=r"no module tinycats\.figures\.none"):
         source_code.digest(program, "tinycats.figures.none")
