@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 STAGES = ("sample", "reward", "gradient", "optimiser")
+
+
+def read(results: Path, name: str) -> dict[str, Any]:
+    """One file of benchmarks/results; empty if it is not there."""
+    path = results / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Cell:

@@ -39,6 +39,22 @@ class Stopwatch:
         return time.perf_counter()
 
 
+class CurrentStage:
+    """The stage that runs now, for counters: ``wrap`` sets it for the calls of a function."""
+
+    stage = "rest"
+
+    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            before, self.stage = self.stage, stage
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.stage = before
+
+        return counted
+
+
 def peak_bytes(device: str) -> int:
     """Peak memory of this process in bytes: allocated on the GPU, or resident on the CPU."""
     if device != "cpu":

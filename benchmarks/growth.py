@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,7 @@ def steps(encoder: Path, threads: int, prompts: list[str], quick: bool) -> dict[
 
 def study(policies: int) -> dict[str, Any]:
     """Times of a small study by stage."""
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
+    with study_time.fresh_clone() as clone:
         seeds = list(range(policies // 2))
         settings = {**SMALL, "training": {**SMALL["training"], "seeds": seeds}}
         (clone / "growth.yaml").write_text(yaml.safe_dump(settings))

@@ -18,7 +18,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,9 +66,7 @@ def product_seconds(seconds: float = 10.0) -> float:
 def measure(loops: int, spin_count: str | None = None) -> dict[str, Any]:
     """The smoke study's seconds by stage, and a product's."""
     command = study_time.STUDIES["cpu"]["smoke"]
-    with tempfile.TemporaryDirectory() as temporary, busy(loops):
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
+    with study_time.fresh_clone() as clone, busy(loops):
         return {
             "loops": loops,
             "spin_count": spin_count,
@@ -81,9 +78,7 @@ def measure(loops: int, spin_count: str | None = None) -> dict[str, Any]:
 def waits() -> list[dict[str, Any]]:
     """Seconds of the smoke study's job of the completions, alone and beside loops, by :data:`WAITS`."""
     smoke, found = study_time.STUDIES["cpu"]["smoke"], []
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", study_time.ROOT, clone], check=True)
+    with study_time.fresh_clone() as clone:
         study_time.measure("smoke", smoke, clone)
         for spin_count, threads in WAITS:
             command = (

@@ -85,6 +85,15 @@ def ladder(number: int, args: argparse.Namespace, watch: Stopwatch) -> Callable[
     return step
 
 
+def watch_stages(trainer: Any, watch: Any) -> None:
+    """Wrap the stages of a trainer's step by ``watch``."""
+    mixture, optimizer = trainer.mixture, trainer.optimizer
+    mixture.sample = watch.wrap("sample", mixture.sample)
+    trainer.reward = watch.wrap("reward", trainer.reward)
+    mixture.backward = watch.wrap("gradient", mixture.backward)
+    optimizer.step = watch.wrap("optimiser", optimizer.step)
+
+
 def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[str, int]]:
     """The library's trainer as in a study, with everything that it records."""
     from tinycats.models.folders import load_causal_lm
@@ -108,12 +117,9 @@ def tinycats(args: argparse.Namespace, watch: Stopwatch) -> Callable[[], dict[st
         kl="policy_to_base",
         precision=args.precision,
     )
-    reward = watch.wrap("reward", reward_model(args.encoder, args.device))
+    reward = reward_model(args.encoder, args.device)
     trainer = Trainer(policy, base, tokenizer, reward, settings, "benchmark", Path("unused"))
-    mixture = trainer.mixture
-    mixture.sample = watch.wrap("sample", mixture.sample)  # type: ignore[method-assign]
-    mixture.backward = watch.wrap("gradient", mixture.backward)  # type: ignore[method-assign]
-    trainer.optimizer.step = watch.wrap("optimiser", trainer.optimizer.step)  # type: ignore[method-assign]
+    watch_stages(trainer, watch)
 
     def step() -> dict[str, int]:
         trainer.take_step()

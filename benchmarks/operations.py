@@ -17,7 +17,6 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import run
 import second_device
 import shapes
 import torch
+from common import CurrentStage
 from torch.utils.flop_counter import flop_registry
 
 from tinycats import program
@@ -40,21 +40,12 @@ NARROW = shapes.Shape(layers=4, width=16, heads=2, vocabulary=512)
 BATCHES = {"tinycats": 1000, "ladder-1": 10}
 
 
-class Counter:
+class Counter(CurrentStage):
     """Replaces the benchmarks' stopwatch and counts by stage."""
 
     def __init__(self) -> None:
-        self.stage, self.waits = "", second_device.waits.total()
+        self.waits = second_device.waits.total()
         self.found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-
-    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            before, self.stage = self.stage, stage
-            result = function(*args, **kwargs)
-            self.stage = before
-            return result
-
-        return counted
 
     def __call__(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         packet = function.overloadpacket
@@ -88,7 +79,7 @@ def count(contestant: str, args: argparse.Namespace) -> dict[str, Any]:
         step = measure.ladder(int(contestant.removeprefix("ladder-")), work, counter)  # type: ignore[arg-type]
     counter.waits = second_device.waits.total()  # without those of the set-up
     second_device.listeners.append(counter)
-    facts = counter.wrap("rest", step)()
+    facts = step()
     return {"contestant": contestant, "batch": batch, **facts, "stages": counter.found}
 
 

@@ -6,7 +6,6 @@ PYTHONPATH=src python benchmarks/report.py
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +14,7 @@ import report_studies
 import report_summary
 import report_training
 import scaling_figure
-from cells import STAGES, Cell, cells
+from cells import STAGES, Cell, cells, read
 
 from tinycats.files.atomic import write_text
 
@@ -260,44 +259,32 @@ The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src pyth
 def write(results: Path, docs: Path) -> None:
     """Write docs/benchmarks.md and the figure from what is in ``results``."""
     lines = [INTRODUCTION, *report_summary.aims(results)]
-    figure_of = None
     for device, size in itertools.product(("cuda", "cpu"), SIZES):
-        path = results / f"{device}-{size}.json"
-        if path.exists():
-            lines += section(device, size, json.loads(path.read_text()))
-            if other := report_summary.read(results, f"{device}-{size}-elsewhere"):
-                lines += report_summary.elsewhere(other, size)
-    path = results / "cuda-checks.json"
-    if path.exists():
-        lines += host(json.loads(path.read_text()), "tinystories-33m")
-    paths = results / "cuda-policies.json", results / "cuda-whole-run.json"
-    if all(path.exists() for path in paths):
-        lines += policies(*(json.loads(path.read_text()) for path in paths))
+        if about := read(results, f"{device}-{size}"):
+            lines += section(device, size, about)
+        if other := read(results, f"{device}-{size}-elsewhere"):
+            lines += report_summary.elsewhere(other, size)
+    if about := read(results, "cuda-checks"):
+        lines += host(about, "tinystories-33m")
+    trained, whole = (read(results, f"cuda-{name}") for name in ("policies", "whole-run"))
+    if trained and whole:
+        lines += policies(trained, whole)
+    if about := read(results, "operations"):
+        lines += operations(about)
     for device in ("cpu", "cuda"):
-        path = results / f"{device}-scaling.json"
-        if path.exists():
-            figure_of = json.loads(path.read_text())
-            break
-    path = results / "operations.json"
-    if path.exists():
-        lines += operations(json.loads(path.read_text()))
-    for device in ("cpu", "cuda"):
-        path = results / f"{device}-studies.json"
-        if path.exists():
-            lines += report_studies.studies(json.loads(path.read_text()))
-    profile, about = (report_summary.read(results, f"cpu-{n}") for n in ("training", "studies"))
-    if profile and about.get("before"):
-        lines += report_training.section(profile, about)
-    path = results / "cpu-at-once.json"
-    if path.exists():
-        lines += report_studies.at_once(json.loads(path.read_text()))
-    path = results / "cpu-load.json"
-    if path.exists():
-        lines += report_studies.load(json.loads(path.read_text()))
-    path = results / "cpu-waits.json"
-    if path.exists():
-        lines += report_studies.waits(json.loads(path.read_text()))
-    if figure_of is not None:
+        if about := read(results, f"{device}-studies"):
+            lines += report_studies.studies(about)
+    profile, studies = (read(results, f"cpu-{name}") for name in ("training", "studies"))
+    if profile and studies.get("before"):
+        lines += report_training.section(profile, studies)
+    if about := read(results, "cpu-at-once"):
+        lines += report_studies.at_once(about)
+    if about := read(results, "cpu-load"):
+        lines += report_studies.load(about)
+    if about := read(results, "cpu-waits"):
+        lines += report_studies.waits(about)
+    figure_of = read(results, "cpu-scaling") or read(results, "cuda-scaling")
+    if figure_of:
         scaling_figure.draw(figure_of, docs)
         m = figure_of["machine"]
         lines += [
@@ -311,10 +298,8 @@ def write(results: Path, docs: Path) -> None:
             scaling_figure.finding(figure_of),
             "",
         ]
-    path = results / "cpu-growth.json"
-    if path.exists():
-        gpu = json.loads((results / "cuda-policies.json").read_text())
-        lines += report_studies.growth(json.loads(path.read_text()), gpu)
+    if about := read(results, "cpu-growth"):
+        lines += report_studies.growth(about, trained)
     write_text(docs / "benchmarks.md", "\n".join(lines).rstrip() + "\n")
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import report_studies
 import report_training
-from cells import Cell, cells
-
-
-def read(results: Path, name: str) -> dict[str, Any]:
-    """One file of benchmarks/results; empty if it is not there."""
-    path = results / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+from cells import Cell, cells, read
 
 
 def speedups(about: dict[str, Any], size: str) -> dict[str, float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-#: what a step does besides is in the row of the rest
-PARTS = ("sample", "reward", "gradient", "optimiser")
+from cells import STAGES
 
 
 def section(about: dict[str, Any], studies: dict[str, Any]) -> list[str]:
@@ -15,9 +14,9 @@ def section(about: dict[str, Any], studies: dict[str, Any]) -> list[str]:
     ``studies`` has the times of the default study, now and before (``study_time.py --before``).
     """
     m, rate, start = about["machine"], about["rate"], about["start_seconds"]
-    seconds = {part: mean(p[part] for p in about["seconds"]) for part in (*PARTS, "all")}
-    seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)
-    flop = {part: mean(p.get(part, 0) for p in about["flop"]) for part in (*PARTS, "rest")}
+    seconds = {part: mean(p[part] for p in about["seconds"]) for part in (*STAGES, "all")}
+    seconds["rest"] = seconds["all"] - sum(seconds[part] for part in STAGES)
+    flop = {part: mean(p.get(part, 0) for p in about["flop"]) for part in (*STAGES, "rest")}
     products = sum(flop.values())
     lines = [
         "## Where the time of training goes",
@@ -31,7 +30,7 @@ def section(about: dict[str, Any], studies: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
         f"| start of the program | {start:.1f} | | |",
     ]
-    for part in (*PARTS, "rest"):
+    for part in (*STAGES, "rest"):
         counted = f"{flop[part] / 1e9:,.0f} | {flop[part] / seconds[part] / 1e9:.0f}"
         lines.append(f"| {part} | {seconds[part]:.1f} | {counted if flop[part] else ' | '} |")
     now, was = default_studies(studies)

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ STUDIES = {
 AT_ONCE = (COMMAND, "snakemake --cores 2 --resources gpu=2")
 
 
+@contextmanager
+def fresh_clone() -> Iterator[Path]:
+    """A clone of this repository's last commit, as long as it is needed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "tinycats"
+        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+        yield clone
+
+
 def measure(study: str, command: str, folder: Path, **environment: str) -> dict[str, Any]:
     """Wall time of one study in the clone ``folder``, and of its jobs by stage, in seconds.
 
@@ -65,17 +76,13 @@ def measure(study: str, command: str, folder: Path, **environment: str) -> dict[
 
 def in_a_clone(commands: dict[str, str]) -> list[dict[str, Any]]:
     """Measurements of these studies (name → command) in a fresh clone of the last commit."""
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    with fresh_clone() as clone:
         return [measure(study, command, clone) for study, command in commands.items()]
 
 
 def measure_before(commit: str, device: str) -> list[dict[str, Any]]:
     """The studies of an earlier commit, measured by its own copy of this program."""
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Path(temporary) / "tinycats"
-        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    with fresh_clone() as clone:
         subprocess.run(["git", "-C", clone, "checkout", "-q", commit], check=True)
         program_of_clone = [sys.executable, "benchmarks/study_time.py"]
         environment = {**os.environ, "PYTHONPATH": "src"}

@@ -17,16 +17,16 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import measure
 import report
 import run
 import torch
 import yaml
-from common import Stopwatch, reward_model
+from common import CurrentStage, Stopwatch, reward_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -46,23 +46,12 @@ SEEDS = (0, 1, 2)
 PRODUCTS = ((2048, 2048, 2048), (256, 384, 1536), (256, 1536, 384))
 
 
-class Counter(TorchDispatchMode):
+class Counter(CurrentStage, TorchDispatchMode):
     """Floating-point operations of matrix products by stage."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = "rest"
         self.found: dict[str, int] = defaultdict(int)
-
-    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            before, self.stage = self.stage, stage
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.stage = before
-
-        return counted
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         result = function(*args, **(kwargs or {}))
@@ -81,14 +70,8 @@ def trainer(
     """A policy's trainer, with its stages wrapped by ``watch``."""
     policy, tokenizer = load_causal_lm(args.model)
     base, _ = load_causal_lm(args.model)
-    found = Trainer(
-        *(policy, base, tokenizer, watch.wrap("reward", reward), settings),
-        *("benchmark", Path("unused")),
-    )
-    mixture, optimizer = found.mixture, found.optimizer
-    mixture.sample = watch.wrap("sample", mixture.sample)  # type: ignore[method-assign]
-    mixture.backward = watch.wrap("gradient", mixture.backward)  # type: ignore[method-assign]
-    optimizer.step = watch.wrap("optimiser", optimizer.step)  # type: ignore[method-assign]
+    found = Trainer(policy, base, tokenizer, reward, settings, "benchmark", Path("unused"))
+    measure.watch_stages(found, watch)
     return found
 
 

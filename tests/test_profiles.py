@@ -90,7 +90,7 @@ def test_jobs_that_run_at_a_time_on_one_machine_share_its_cores(words, at_once):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(r"run_script (\w+) .*--threads (\d+)", done.stdout + done.stderr)
-    # four policies, two seeds; what is one job of a study has no other beside it
+    # four policies, two seeds; three stages are one job each
     jobs = {"train_policy": 4, "tell_stories": 4, "tell_openings": 2}
     jobs |= dict.fromkeys(("sample_completions", "score", "judge"), 1)
     assert {script for script, _ in found} == jobs.keys()

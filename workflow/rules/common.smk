@@ -84,9 +84,9 @@ def code(*modules, script):
 
 
 def torch_threads(jobs):
-    """The config's `threads`. For 0, jobs that run at a time on this machine share its cores: at most
-    `jobs`, as many as there are of their rule, or of another that runs beside it. A job alone, or on a
-    cluster, takes all that it may use, which is 0 for its program.
+    """The config's `threads`. For 0, jobs that run at a time on this machine share its cores; at most
+    `jobs` do: as many as a stage has. A stage's only job, or one on a cluster, takes all that it may use,
+    which is 0 for its program.
     """
 
     def threads(wildcards):
