@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,6 +183,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "trl": trl_version(getattr(args, "trl_python", None)),
         "commit": provenance.commit(),
+        "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),  # UTC
     }
     if args.device == "cuda":
         about["gpu"] = torch.cuda.get_device_name()
