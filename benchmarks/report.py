@@ -258,7 +258,7 @@ The second command measures on the CPU, the third on a GPU; `PYTHONPATH=src pyth
 
 def write(results: Path, docs: Path) -> None:
     """Write docs/benchmarks.md and the figure from what is in ``results``."""
-    lines = [INTRODUCTION, *report_summary.aims(results)]
+    lines = [INTRODUCTION, *report_summary.aims(results), *report_summary.one_run(results)]
     for device, size in itertools.product(("cuda", "cpu"), SIZES):
         if about := read(results, f"{device}-{size}"):
             lines += section(device, size, about)
@@ -277,6 +277,8 @@ def write(results: Path, docs: Path) -> None:
     profile, studies = (read(results, f"cpu-{name}") for name in ("training", "studies"))
     if profile and studies.get("before"):
         lines += report_training.section(profile, studies)
+    if about := read(results, "cpu-blocks"):
+        lines += report_training.blocks(about)
     if about := read(results, "cpu-at-once"):
         lines += report_studies.at_once(about)
     if about := read(results, "cpu-load"):

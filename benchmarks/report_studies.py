@@ -7,7 +7,7 @@ from typing import Any
 
 CHAIN = (
     *("models", "reference", "policies", "stories", "completions", "scores"),
-    *("frontier", "tables", "figures", "report"),
+    *("judges", "frontier", "tables", "figures", "report", "playground"),
 )
 
 

