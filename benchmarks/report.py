@@ -262,6 +262,8 @@ def write(results: Path, docs: Path) -> None:
     for device, size in itertools.product(("cuda", "cpu"), SIZES):
         if about := read(results, f"{device}-{size}"):
             lines += section(device, size, about)
+        if more := read(results, f"{device}-{size}-again"):
+            lines += report_summary.again(more, size)
         if other := read(results, f"{device}-{size}-elsewhere"):
             lines += report_summary.elsewhere(other, size)
     if about := read(results, "cuda-checks"):
