@@ -79,8 +79,8 @@ def main() -> None:
     machine = run.machine(argparse.Namespace(device="cpu", threads=set_threads(0)))
     words = FastEncoder(args.encoder, torch.device("cpu")).tokenizer.get_vocab_size()
     given = {
-        kind: texts(number // 16 if args.quick else number, *lengths, words)
-        for kind, (number, *lengths) in TEXTS.items()
+        kind: texts(number // 16 if args.quick else number, shortest, longest, words)
+        for kind, (number, shortest, longest) in TEXTS.items()
     }
     repeats = 1 if args.quick else REPEATS
     runs = [measure(args.encoder, given, repeats)]
