@@ -27,24 +27,26 @@ def speedups(about: dict[str, Any], size: str) -> dict[str, float]:
     return {name: value for name, value in pairs.items() if value is not None}
 
 
-def elsewhere(about: dict[str, Any], size: str) -> list[str]:
-    """One paragraph on the same contest on another processor, by earlier code."""
+def contest(about: dict[str, Any], size: str) -> str:
+    """One sentence on a contest besides the table's."""
     ratio, m = speedups(about, size), about["machine"]
-    return [
-        f"On {m['cpu']}, {m['threads']} threads, by the code of commit {m['commit']}: tinycats takes one step"
+    return (
+        f"{m['cpu']}, {m['threads']} threads, by the code of commit {m['commit']}: tinycats takes one step"
         f" {ratio['post']:.1f} × as fast as the post's loop, and {ratio['fp32']:.1f} × as fast as TRL in fp32,"
-        f" {ratio['bf16']:.1f} × in bf16. torch's own float32 products, which the others use, have half of the vector"
-        " width on AMD's processors; tinycats' are by oneDNN, which uses all of it.",
-        "",
-    ]
+        f" {ratio['bf16']:.1f} × in bf16."
+    )
 
 
 def again(about: dict[str, Any], size: str) -> list[str]:
     """One paragraph on the same contest in another run: how far the ratios vary."""
-    ratio, m = speedups(about, size), about["machine"]
+    return [f"In another run, on {contest(about, size)}", ""]
+
+
+def elsewhere(about: dict[str, Any], size: str) -> list[str]:
+    """One paragraph on the same contest on another processor, by earlier code."""
     return [
-        f"In another run ({m['cpu']}, commit {m['commit']}) the ratios are {ratio['post']:.1f} × to the post's loop,"
-        f" and to TRL {ratio['fp32']:.1f} × in fp32 and {ratio['bf16']:.1f} × in bf16.",
+        f"On {contest(about, size)} torch's own float32 products, which the others use, have half of the vector"
+        " width on AMD's processors; tinycats' are by oneDNN, which uses all of it.",
         "",
     ]
 
@@ -74,17 +76,17 @@ def one_run(results: Path) -> list[str]:
 
 def aims(results: Path) -> list[str]:
     """A table: what was aimed at, what was measured, and what limits it."""
-    contest, there = (read(results, name) for name in ("cpu-nano", "cpu-nano-elsewhere"))
+    nano, there = (read(results, name) for name in ("cpu-nano", "cpu-nano-elsewhere"))
     more = read(results, "cpu-nano-again")
     gpu, studies = (read(results, name) for name in ("cuda-tinystories-33m", "cpu-studies"))
     run, load, profile = (
         read(results, name) for name in ("cuda-whole-run", "cpu-load", "cpu-training")
     )
-    if not all((contest, there, gpu, studies.get("before"), run, load, profile)):
+    if not all((nano, there, gpu, studies.get("before"), run, load, profile)):
         return []
-    here, other = speedups(contest, "nano"), speedups(there, "nano")
+    here, other = speedups(nano, "nano"), speedups(there, "nano")
     on_gpu = speedups(gpu, "tinystories-33m")
-    name = {key: about["machine"]["cpu"] for key, about in (("here", contest), ("there", there))}
+    name = {key: about["machine"]["cpu"] for key, about in (("here", nano), ("there", there))}
     varied = speedups(more, "nano") if more else {}
     in_another = (
         f" ({varied['fp32']:.1f} × and {varied['bf16']:.1f} × in another run)" if more else ""

